@@ -1,0 +1,40 @@
+"""The denoiser: a network and its parameters as a function denoise(x, t, label, *, stage) -> z_hat.
+
+Samplers, guidance and analytic denoisers all meet at this signature; anything callable that way can take its place.
+"""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ssd_jax.flexi_unet import FlexiUNet
+from ssd_jax.stages import Stage
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Denoiser:
+    """A FlexiUNet that predicts z, clipped to the range of images. A pytree: `parameters` are its leaves.
+
+    Attributes:
+        parameters: pure dict of arrays.
+        graphdef: the network without its parameters, static (`flax.nnx.split`).
+    """
+
+    parameters: dict
+    graphdef: nnx.GraphDef[FlexiUNet] = field(metadata={"static": True})
+
+    def __call__(self, x: jax.Array, t: jax.Array, label: jax.Array | None = None, *, stage: Stage) -> jax.Array:
+        """z-hat in [-1, 1] at stage.out_level.
+
+        Args:
+            x: states at stage.in_level, [batch, h, w, channels].
+            t: timesteps, [batch].
+            label: classes, int [batch], exactly if the network has classes.
+            stage: which path of the network to take.
+        """
+        model = nnx.merge(self.graphdef, self.parameters)
+        z = model(x, t, label, in_level=stage.in_level, out_level=stage.out_level)
+        return jnp.clip(z, -1.0, 1.0)

@@ -1,0 +1,56 @@
+"""The training loss: weighted squared error of the predicted clean image, one stage at a time."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ssd_jax.flexi_unet import FlexiUNet
+from ssd_jax.process import ScaleSpaceProcess
+from ssd_jax.stages import Stage
+
+LOSS_WEIGHTINGS = {
+    "min_snr": lambda snr: jnp.minimum(snr, 5.0),  # Hang et al. 2023
+    "snr": lambda snr: snr,
+    "constant": jnp.ones_like,
+}
+
+
+def stage_loss(
+    model: FlexiUNet,
+    process: ScaleSpaceProcess,
+    stage: Stage,
+    images: jax.Array,
+    label: jax.Array | None,
+    key: jax.Array,
+    weighting: str,
+) -> jax.Array:
+    """Mean over images of w(SNR_t) |z_hat - z_s|^2 / dim, with t uniform in the stage and s = max(t - 1, 0).
+
+    The target is the clean image at stage.out_level, where x_s lives; the SNR is that of x_t.
+
+    Args:
+        model: the network; dropout is on.
+        images: x_0, float32 [batch, *process.shape, channels] in [-1, 1].
+        label: classes, int [batch], or None.
+        key: for timesteps, noise and dropout.
+        weighting: a key of LOSS_WEIGHTINGS.
+
+    Returns:
+        float32 scalar.
+    """
+    time_key, noise_key, dropout_key = jax.random.split(key, 3)
+    t = jax.random.randint(time_key, images.shape[:1], stage.first, stage.last + 1)
+    target = process.degrade(images, stage.out_level)
+    z = process.operators[stage.out_level].apply(target) if stage.is_up else target
+    x = process.add_noise(z, t, jax.random.normal(noise_key, z.shape, z.dtype))
+    predicted = model(
+        x,
+        t,
+        label,
+        in_level=stage.in_level,
+        out_level=stage.out_level,
+        train=True,
+        rngs=nnx.Rngs(dropout=dropout_key),
+    )
+    weight = LOSS_WEIGHTINGS[weighting](jnp.exp(jnp.asarray(process.log_snr, jnp.float32))[t])
+    return jnp.mean(weight * jnp.mean(jnp.square(predicted - target), axis=(1, 2, 3)))

@@ -1,0 +1,141 @@
+"""Sampling on the device: run a stage, step up to the next resolution, down the whole chain.
+
+One compiled program per stage, whatever the number of steps, the solver or the coefficients: those are data.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssd_jax.flexi_unet import IMAGE_CHANNELS
+from ssd_jax.process import up_step
+from ssd_jax.solvers import Plan, StagePlan
+from ssd_jax.stages import Stage
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Where a sampling run stands.
+
+    Attributes:
+        stage: the stage that has just been run.
+        calls: network calls made so far.
+        x: the state, [batch, h, w, channels].
+        z: the last prediction of the clean image, at the resolution of x.
+    """
+
+    stage: Stage
+    calls: int
+    x: jax.Array
+    z: jax.Array
+
+
+def sample(
+    denoise: Callable,
+    plan: Plan,
+    key: jax.Array,
+    batch_size: int = 16,
+    *,
+    label: jax.Array | np.ndarray | None = None,
+    first_index: int = 0,
+) -> jax.Array:
+    """Draws images.
+
+    Image i depends on (key, first_index + i) and its label only, not on batch_size.
+
+    Args:
+        denoise: any function (x, t, label, *, stage) -> z_hat; x is [batch, h, w, 3] at stage.in_level, t int [batch],
+            z_hat the estimated clean image at stage.out_level. If it is a pytree (`Denoiser`,
+            `jax.tree_util.Partial`) its leaves are arguments of the compiled programs, else constants.
+        plan: from `plan_steps`.
+        key: the seed.
+        batch_size: images to draw.
+        label: classes, int [batch_size], handed to `denoise`.
+        first_index: index of the first image.
+
+    Returns:
+        float32 [batch_size, *process.shape, 3].
+    """
+    for snapshot in iterate(denoise, plan, key, batch_size, label=label, first_index=first_index):
+        pass
+    return snapshot.x
+
+
+def iterate(
+    denoise: Callable,
+    plan: Plan,
+    key: jax.Array,
+    batch_size: int = 16,
+    *,
+    label: jax.Array | np.ndarray | None = None,
+    first_index: int = 0,
+    every: int | None = None,
+) -> Iterator[Snapshot]:
+    """`sample`, stage by stage: yields a snapshot after each stage, and within it after every `every` network calls."""
+    if not jax.tree_util.all_leaves([denoise]):
+        pass
+    else:
+        denoise = jax.tree_util.Partial(denoise)
+    indices = jnp.arange(first_index, first_index + batch_size)
+    keys, x = _prior(key, indices, shape=(*plan.process.level_shape(plan.process.num_levels - 1), IMAGE_CHANNELS))
+    label = None if label is None else jnp.asarray(label, jnp.int32)
+    z, calls = x, 0
+    for part in plan.stages:
+        steps = len(part.timesteps)
+        if part.operator is not None:
+            left, right = part.operator.left, part.operator.right
+            t, table = np.int32(part.timesteps[0]), np.float32(part.table[0])
+            x, z = _run_up(denoise, x, keys, label, t, table, left, right, stage=part.stage)
+            calls += 1
+            yield Snapshot(part.stage, calls, x, z)
+            continue
+        timesteps, table = _padded(part, plan.process.num_timesteps)
+        for start in range(0, steps, every or max(steps, 1)):
+            stop = min(start + (every or steps), steps)
+            bounds = np.int32(start), np.int32(stop)
+            x, z = _run_stay(denoise, x, z, keys, label, timesteps, table, *bounds, stage=part.stage)
+            yield Snapshot(part.stage, calls + stop, x, z)
+        calls += steps
+
+
+def _padded(part: StagePlan, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Timesteps and table at a fixed number of rows, so that plans of any length share one program."""
+    padding = rows - len(part.timesteps)
+    return np.pad(np.int32(part.timesteps), (0, padding)), np.pad(np.float32(part.table), ((0, padding), (0, 0)))
+
+
+@partial(jax.jit, static_argnames="shape")
+def _prior(key: jax.Array, indices: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """One key per image and x_{T-1} ~ N(0, I)."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+    return keys, jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def _noise(keys: jax.Array, t: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """xi ~ N(0, I) of the step that leaves timestep t, from each image's own key."""
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, t), shape[1:]))(keys)
+
+
+@partial(jax.jit, static_argnames="stage", donate_argnames=("x",))
+def _run_stay(denoise, x, z, keys, label, timesteps, table, start, stop, *, stage):
+    """Rows start .. stop - 1 of a stay stage."""
+
+    def step(i, carry):
+        x, _ = carry
+        t, (k_x, k_z, k_n) = timesteps[i], table[i]
+        z = denoise(x, jnp.full(x.shape[:1], t), label, stage=stage)
+        noise = jax.lax.cond(k_n > 0, lambda: _noise(keys, t, x.shape), lambda: jnp.zeros_like(x))
+        return k_x * x + k_z * z + k_n * noise, z
+
+    return jax.lax.fori_loop(start, stop, step, (x, z))
+
+
+@partial(jax.jit, static_argnames="stage")
+def _run_up(denoise, x, keys, label, t, coefficients, left, right, *, stage):
+    """The one step of an up stage."""
+    z = denoise(x, jnp.full(x.shape[:1], t), label, stage=stage)
+    return up_step(x, z, _noise(keys, t, z.shape), coefficients, left, right), z

@@ -1,0 +1,97 @@
+"""Noise schedules and resolution schedules: host functions of the timestep, in float64.
+
+Timesteps are t = 0 .. T-1, t = 0 the least noisy. A noise schedule gives the log-SNR l_t = log(a_t^2 / sigma_t^2) with
+a_t^2 + sigma_t^2 = 1; a resolution schedule gives the level of every t, level l having 2^-l of the full resolution.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+def linear(num_timesteps: int, extent: float = 1.0) -> np.ndarray:
+    """DDPM's linear betas (Ho et al. 2020), 1e-4 .. 0.02 at T = 1000 and scaled by 1000 / T otherwise.
+
+    Args:
+        num_timesteps: T.
+        extent: how much of the schedule to cover in T steps, in units of its own length. Above 1 the ramp of betas
+            goes on beyond 0.02, so the noisiest state has a lower SNR; T stays as it is.
+
+    Returns:
+        log-SNR, [T], decreasing.
+    """
+    ramp = np.arange(int(np.ceil(extent * num_timesteps)) + 1) / max(num_timesteps - 1, 1)
+    betas = np.minimum(1000 / num_timesteps * (1e-4 + (0.02 - 1e-4) * ramp), 0.999)
+    return _cover(np.cumsum(np.log1p(-betas)), num_timesteps, extent)
+
+
+def cosine(num_timesteps: int, extent: float = 1.0) -> np.ndarray:
+    """The cosine schedule (Nichol & Dhariwal 2021), betas clipped at 0.999. Arguments and result as in `linear`."""
+    u = np.minimum(np.arange(int(np.ceil(extent * num_timesteps)) + 2) / num_timesteps, 1.0)
+    alpha_bar = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
+    betas = np.minimum(1 - alpha_bar[1:] / np.maximum(alpha_bar[:-1], 1e-30), 0.999)
+    return _cover(np.cumsum(np.log1p(-betas)), num_timesteps, extent)
+
+
+def _cover(log_alpha_bar: np.ndarray, num_timesteps: int, extent: float) -> np.ndarray:
+    """log-SNR at T points spread over `extent` * T steps of log prod(1 - beta)."""
+    log_snr = log_alpha_bar - np.log(-np.expm1(log_alpha_bar))
+    points = np.arange(num_timesteps) * extent
+    return np.interp(points, np.arange(len(log_snr)), log_snr)
+
+
+NOISE_SCHEDULES: dict[str, Callable[..., np.ndarray]] = {"linear": linear, "cosine": cosine}
+
+
+def equal(u: np.ndarray, gamma: float) -> np.ndarray:
+    """Every level lasts equally long: x = u (gamma is not used)."""
+    return u
+
+
+def convex_decay(u: np.ndarray, gamma: float) -> np.ndarray:
+    """x = 1 - (1 - u)^gamma; gamma < 1 stays at full resolution longer."""
+    return 1 - (1 - u) ** gamma
+
+
+def tanh_like(u: np.ndarray, gamma: float) -> np.ndarray:
+    """Short at both ends, long in the middle: smoothstep of sign(v)|v|^gamma, v = u - 1/2, scaled to [0, 1]."""
+
+    def smoothstep(v):
+        p = np.sign(v) * np.abs(v) ** gamma + 0.5
+        return 3 * p**2 - 2 * p**3 - 0.5
+
+    return 0.5 + 0.5 * smoothstep(u - 0.5) / smoothstep(0.5)
+
+
+def sigmoid_like(u: np.ndarray, gamma: float) -> np.ndarray:
+    """Long at both ends, short in the middle: the inverse function of `tanh_like`, by bisection."""
+    low, high = np.zeros_like(u), np.ones_like(u)
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = tanh_like(middle, gamma) < u
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return (low + high) / 2
+
+
+RESOLUTION_SCHEDULES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "equal": equal,
+    "convex_decay": convex_decay,
+    "sigmoid_like": sigmoid_like,
+    "tanh_like": tanh_like,
+}
+
+
+def resolution_levels(name: str, num_timesteps: int, num_levels: int, gamma: float) -> np.ndarray:
+    """Level of every timestep: floor(num_levels * x(u)), u = t / (T - 1).
+
+    Args:
+        name: a key of RESOLUTION_SCHEDULES.
+        num_timesteps: T.
+        num_levels: L; level 0 is full resolution.
+        gamma: shape of the schedule, > 0.
+
+    Returns:
+        int [T], non-decreasing from 0 to L - 1.
+    """
+    x = RESOLUTION_SCHEDULES[name](np.arange(num_timesteps) / max(num_timesteps - 1, 1), gamma)
+    return np.minimum((x * num_levels).astype(int), num_levels - 1)
