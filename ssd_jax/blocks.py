@@ -1,49 +1,10 @@
 """Building blocks of the Flexi-UNet, those of ADM (Dhariwal & Nichol 2021). Arrays are NHWC."""
 
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: tuple) -> jax.Array:
-    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def _conv_forward(x, kernel, strides, padding):
-    return _conv(x, kernel, strides, padding), (x, kernel)
-
-
-def _conv_backward(strides, padding, saved, g):
-    x, kernel = saved
-    conv = partial(_conv, strides=strides, padding=padding)
-    (g_x,) = jax.linear_transpose(lambda x: conv(x, kernel), x)(g)
-
-    def native(x, g):
-        return jax.linear_transpose(lambda kernel: conv(x, kernel), kernel)(g)[0]
-
-    def as_matmuls(x, g):
-        # One matrix product per tap. XLA's own kernel gradient on CPU is 1.5 to 5 times slower for whole training steps.
-        x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-        height, width = (strides[0] * g.shape[1], strides[1] * g.shape[2])
-        taps = [
-            jnp.einsum("nhwi,nhwo->io", x[:, i : i + height : strides[0], j : j + width : strides[1]], g)
-            for i in range(kernel.shape[0])
-            for j in range(kernel.shape[1])
-        ]
-        return jnp.stack(taps).reshape(kernel.shape)
-
-    return g_x, jax.lax.platform_dependent(x, g, cpu=as_matmuls, default=native)
-
-
-_conv.defvjp(_conv_forward, _conv_backward)
-
-
-def _conv_general_dilated(x, kernel, strides, padding, **_):
-    return _conv(x, kernel, tuple(strides), tuple(padding))
 
 
 def conv3x3(in_width: int, out_width: int, *, stride: int = 1, zero: bool = False, dtype, rngs: nnx.Rngs) -> nnx.Conv:
@@ -55,7 +16,6 @@ def conv3x3(in_width: int, out_width: int, *, stride: int = 1, zero: bool = Fals
         strides=stride,
         padding=1,
         kernel_init=nnx.initializers.zeros if zero else nnx.initializers.lecun_normal(),
-        conv_general_dilated=_conv_general_dilated,
         dtype=dtype,
         rngs=rngs,
     )
@@ -66,12 +26,12 @@ def group_norm(width: int, *, dtype, rngs: nnx.Rngs) -> nnx.GroupNorm:
     return nnx.GroupNorm(width, num_groups=math.gcd(32, width), epsilon=1e-5, dtype=dtype, rngs=rngs)
 
 
-def adapter(in_width: int, out_width: int, *, dtype, rngs: nnx.Rngs) -> nnx.Conv | None:
+def adapter(in_width: int, out_width: int, *, dtype, rngs: nnx.Rngs) -> nnx.Linear | None:
     """A 1x1 convolution between widths; None, the identity, where they agree. Applied by `adapt`."""
-    return nnx.Conv(in_width, out_width, (1, 1), dtype=dtype, rngs=rngs) if in_width != out_width else None
+    return nnx.Linear(in_width, out_width, dtype=dtype, rngs=rngs) if in_width != out_width else None
 
 
-def adapt(convolution: nnx.Conv | None, x: jax.Array) -> jax.Array:
+def adapt(convolution: nnx.Linear | None, x: jax.Array) -> jax.Array:
     """[batch, h, w, in_width] -> [batch, h, w, out_width]."""
     return x if convolution is None else convolution(x)
 

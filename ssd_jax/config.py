@@ -8,9 +8,9 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from ssd_jax.errors import InputError, unknown_name
 from ssd_jax.operators import OPERATORS
@@ -217,14 +217,8 @@ def to_config_dict(config: Config) -> ConfigDict:
     for section in config_dict.values():
         for name, value in section.items():
             if value is None:
-                section[name] = _string_placeholder()
+                section[name] = placeholder(str)
     return config_dict
-
-
-def _string_placeholder():
-    from ml_collections import config_dict
-
-    return config_dict.placeholder(str)
 
 
 def from_config_dict(config_dict: ConfigDict | dict) -> Config:
@@ -235,11 +229,6 @@ def from_config_dict(config_dict: ConfigDict | dict) -> Config:
         if name not in sections:
             raise unknown_name("config section", name, sections)
     return Config(**{name: _section(name, sections[name], values) for name, values in plain.items()})
-
-
-def load_config(path: Path) -> Config:
-    """The config that `save_config` wrote."""
-    return from_config_dict(json.loads(path.read_text()))
 
 
 def config_json(config: Config) -> str:

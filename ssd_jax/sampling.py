@@ -76,12 +76,12 @@ def iterate(
     every: int | None = None,
 ) -> Iterator[Snapshot]:
     """`sample`, stage by stage: yields a snapshot after each stage, and within it after every `every` network calls."""
-    if not jax.tree_util.all_leaves([denoise]):
-        pass
-    else:
+    if jax.tree_util.all_leaves([denoise]):  # not a pytree: a function
         denoise = jax.tree_util.Partial(denoise)
     indices = jnp.arange(first_index, first_index + batch_size)
-    keys, x = _prior(key, indices, shape=(*plan.process.level_shape(plan.process.num_levels - 1), IMAGE_CHANNELS))
+    process = plan.process
+    shape = (batch_size, *process.level_shape(process.num_levels - 1), IMAGE_CHANNELS)
+    keys, x = _prior(key, indices, np.int32(process.num_timesteps), shape=shape)
     label = None if label is None else jnp.asarray(label, jnp.int32)
     z, calls = x, 0
     for part in plan.stages:
@@ -93,7 +93,7 @@ def iterate(
             calls += 1
             yield Snapshot(part.stage, calls, x, z)
             continue
-        timesteps, table = _padded(part, plan.process.num_timesteps)
+        timesteps, table = _padded(part, process.num_timesteps)
         for start in range(0, steps, every or max(steps, 1)):
             stop = min(start + (every or steps), steps)
             bounds = np.int32(start), np.int32(stop)
@@ -109,10 +109,10 @@ def _padded(part: StagePlan, rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @partial(jax.jit, static_argnames="shape")
-def _prior(key: jax.Array, indices: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def _prior(key, indices, t, shape):
     """One key per image and x_{T-1} ~ N(0, I)."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
-    return keys, jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+    return keys, _noise(keys, t, shape)
 
 
 def _noise(keys: jax.Array, t: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -120,7 +120,7 @@ def _noise(keys: jax.Array, t: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, t), shape[1:]))(keys)
 
 
-@partial(jax.jit, static_argnames="stage", donate_argnames=("x",))
+@partial(jax.jit, static_argnames="stage")
 def _run_stay(denoise, x, z, keys, label, timesteps, table, start, stop, *, stage):
     """Rows start .. stop - 1 of a stay stage."""
 

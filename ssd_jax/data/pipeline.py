@@ -1,0 +1,36 @@
+"""One Grain pipeline for every source: shuffle, repeat, share out among processes, flip, batch."""
+
+import os
+
+import grain
+import jax
+import numpy as np
+
+from ssd_jax.data.sources import Source
+from ssd_jax.errors import InputError
+
+
+def make_iterator(source: Source, *, batch_size: int, seed: int, flip: bool) -> grain.DatasetIterator:
+    """An endless iterator of this process's batches, with `get_state` / `set_state` for checkpoints.
+
+    Args:
+        source: the images; None items are skipped.
+        batch_size: images per batch over all processes; divisible by their number.
+        seed: of the order and the flips.
+        flip: mirror half of the images at random.
+
+    Yields:
+        {"image": uint8 [batch, size, size, 3], "label": int32 [batch]} with batch = batch_size / processes.
+    """
+    if batch_size % jax.process_count():
+        raise InputError(f"train.batch_size is {batch_size}, but must be divisible by {jax.process_count()} processes")
+    data = grain.MapDataset.source(source).seed(seed).shuffle().repeat()[jax.process_index() :: jax.process_count()]
+    if flip:
+        data = data.random_map(_flip)
+    threads = max(1, (os.cpu_count() or 1) // 2)  # decoding releases the GIL; more threads than this slow the host down
+    items = data.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * batch_size))
+    return iter(items.batch(batch_size // jax.process_count(), drop_remainder=True))
+
+
+def _flip(item: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return {**item, "image": item["image"][:, ::-1]} if rng.integers(2) else item

@@ -1,0 +1,52 @@
+"""Sources: random access to single images, all of one size."""
+
+from typing import Protocol, SupportsIndex
+
+import numpy as np
+
+from ssd_jax.config import DataConfig, ModelConfig
+from ssd_jax.data.folder import FolderSource
+from ssd_jax.data.openmoji import OpenMojiSource
+from ssd_jax.data.tfds import TfdsSource
+from ssd_jax.errors import InputError
+
+
+class Source(Protocol):
+    """What the pipeline asks of a data set.
+
+    An item is {"image": uint8 [size, size, 3], "label": int32 scalar}, or None for an image that cannot be read. Sources
+    without classes have num_classes = 0 and label 0.
+    """
+
+    num_classes: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray] | None: ...
+
+
+def make_source(config: DataConfig, image_size: int) -> Source:
+    """The source that a config names, its images image_size pixels on a side."""
+    match config.source:
+        case "openmoji":
+            return OpenMojiSource(image_size)
+        case "folder":
+            return FolderSource(str(config.folder), image_size, config.split_file)
+        case _:
+            return TfdsSource(str(config.tfds_name), config.tfds_split, image_size)
+
+
+def check_classes(source: Source, config: ModelConfig) -> None:
+    """Raises InputError if the source has labels that the network has no class for, or none for one that needs them."""
+    if not config.num_classes:
+        return
+    if source.num_classes == 0:
+        raise InputError(
+            f"model.num_classes is {config.num_classes}, but the data has no labels; set --config.model.num_classes=0 or "
+            "use a source with classes (an image folder with one sub-folder per class)"
+        )
+    if source.num_classes > config.num_classes:
+        raise InputError(
+            f"the data has labels 0..{source.num_classes - 1}, but model.num_classes is {config.num_classes}; set "
+            f"--config.model.num_classes={source.num_classes}"
+        )

@@ -1,0 +1,188 @@
+"""A run: a config and the workdir that its training fills. `train` makes it, `load` reads it."""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import tensorboardX
+from tqdm import tqdm
+
+from ssd_jax import checkpoint, images, training
+from ssd_jax.config import Config
+from ssd_jax.data import Source, check_classes, make_iterator, make_source
+from ssd_jax.denoiser import Denoiser
+from ssd_jax.errors import InputError
+from ssd_jax.process import ScaleSpaceProcess, make_process
+from ssd_jax.sampling import sample
+from ssd_jax.sharding import data_mesh, replicated
+from ssd_jax.solvers import plan_steps
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained model, ready to sample.
+
+    Attributes:
+        config: of the run.
+        process: its scale-space process.
+        denoiser: the network with its averaged parameters, for `ssd_jax.sample` and friends.
+        step: training steps taken.
+    """
+
+    config: Config
+    process: ScaleSpaceProcess
+    denoiser: Denoiser
+    step: int
+
+    def sample(
+        self,
+        key: jax.Array,
+        num: int = 16,
+        *,
+        solver: str = "ddim",
+        num_steps: int = 50,
+        eta: float | None = None,
+        label: np.ndarray | None = None,
+        first_index: int = 0,
+    ) -> jax.Array:
+        """Draws `num` images, float32 [num, size, size, 3] in [-1, 1]; image i depends on (key, first_index + i) only.
+
+        Args:
+            key: the seed.
+            num: images, all in one batch.
+            solver, num_steps, eta: as in `plan_steps`.
+            label: classes, int [num], for a model with classes.
+            first_index: index of the first image.
+
+        Raises:
+            InputError: for labels out of range or missing, and as `plan_steps`.
+        """
+        classes = self.config.model.num_classes
+        if (label is None) != (classes == 0):
+            raise InputError(f"label is {'missing' if label is None else 'given'}, but the model has {classes} classes")
+        if label is not None:
+            label = np.asarray(label)
+            if label.shape != (num,) or label.min() < 0 or label.max() >= classes:
+                raise InputError(
+                    f"label has shape {label.shape} and values {label.min()}..{label.max()}; it must be [{num}] with "
+                    f"values 0..{classes - 1}"
+                )
+        plan = plan_steps(self.process, solver=solver, num_steps=num_steps, eta=eta)
+        return sample(self.denoiser, plan, key, num, label=label, first_index=first_index)
+
+
+def load(workdir: str | Path) -> Trained:
+    """The latest checkpoint of the run in `workdir`, with averaged (EMA) parameters.
+
+    Raises:
+        InputError: if there is no run, no checkpoint, or it is damaged.
+    """
+    config = checkpoint.load_config(Path(workdir))
+    graphdef, abstract = training.abstract_model(config.model)
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract)
+    step, ema = checkpoint.restore_ema(Path(workdir), abstract)
+    return Trained(config, make_process(config.process), Denoiser(ema, graphdef), step)
+
+
+def train(config: Config, workdir: str | Path) -> None:
+    """Trains up to config.train.steps, going on from the latest checkpoint in `workdir` if there is one.
+
+    Writes config.json, checkpoints/, samples/step_N.png and TensorBoard events; a progress bar goes to stderr.
+
+    Raises:
+        InputError: if the config cannot work with the data, the devices or what `workdir` holds.
+    """
+    workdir, settings = Path(workdir), config.train
+    mesh = data_mesh()
+    source = make_source(config.data, config.process.image_size)
+    check_classes(source, config.model)
+    training.stage_batch_sizes(config, mesh)  # fails before anything is written
+    checkpoint.claim_workdir(workdir, config)
+    iterator = make_iterator(source, batch_size=settings.batch_size, seed=settings.seed, flip=config.data.flip)
+    with checkpoint.open_checkpoints(workdir) as checkpoints:
+        if checkpoints.latest is None:
+            state, step = training.init_state(config, mesh), 0
+        else:
+            state, step = _resume(config, mesh, checkpoints, iterator)
+            logger.info("going on from step %d", step)
+        if step >= settings.steps:
+            logger.info("%s is at step %d already; raise train.steps to go on", workdir, step)
+            return
+        train_step = training.compile_train_step(config, mesh)
+        with tensorboardX.SummaryWriter(str(workdir), write_to_disk=jax.process_index() == 0) as writer:
+            _loop(config, workdir, train_step, state, step, iterator, checkpoints, writer)
+
+
+def _resume(config: Config, mesh: jax.sharding.Mesh, checkpoints, iterator) -> tuple[training.TrainState, int]:
+    """The state and step of the latest checkpoint; sets the iterator to where it stood."""
+    abstract = jax.eval_shape(lambda: training.init_state(config, mesh))
+    sharded = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), abstract
+    )
+    state, data = checkpoint.restore(checkpoints, sharded.as_dict())
+    iterator.set_state(data)
+    return training.TrainState(**state), checkpoints.latest.step
+
+
+def _loop(config, workdir, train_step, state, step, iterator, checkpoints, writer) -> None:
+    """Steps until train.steps; asks the device for numbers only every log_every steps."""
+    settings = config.train
+    graphdef, _ = training.abstract_model(config.model)
+    pending: list[dict[str, jax.Array]] = []
+    with tqdm(total=settings.steps, initial=step, desc="training", unit="step") as bar:
+        started = time.perf_counter()
+        while step < settings.steps:
+            batch = next(iterator)
+            if not config.model.num_classes:
+                batch = {"image": batch["image"]}
+            state, losses = train_step(state, step, batch)
+            pending.append(losses)
+            step += 1
+            last = step == settings.steps
+            if step % settings.log_every == 0 or last:
+                scalars = _mean_losses(pending, train_step)  # waits for the device
+                scalars["images_per_second"] = len(pending) * settings.batch_size / (time.perf_counter() - started)
+                scalars["learning_rate"] = float(training.learning_rate(settings)(step))
+                scalars["skipped_updates"] = float(state.skipped)
+                for name, value in scalars.items():
+                    writer.add_scalar(name, value, step)
+                shown = {"loss": f"{scalars['loss']:.4f}", "img/s": f"{scalars['images_per_second']:.0f}"}
+                bar.set_postfix(shown, refresh=False)
+                bar.update(step - bar.n)
+                pending, started = [], time.perf_counter()
+            if step % settings.checkpoint_every == 0 or last:
+                checkpoint.save(checkpoints, step, state.as_dict(), iterator.get_state())
+            if step % settings.sample_every == 0 or last:
+                trained = Trained(config, make_process(config.process), Denoiser(state.ema, graphdef), step)
+                _write_samples(trained, workdir / "samples" / f"step_{step:07d}.png")
+                started = time.perf_counter()
+
+
+def _mean_losses(steps: list[dict[str, jax.Array]], train_step: training.TrainStep) -> dict[str, float]:
+    """Mean loss of each stage over some steps, and "loss": their mean in proportion to the stages' probabilities."""
+    by_stage: dict[str, list[float]] = {}
+    for losses in jax.device_get(steps):
+        for stage, loss in losses.items():
+            by_stage.setdefault(stage, []).append(float(loss))
+    means = {str(stage): float(np.mean(by_stage[str(stage)])) for stage in train_step.stages if str(stage) in by_stage}
+    weights = [p for stage, p in zip(train_step.stages, train_step.probabilities, strict=True) if str(stage) in means]
+    return {"loss": float(np.average(list(means.values()), weights=weights))} | {
+        f"loss/{stage}": mean for stage, mean in means.items()
+    }
+
+
+def _write_samples(trained: Trained, path: Path) -> None:
+    """A grid of samples, always from the same seed; classes in turn."""
+    settings, classes = trained.config.sample, trained.config.model.num_classes
+    label = np.arange(settings.num) % classes if classes else None
+    pictures = trained.sample(
+        jax.random.key(0), settings.num, solver=settings.solver, num_steps=settings.steps, label=label
+    )
+    if jax.process_index() == 0:
+        images.write_png(path, images.grid(images.to_uint8(pictures)))
