@@ -55,7 +55,7 @@ class ProcessConfig:
         num_timesteps: T >= 2.
         noise_schedule: a key of schedules.NOISE_SCHEDULES.
         resolution_schedule: a key of schedules.RESOLUTION_SCHEDULES.
-        gamma: shape of the resolution schedule, > 0.
+        gamma: shape of the resolution schedule, > 0; >= 1 for sigmoid_like and tanh_like.
         operator: a key of operators.OPERATORS.
         snr_policy: "preserve" (equation 8) or "published".
     """
@@ -76,6 +76,8 @@ class ProcessConfig:
         _check_name("process.snr_policy", self.snr_policy, ("preserve", "published"))
         _check_range("process.num_levels", self.num_levels, low=1)
         _check_range("process.num_timesteps", self.num_timesteps, low=2)
+        if self.resolution_schedule in ("sigmoid_like", "tanh_like"):
+            _check_range(f"process.gamma of {self.resolution_schedule}", self.gamma, low=1)
         _check_range("process.gamma", self.gamma, low=0, open_low=True)
         _check_divisible(self.image_size, self.num_levels, "process.num_levels")
 

@@ -43,9 +43,7 @@ class FlexiUNet(nnx.Module):
         def block(in_width: int, level: int, attend: bool | None = None) -> AttentiveResBlock:
             attend = level in config.attention_levels if attend is None else attend
             heads = config.num_heads if attend else 0
-            return AttentiveResBlock(
-                in_width, widths[level], embedding, config.dropout, heads, dtype=dtype, rngs=rngs
-            )
+            return AttentiveResBlock(in_width, widths[level], embedding, config.dropout, heads, dtype=dtype, rngs=rngs)
 
         self.config = config
         self.embed_1, self.embed_2 = linear(widths[0], embedding), linear(embedding, embedding)
@@ -73,9 +71,7 @@ class FlexiUNet(nnx.Module):
             ]
         )
         # Entry l - 1 leads from level l to level l - 1.
-        self.ascend_blocks = nnx.List(
-            [block(widths[level] + widths[level - 1], level) for level in range(1, num_levels)]
-        )
+        self.ascend_blocks = nnx.List([block(widths[level] + widths[level - 1], level) for level in range(1, num_levels)])
         self.ascend_convs = nnx.List([conv(widths[level], widths[level]) for level in range(1, num_levels)])
         self.adapters_out = nnx.List([width_adapter(width, widths[0]) for width in widths])
         self.head_norm = group_norm(widths[0], dtype=dtype, rngs=rngs)

@@ -68,9 +68,7 @@ class SeparableOperator:
     def __matmul__(self, other: "SeparableOperator") -> "SeparableOperator":
         """The operator that applies `other` first. Raises InputError if the shapes do not chain."""
         if self.in_shape != other.out_shape:
-            raise InputError(
-                f"operators do not chain: one gives shape {other.out_shape}, the next acts on {self.in_shape}"
-            )
+            raise InputError(f"operators do not chain: one gives shape {other.out_shape}, the next acts on {self.in_shape}")
         return SeparableOperator(tuple(a @ b for a, b in zip(self.matrices, other.matrices, strict=True)))
 
     def apply(self, x: jax.Array) -> jax.Array:

@@ -176,7 +176,8 @@ def make_process(config: ProcessConfig) -> ScaleSpaceProcess:
     """The process of a config (already validated: every name known, image_size divisible by 2^(levels - 1)).
 
     With snr_policy "published" the log-SNR is that of the base schedule, whatever the resolution. With "preserve" it is
-    (8), and the base schedule is extended until x_{T-1} is as close to N(0, I) as PRIOR_LOG_SNR asks.
+    (8), and the base schedule is lowered by a ramp ~ (t / T)^4 that brings x_{T-1} down to PRIOR_LOG_SNR: steep enough to
+    leave the steps that matter alone, and the prior N(0, I) is right again.
     """
     shapes = [(config.image_size >> level,) * 2 for level in range(config.num_levels)]
     operators = tuple(OPERATORS[config.operator](shape) for shape in shapes[:-1])
@@ -186,20 +187,9 @@ def make_process(config: ProcessConfig) -> ScaleSpaceProcess:
             f"process.num_timesteps = {config.num_timesteps} are too few for {config.num_levels} levels with resolution "
             f"schedule {config.resolution_schedule!r} and gamma = {config.gamma}: some level gets no timestep"
         )
-    schedule = NOISE_SCHEDULES[config.noise_schedule]
-    shift = np.zeros(config.num_levels)
+    log_snr = NOISE_SCHEDULES[config.noise_schedule](config.num_timesteps)
     if config.snr_policy == "preserve":
         shift = np.cumsum([0.0] + [-np.log(operator.lambda_max) for operator in operators])
-    extent = _extent(lambda e: schedule(config.num_timesteps, e)[-1], shift[-1])
-    return ScaleSpaceProcess(shapes[0], schedule(config.num_timesteps, extent) + shift[levels], levels, operators)
-
-
-def _extent(terminal_log_snr, shift: float) -> float:
-    """The extent at which the base schedule makes up for a `shift` of the log-SNR at t = T - 1; 1 if it need not."""
-    if shift == 0 or terminal_log_snr(1.0) + shift <= PRIOR_LOG_SNR:
-        return 1.0
-    low, high = 1.0, 8.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if terminal_log_snr(middle) + shift > PRIOR_LOG_SNR else (low, middle)
-    return high
+        excess = max(log_snr[-1] + shift[-1] - PRIOR_LOG_SNR, 0.0) if operators else 0.0
+        log_snr = log_snr - excess * (np.arange(config.num_timesteps) / (config.num_timesteps - 1)) ** 4 + shift[levels]
+    return ScaleSpaceProcess(shapes[0], log_snr, levels, operators)

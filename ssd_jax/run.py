@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ssd_jax import checkpoint, images, training
 from ssd_jax.config import Config
-from ssd_jax.data import Source, check_classes, make_iterator, make_source
+from ssd_jax.data import check_classes, make_iterator, make_source
 from ssd_jax.denoiser import Denoiser
 from ssd_jax.errors import InputError
 from ssd_jax.process import ScaleSpaceProcess, make_process
@@ -84,9 +84,7 @@ def load(workdir: str | Path) -> Trained:
     """
     config = checkpoint.load_config(Path(workdir))
     graphdef, abstract = training.abstract_model(config.model)
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract)
-    step, ema = checkpoint.restore_ema(Path(workdir), abstract)
+    step, ema = checkpoint.restore_ema(Path(workdir), _placed(abstract, replicated(data_mesh())))
     return Trained(config, make_process(config.process), Denoiser(ema, graphdef), step)
 
 
@@ -122,12 +120,14 @@ def train(config: Config, workdir: str | Path) -> None:
 def _resume(config: Config, mesh: jax.sharding.Mesh, checkpoints, iterator) -> tuple[training.TrainState, int]:
     """The state and step of the latest checkpoint; sets the iterator to where it stood."""
     abstract = jax.eval_shape(lambda: training.init_state(config, mesh))
-    sharded = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), abstract
-    )
-    state, data = checkpoint.restore(checkpoints, sharded.as_dict())
+    state, data = checkpoint.restore(checkpoints, _placed(abstract.as_dict(), replicated(mesh)))
     iterator.set_state(data)
     return training.TrainState(**state), checkpoints.latest.step
+
+
+def _placed(abstract, sharding: jax.sharding.Sharding):
+    """The same shapes, to be restored with `sharding`."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract)
 
 
 def _loop(config, workdir, train_step, state, step, iterator, checkpoints, writer) -> None:

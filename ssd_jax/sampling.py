@@ -60,9 +60,8 @@ def sample(
     Returns:
         float32 [batch_size, *process.shape, 3].
     """
-    for snapshot in iterate(denoise, plan, key, batch_size, label=label, first_index=first_index):
-        pass
-    return snapshot.x
+    *_, last = iterate(denoise, plan, key, batch_size, label=label, first_index=first_index)
+    return last.x
 
 
 def iterate(

@@ -9,38 +9,24 @@ from collections.abc import Callable
 import numpy as np
 
 
-def linear(num_timesteps: int, extent: float = 1.0) -> np.ndarray:
-    """DDPM's linear betas (Ho et al. 2020), 1e-4 .. 0.02 at T = 1000 and scaled by 1000 / T otherwise.
-
-    Args:
-        num_timesteps: T.
-        extent: how much of the schedule to cover in T steps, in units of its own length. Above 1 the ramp of betas
-            goes on beyond 0.02, so the noisiest state has a lower SNR; T stays as it is.
-
-    Returns:
-        log-SNR, [T], decreasing.
-    """
-    ramp = np.arange(int(np.ceil(extent * num_timesteps)) + 1) / max(num_timesteps - 1, 1)
-    betas = np.minimum(1000 / num_timesteps * (1e-4 + (0.02 - 1e-4) * ramp), 0.999)
-    return _cover(np.cumsum(np.log1p(-betas)), num_timesteps, extent)
+def linear(num_timesteps: int) -> np.ndarray:
+    """log-SNR [T] of DDPM's linear betas (Ho et al. 2020): 1e-4 .. 0.02 at T = 1000, scaled by 1000 / T otherwise."""
+    return _log_snr(1000 / num_timesteps * np.linspace(1e-4, 0.02, num_timesteps))
 
 
-def cosine(num_timesteps: int, extent: float = 1.0) -> np.ndarray:
-    """The cosine schedule (Nichol & Dhariwal 2021), betas clipped at 0.999. Arguments and result as in `linear`."""
-    u = np.minimum(np.arange(int(np.ceil(extent * num_timesteps)) + 2) / num_timesteps, 1.0)
-    alpha_bar = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
-    betas = np.minimum(1 - alpha_bar[1:] / np.maximum(alpha_bar[:-1], 1e-30), 0.999)
-    return _cover(np.cumsum(np.log1p(-betas)), num_timesteps, extent)
+def cosine(num_timesteps: int) -> np.ndarray:
+    """log-SNR [T] of the cosine schedule (Nichol & Dhariwal 2021)."""
+    alpha_bar = np.cos((np.arange(num_timesteps + 1) / num_timesteps + 0.008) / 1.008 * np.pi / 2) ** 2
+    return _log_snr(1 - alpha_bar[1:] / alpha_bar[:-1])
 
 
-def _cover(log_alpha_bar: np.ndarray, num_timesteps: int, extent: float) -> np.ndarray:
-    """log-SNR at T points spread over `extent` * T steps of log prod(1 - beta)."""
-    log_snr = log_alpha_bar - np.log(-np.expm1(log_alpha_bar))
-    points = np.arange(num_timesteps) * extent
-    return np.interp(points, np.arange(len(log_snr)), log_snr)
+def _log_snr(betas: np.ndarray) -> np.ndarray:
+    """log(alpha_bar / (1 - alpha_bar)) with alpha_bar = prod(1 - beta), betas clipped at 0.999."""
+    log_alpha_bar = np.cumsum(np.log1p(-np.minimum(betas, 0.999)))
+    return log_alpha_bar - np.log(-np.expm1(log_alpha_bar))
 
 
-NOISE_SCHEDULES: dict[str, Callable[..., np.ndarray]] = {"linear": linear, "cosine": cosine}
+NOISE_SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {"linear": linear, "cosine": cosine}
 
 
 def equal(u: np.ndarray, gamma: float) -> np.ndarray:

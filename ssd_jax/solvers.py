@@ -95,8 +95,8 @@ def plan_steps(
 
 def _lay_out(process: ScaleSpaceProcess, num_steps: int, coordinate: np.ndarray) -> np.ndarray:
     """Decreasing timesteps from T - 1 to 0 through every up-step, evenly spaced in `coordinate` (decreasing in t)."""
-    ends = [process.num_timesteps - 1, *(process.first_timestep(level) for level in range(process.num_levels - 1, 0, -1)), 0]
-    ends = np.unique(ends)[::-1]
+    starts = [process.first_timestep(level) for level in range(process.num_levels)]
+    ends = np.unique([*starts, process.num_timesteps - 1])[::-1]
     room = -np.diff(ends)
     if not len(room) < num_steps <= process.num_timesteps:
         raise InputError(

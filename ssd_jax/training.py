@@ -53,7 +53,7 @@ class TrainState:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
-ADAM = optax.scale_by_adam()
+ADAM = optax.scale_by_adam(b2=0.99)  # short memory of the squared gradient, as EDM2 (Karras et al. 2024)
 
 
 def abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef[FlexiUNet], dict]:
@@ -104,7 +104,9 @@ class TrainStep:
     updates: dict[Stage | None, Callable]
     zeros: Callable
 
-    def __call__(self, state: TrainState, step: int, batch: dict[str, np.ndarray]) -> tuple[TrainState, dict[str, jax.Array]]:
+    def __call__(
+        self, state: TrainState, step: int, batch: dict[str, np.ndarray]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         """One update. `state` is donated.
 
         Args:
@@ -187,7 +189,7 @@ def compile_train_step(config: Config, mesh: jax.sharding.Mesh) -> TrainStep:
     }
     distinct = {
         flags: jax.jit(
-            partial(_update, train, flags), in_shardings=everywhere, out_shardings=everywhere, donate_argnums=(0, 1)
+            partial(_update, train, flags), in_shardings=everywhere, out_shardings=everywhere, donate_argnums=0
         ).lower(state, state.parameters)
         for flags in set(used.values())
     }

@@ -1,0 +1,50 @@
+"""What every command shares: flags, logging, and user errors as one line instead of a traceback."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+import absl.logging
+from absl import app, flags
+from tqdm import tqdm
+
+from ssd_jax.errors import InputError
+
+
+class _BarHandler(logging.Handler):
+    """Prints log records above a progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags and calls `main`; exits with status 2 and one line on stderr if the user's input is at fault."""
+    logger = logging.getLogger("ssd_jax")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_BarHandler())
+    logger.propagate = False
+    absl.logging.set_verbosity(absl.logging.WARNING)
+
+    def guarded(argv: list[str]) -> None:
+        if len(argv) > 1:
+            _fail(f"unexpected argument {argv[1]!r}; options are written --name=value")
+        try:
+            main()
+        except InputError as error:
+            _fail(str(error))
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        # ml_collections raises the latter kinds for unknown config fields, values of the wrong type and missing files
+        _fail(" ".join(str(error).split()))
+
+
+def _fail(message: str):
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,23 @@
+"""Trains from a config file; run the same command again to go on where it stopped.
+
+python -m launch.train --config configs/openmoji32.py --workdir runs/x [--config.train.steps=500 ...]
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+import ssd_jax
+from launch.command import run
+from ssd_jax.config import from_config_dict
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; any field can be set: --config.SECTION.FIELD=VALUE.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, sample grids, TensorBoard events.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main() -> None:
+    ssd_jax.train(from_config_dict(CONFIG.value), WORKDIR.value)
+
+
+if __name__ == "__main__":
+    run(main)

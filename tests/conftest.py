@@ -1,0 +1,34 @@
+"""Eight fake devices for the whole session, set before JAX starts."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import pytest
+
+from ssd_jax.config import Config, DataConfig, ModelConfig, ProcessConfig, SampleConfig, TrainConfig
+
+
+@pytest.fixture
+def mesh():
+    """The first device alone."""
+    return mesh_of(1)
+
+
+def mesh_of(num_devices: int) -> jax.sharding.Mesh:
+    axis_types = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((num_devices,), ("data",), axis_types, devices=jax.devices()[:num_devices])
+
+
+def tiny_config(folder=None, **train) -> Config:
+    """Two levels at 8 px, a network of a few thousand parameters."""
+    settings = {"steps": 4, "batch_size": 24, "warmup_steps": 1, "log_every": 2, "sample_every": 100} | train
+    return Config(
+        data=DataConfig(source="folder", folder=str(folder)) if folder else DataConfig(),
+        process=ProcessConfig(image_size=8, num_levels=2, num_timesteps=20),
+        model=ModelConfig(widths=(8, 16), attention_levels=(1,), num_heads=2),
+        train=TrainConfig(**settings),
+        sample=SampleConfig(num=4, steps=4),
+    )

@@ -1,0 +1,76 @@
+"""Gaussian data, for which everything is known exactly: dense matrices, the linear denoiser, a plan's covariance."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from ssd_jax.operators import SeparableOperator
+from ssd_jax.process import ScaleSpaceProcess
+from ssd_jax.solvers import Plan
+from ssd_jax.stages import make_stages
+
+
+def dense(operator: SeparableOperator) -> np.ndarray:
+    """The matrix of an operator on flattened arrays."""
+    return np.kron(*operator.matrices)
+
+
+def natural_covariance(size: int) -> np.ndarray:
+    """[size^2, size^2]: periodic, power ~ k^-2, per-pixel standard deviation 0.5."""
+    k = np.hypot(*np.meshgrid(*[np.fft.fftfreq(size, 1 / size)] * 2))
+    power = np.maximum(k, 1.0) ** -2
+    power *= 0.25 / power.mean()
+    basis = np.fft.fft2(np.eye(size * size).reshape(-1, size, size)).reshape(size * size, -1) / size
+    return (basis.conj().T * power.ravel() @ basis).real
+
+
+class GaussianData:
+    """E[z_s | x_t] for zero-mean Gaussian images, as matrices per timestep and as a `denoise` function."""
+
+    def __init__(self, process: ScaleSpaceProcess, covariance: np.ndarray):
+        degrade = [np.eye(len(covariance))]
+        for operator in process.operators:
+            degrade.append(dense(operator) @ degrade[-1])
+        self.covariance = covariance
+        self.matrices: dict[int, np.ndarray] = {}
+        for stage in make_stages(process):
+            a_in, a_out = degrade[stage.in_level], degrade[stage.out_level]
+            for t in range(stage.first, stage.last + 1):
+                alpha, sigma = process.alpha[t], process.sigma[t]
+                state = alpha**2 * a_in @ covariance @ a_in.T + sigma**2 * np.eye(len(a_in))
+                self.matrices[t] = alpha * a_out @ covariance @ a_in.T @ np.linalg.inv(state)
+        self.stacked = {
+            stage: jnp.asarray(np.stack([self.matrices[t] for t in range(stage.first, stage.last + 1)]), jnp.float32)
+            for stage in make_stages(process)
+        }
+
+    def denoise(self, x, t, label=None, *, stage):
+        matrix = self.stacked[stage][t - stage.first]
+        z = jnp.einsum("bij,bjc->bic", matrix, x.reshape(x.shape[0], -1, x.shape[-1]), precision="highest")
+        side = round(z.shape[1] ** 0.5)
+        return z.reshape(x.shape[0], side, side, x.shape[-1])
+
+    def sampled_covariance(self, plan: Plan) -> np.ndarray:
+        """Covariance of what a plan draws with the exact denoiser, from its own tables, in float64."""
+        p = np.eye(len(self.matrices[plan.process.num_timesteps - 1]))
+        for part in plan.stages:
+            for t, row in zip(part.timesteps, part.table, strict=True):
+                d = self.matrices[int(t)]
+                if part.operator is None:
+                    step, fresh = row[0] * np.eye(len(d)) + row[1] * d, row[2] * np.eye(len(d))
+                else:
+                    left, right = np.kron(*part.operator.left), np.kron(*part.operator.right)
+                    k_x, k_z, k_n = (row[..., i].ravel() for i in range(3))
+                    embed = np.zeros((len(right), len(left)))
+                    embed[part.operator.in_range.ravel()] = np.eye(len(left))
+                    step = right @ (k_x[:, None] * (embed @ left.T) + k_z[:, None] * (right.T @ d))
+                    fresh = right * k_n @ right.T
+                p = step @ p @ step.T + fresh @ fresh.T
+        return p
+
+
+def relative_error(p: np.ndarray, s: np.ndarray) -> float:
+    """W2^2(N(0, p), N(0, s)) / tr s."""
+    values, vectors = np.linalg.eigh(s)
+    root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ p @ root), 0)).sum()
+    return float((np.trace(p) + np.trace(s) - 2 * cross) / np.trace(s))

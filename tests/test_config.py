@@ -1,0 +1,62 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from ssd_jax.config import Config, default_config, from_config_dict, to_config_dict
+from ssd_jax.errors import InputError
+from ssd_jax.process import make_process
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_file_is_valid(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config_dict = module.get_config()
+    if config_dict.data.source == "folder":
+        with pytest.raises(InputError, match=r"--config\.data\.folder="):
+            from_config_dict(config_dict)
+        config_dict.data.folder = "images"
+    config = from_config_dict(config_dict)
+    make_process(config.process)
+    assert f"--config configs/{path.name}" in module.__doc__
+
+
+def test_round_trip():
+    assert from_config_dict(default_config()) == Config()
+    config = from_config_dict({"model": {"widths": [8, 8], "attention_levels": []}, "process": {"num_levels": 2}})
+    assert from_config_dict(to_config_dict(config)) == config
+
+
+BAD = {
+    "config section is 'modle'.*data, process, model": {"modle": {}},
+    "config field of train is 'stepz'.*steps, batch_size": {"train": {"stepz": 3}},
+    "train.steps is '3', but must be of type int": {"train": {"steps": "3"}},
+    "train.steps is True": {"train": {"steps": True}},
+    "train.steps is 0, but must be >= 1": {"train": {"steps": 0}},
+    "train.learning_rate is -1": {"train": {"learning_rate": -1}},
+    "train.ema_decay is 1.0, but must be >= 0 and < 1": {"train": {"ema_decay": 1.0}},
+    "train.stage_sampling is 'all', but must be one of: mixed, single": {"train": {"stage_sampling": "all"}},
+    "process.noise_schedule is 'quadratic'.*linear, cosine": {"process": {"noise_schedule": "quadratic"}},
+    "process.snr_policy is 'keep'.*preserve, published": {"process": {"snr_policy": "keep"}},
+    "process.operator is 'nearest'.*box": {"process": {"operator": "nearest"}},
+    "gamma of tanh_like is 0.5, but must be >= 1": {"process": {"resolution_schedule": "tanh_like"}},
+    "process.image_size is 36, but 4 levels.*multiple of 8": {"process": {"image_size": 36}},
+    "process.num_levels is 5, but the network has 4 levels": {"process": {"num_levels": 5}},
+    "process.image_size is 20.*entries of model.widths": {"process": {"image_size": 20, "num_levels": 2}},
+    "model.num_heads is 5, but must divide": {"model": {"num_heads": 5}},
+    "model.attention_levels names level 4": {"model": {"attention_levels": (4,)}},
+    "model.dtype is 'float16'": {"model": {"dtype": "float16"}},
+    "data.source is 'web'.*openmoji, folder, tfds": {"data": {"source": "web"}},
+    "data.tfds_name must be set": {"data": {"source": "tfds"}},
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_configs(message):
+    with pytest.raises(InputError, match=message):
+        from_config_dict(BAD[message])

@@ -1,0 +1,143 @@
+import logging
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from ssd_jax.config import DataConfig, ModelConfig
+from ssd_jax.data import check_classes, make_iterator, make_source
+from ssd_jax.data.folder import FolderSource
+from ssd_jax.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Six images of three formats, two classes, several sizes; image i is flat with grey level 10 i."""
+    for i, name in enumerate(["a/0.png", "a/1.jpg", "a/2.webp", "b/3.PNG", "b/4.jpeg", "b/deep/5.png"]):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.full((20 + i, 30 - i, 3), 10 * i, np.uint8))
+    return tmp_path
+
+
+def test_folder(folder):
+    source = make_source(DataConfig(source="folder", folder=str(folder)), 8)
+    assert len(source) == 6 and source.num_classes == 2
+    items = [source[i] for i in range(6)]
+    assert all(item["image"].shape == (8, 8, 3) and item["image"].dtype == np.uint8 for item in items)
+    assert [int(item["label"]) for item in items] == [0, 0, 0, 1, 1, 1]
+    np.testing.assert_allclose([item["image"].mean() for item in items], np.arange(6) * 10, atol=2)
+
+
+def test_images_are_cropped_in_the_centre_and_in_rgb(tmp_path):
+    picture = np.zeros((10, 30, 3), np.uint8)
+    picture[:, 10:20] = (0, 0, 255)  # BGR: red in the middle third
+    cv2.imwrite(str(tmp_path / "x.png"), picture)
+    np.testing.assert_array_equal(FolderSource(str(tmp_path), 5)[0]["image"], np.full((5, 5, 3), (255, 0, 0)))
+
+
+def test_split_file(folder):
+    split = folder / "split.txt"
+    split.write_text("b/3.PNG\n\na/1.jpg\n")
+    assert len(FolderSource(str(folder), 8, str(split))) == 2
+    split.write_text("a/1.jpg\nmissing.png\n")
+    with pytest.raises(InputError, match=r"1 missing file.*missing\.png"):
+        FolderSource(str(folder), 8, str(split))
+    with pytest.raises(InputError, match="cannot be read"):
+        FolderSource(str(folder), 8, str(folder / "nowhere.txt"))
+
+
+def test_bad_folders(tmp_path):
+    with pytest.raises(InputError, match="not a folder"):
+        FolderSource(str(tmp_path / "nowhere"), 8)
+    (tmp_path / "text.txt").write_text("no image")
+    with pytest.raises(InputError, match="holds no image"):
+        FolderSource(str(tmp_path), 8)
+
+
+def test_corrupt_images_are_named_counted_and_skipped(folder, caplog):
+    (folder / "a" / "broken.png").write_bytes(b"not an image")
+    (folder / "b" / "cut.png").write_bytes((folder / "a" / "0.png").read_bytes()[:40])
+    source = FolderSource(str(folder), 8)
+    iterator = make_iterator(source, batch_size=4, seed=0, flip=False)
+    with caplog.at_level(logging.WARNING, "ssd_jax"):
+        batches = [next(iterator) for _ in range(20)]
+    assert {round(float(image.mean()), -1) for batch in batches for image in batch["image"]} == {0, 10, 20, 30, 40, 50}
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert any("broken.png" in m for m in messages) and any("cut.png" in m for m in messages)
+    assert "(2 so far)" in messages[1]
+
+
+def test_a_folder_of_corrupt_images_is_an_error(tmp_path):
+    for name in ("x.png", "y.jpg"):
+        (tmp_path / name).write_bytes(b"nothing")
+    with pytest.raises(InputError, match="all 2 images"):
+        next(make_iterator(FolderSource(str(tmp_path), 8), batch_size=1, seed=0, flip=False))
+
+
+def test_iterator_shuffles_repeats_and_resumes(folder):
+    source = FolderSource(str(folder), 8)
+
+    def make(seed=1):
+        return make_iterator(source, batch_size=4, seed=seed, flip=True)
+
+    whole, again = make(), make()
+    first = [next(whole) for _ in range(3)]
+    means = np.concatenate([batch["image"].mean((1, 2, 3)) for batch in first]).round(-1)
+    assert sorted(means[:6]) == [
+        0,
+        10,
+        20,
+        30,
+        40,
+        50,
+    ]
+    np.testing.assert_array_equal(next(again)["image"], first[0]["image"])
+    assert any(not np.array_equal(next(make(seed))["image"], first[0]["image"]) for seed in (2, 3))
+    state, rest = whole.get_state(), [next(whole) for _ in range(3)]
+    resumed = make()
+    resumed.set_state(state)
+    for batch in rest:
+        np.testing.assert_array_equal(next(resumed)["image"], batch["image"])
+
+
+def test_flip(tmp_path):
+    cv2.imwrite(str(tmp_path / "x.png"), np.repeat(np.arange(8, dtype=np.uint8) * 30, 3).reshape(1, 8, 3).repeat(8, 0))
+    source = FolderSource(str(tmp_path), 8)
+    flipped = [
+        bool(next(it)["image"][0, 0, 0, 0] > 100) for it in [make_iterator(source, batch_size=1, seed=0, flip=True)] * 40
+    ]
+    assert 8 < sum(flipped) < 32
+
+
+def test_openmoji():
+    source = make_source(DataConfig(), 16)
+    assert len(source) > 2000 and source.num_classes == 0
+    sheet = np.stack([source[i]["image"] for i in range(0, len(source), 50)])
+    assert sheet.shape[1:] == (16, 16, 3) and sheet.dtype == np.uint8
+    assert (sheet[:, 0, 0] == 255).all()  # on white
+    assert sheet.reshape(len(sheet), -1).std(axis=1).min() > 5  # none is blank
+
+
+def test_tfds():
+    with tfds.testing.mock_data(num_examples=5):
+        source = make_source(DataConfig(source="tfds", tfds_name="mnist"), 8)
+        assert len(source) == 5 and source.num_classes == 10
+        assert source[0]["image"].shape == (8, 8, 3) and 0 <= source[0]["label"] < 10
+    with pytest.raises(InputError, match="tfds build"):
+        make_source(DataConfig(source="tfds", tfds_name="mnist"), 8)
+    with pytest.raises(InputError, match="tfds build"):
+        make_source(DataConfig(source="tfds", tfds_name="no_such_set"), 8)
+
+
+def test_labels_must_fit_the_network(folder):
+    source = FolderSource(str(folder), 8)
+    check_classes(source, ModelConfig(num_classes=2))
+    check_classes(source, ModelConfig(num_classes=0))
+    with pytest.raises(InputError, match=r"labels 0\.\.1, but model.num_classes is 1"):
+        check_classes(source, ModelConfig(num_classes=1))
+    source.num_classes = 0
+    with pytest.raises(InputError, match="no labels"):
+        check_classes(source, ModelConfig(num_classes=2))

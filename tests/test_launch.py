@@ -1,0 +1,85 @@
+"""The commands themselves, as a user types them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TINY = [
+    "--config.process.image_size=8",
+    "--config.process.num_levels=2",
+    "--config.process.num_timesteps=20",
+    "--config.model.widths=(8, 16)",
+    "--config.model.attention_levels=(1,)",
+    "--config.model.num_heads=2",
+    "--config.train.steps=3",
+    "--config.train.batch_size=8",
+    "--config.sample.num=4",
+    "--config.sample.steps=4",
+]
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("quickstart") / "run"
+    return workdir, launch("launch.quickstart", f"--workdir={workdir}", *TINY)
+
+
+def test_quickstart_leaves_pictures_and_says_where(quickstart):
+    workdir, result = quickstart
+    assert result.returncode == 0, result.stderr
+    assert cv2.imread(str(workdir / "samples.png")).shape == (22, 22, 3)
+    assert cv2.imread(str(workdir / "denoising.png")).shape[0] == 4 * 2 * 10 + 2
+    for word in ("samples.png", "denoising.png", "launch.train", "launch.sample"):
+        assert word in result.stdout
+    assert "100%" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_train_goes_on_and_sample_repeats_itself(quickstart, tmp_path):
+    workdir, _ = quickstart
+    more = [*TINY, "--config.train.steps=5"]
+    result = launch("launch.train", "--config=configs/openmoji32.py", f"--workdir={workdir}", *more)
+    assert result.returncode == 0 and "going on from step 3" in result.stderr, result.stderr
+    sample = ["launch.sample", f"--workdir={workdir}", "--num=5", "--steps=6", "--seed=3"]
+    assert launch(*sample, "--batch=5", f"--out={tmp_path}/a").returncode == 0
+    result = launch(*sample, "--batch=2", f"--out={tmp_path}/b")
+    assert result.returncode == 0 and "step 5" in result.stdout, result.stderr
+    names = [f"{i:06d}.png" for i in range(5)]
+    assert sorted(os.listdir(tmp_path / "a")) == [*names, "grid.png", "samples.npz"]
+    a, b = (np.load(tmp_path / name / "samples.npz")["images"].astype(int) for name in "ab")
+    assert a.shape == (5, 8, 8, 3) and np.abs(a - b).max() <= 1
+    read = cv2.cvtColor(cv2.imread(str(tmp_path / "a" / names[4])), cv2.COLOR_BGR2RGB)
+    np.testing.assert_array_equal(read, a[4])
+    result = launch(*sample, f"--out={tmp_path}/a")
+    assert result.returncode == 2 and "not an empty folder" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["launch.train", "--config=configs/openmoji32.py", "--config.train.stepz=3"], "stepz"),
+        (["launch.train", "--config=configs/openmoji32.py", "--config.train.steps=many"], "steps"),
+        (["launch.train", "--config=configs/nowhere.py"], "nowhere.py"),
+        (["launch.train", "--config=configs/openmoji32.py", "--config.process.image_size=30"], "multiple of 4"),
+        (["launch.train", "--config=configs/folder.py", "--config.data.folder=nowhere"], "'nowhere'"),
+        (["launch.sample", "--out=nowhere"], "no config.json"),
+        (["launch.sample", "--out=nowhere", "stray"], "'stray'"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, tmp_path):
+    result = launch(*arguments, f"--workdir={tmp_path}/run")
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert result.returncode == 2 and message in lines[-1] and lines[-1].startswith("error: "), result.stderr
+    assert len(lines) == 1 and not (tmp_path / "run").exists()

@@ -1,0 +1,140 @@
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssd_jax.config import ProcessConfig
+from ssd_jax.errors import InputError
+from ssd_jax.operators import OPERATORS, box
+from ssd_jax.process import PRIOR_LOG_SNR, ScaleSpaceProcess, make_process, up_step
+from tests.gaussians import dense
+
+CONFIGS = [
+    ProcessConfig(image_size=8, num_levels=3, num_timesteps=100, operator=operator, snr_policy=policy)
+    for operator in OPERATORS
+    for policy in ("preserve", "published")
+]
+
+
+def linear_maps(process, s, t, eta):
+    """x_s = B x_t + K z_s + J xi of the library's own step, as dense matrices."""
+    shape = process.level_shape(process.levels[s])
+    coefficients = process.reverse_coefficients(s, t, eta)
+    operator = process.transition_operator(s, t)
+    if operator is None:
+        return [k * np.eye(np.prod(shape)) for k in coefficients]
+
+    def step(x, z, noise):
+        return up_step(x, z, noise, jnp.float32(coefficients), operator.left, operator.right)
+
+    x, z = jnp.zeros((1, *operator.out_shape, 1)), jnp.zeros((1, *operator.in_shape, 1))
+    n, m = np.prod(operator.in_shape), np.prod(operator.out_shape)
+    jacobians = jax.jacobian(step, (0, 1, 2))(x, z, z)
+    return [np.float64(j).reshape(n, k) for j, k in zip(jacobians, (m, n, n), strict=True)]
+
+
+def transitions(process):
+    """A stay near each end and every change of resolution, single steps and leaps."""
+    yield 3, 4
+    yield 2, 20
+    yield process.num_timesteps - 3, process.num_timesteps - 1
+    for level in range(1, process.num_levels):
+        t = process.first_timestep(level)
+        yield t - 1, t
+        yield t - 4, t
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_posterior_is_the_conditional_of_the_dense_gaussian(config):
+    process = make_process(config)
+    for s, t in transitions(process):
+        operator = process.transition_operator(s, t)
+        n = np.prod(process.level_shape(process.levels[s]))
+        m = np.eye(n) if operator is None else dense(operator)
+        c, var_s, var_t = process.alpha[t] / process.alpha[s], process.sigma[s] ** 2, process.sigma[t] ** 2
+        transition = var_t * np.eye(len(m)) - c**2 * var_s * m @ m.T  # (2)
+        assert np.linalg.eigvalsh(transition).min() > -1e-9
+        state = c**2 * var_s * m @ m.T + transition
+        gain = c * var_s * m.T @ np.linalg.inv(state)
+        b, k, j = linear_maps(process, s, t, eta=1.0)
+        np.testing.assert_allclose(b, gain, atol=2e-6)
+        np.testing.assert_allclose(k, process.alpha[s] * np.eye(n) - process.alpha[t] * gain @ m, atol=2e-6)
+        np.testing.assert_allclose(j @ j.T, var_s * np.eye(n) - c * var_s * gain @ m, atol=2e-6)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_family_keeps_every_marginal(config, eta):
+    process = make_process(config)
+    for s, t in transitions(process):
+        operator = process.transition_operator(s, t)
+        b, k, j = linear_maps(process, s, t, eta)
+        n = len(k)
+        m = np.eye(n) if operator is None else dense(operator)
+        np.testing.assert_allclose(process.alpha[t] * b @ m + k, process.alpha[s] * np.eye(n), atol=2e-6)
+        covariance = process.sigma[t] ** 2 * b @ b.T + j @ j.T
+        np.testing.assert_allclose(covariance, process.sigma[s] ** 2 * np.eye(n), atol=2e-6)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_ddim_draws_fresh_noise_only_in_the_null_space(config):
+    process = make_process(config)
+    t = process.first_timestep(1)
+    operator = process.transition_operator(t - 1, t)
+    _, _, j = linear_maps(process, t - 1, t, eta=0.0)
+    np.testing.assert_allclose(dense(operator) @ j, 0, atol=2e-6)
+
+
+def test_one_level_is_ddpm_and_ddim():
+    process = make_process(ProcessConfig(image_size=8, num_levels=1))
+    beta = np.linspace(1e-4, 0.02, 1000)
+    bar = np.cumprod(1 - beta)
+    for t in (1, 10, 500, 999):
+        s = t - 1
+        posterior = process.reverse_coefficients(s, t, 1.0)
+        expected = [
+            np.sqrt(1 - beta[t]) * (1 - bar[s]) / (1 - bar[t]),
+            np.sqrt(bar[s]) * beta[t] / (1 - bar[t]),
+            np.sqrt((1 - bar[s]) / (1 - bar[t]) * beta[t]),
+        ]
+        np.testing.assert_allclose(posterior, expected, rtol=1e-9)
+        ddim = process.reverse_coefficients(s, t, 0.0)
+        ratio = np.sqrt((1 - bar[s]) / (1 - bar[t]))
+        np.testing.assert_allclose(ddim, [ratio, np.sqrt(bar[s]) - np.sqrt(bar[t]) * ratio, 0], rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_preserve_keeps_coarse_snr_and_ends_in_the_prior(operator):
+    process = make_process(ProcessConfig(image_size=16, num_levels=4, operator=operator))
+    assert (np.diff(process.image_log_snr) < 0).all()
+    assert np.abs(np.diff(process.image_log_snr)).max() < 1  # no leap at a change of resolution
+    assert process.log_snr[-1] <= PRIOR_LOG_SNR + 1e-6
+    published = make_process(ProcessConfig(image_size=16, num_levels=4, operator=operator, snr_policy="published"))
+    np.testing.assert_array_equal(published.log_snr, make_process(ProcessConfig(num_levels=1)).log_snr)
+
+
+def test_add_noise_and_degrade():
+    process = make_process(CONFIGS[0])
+    x0 = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    z = process.degrade(x0, 2)
+    assert z.shape == (2, 2, 2, 3)
+    np.testing.assert_allclose(z, x0.reshape(2, 2, 4, 2, 4, 3).mean((2, 4)), atol=1e-6)
+    noise = jnp.ones_like(z)
+    x = process.add_noise(z, jnp.array([99, 90]), noise)
+    np.testing.assert_allclose(x[1], process.alpha[90] * z[1] + process.sigma[90], atol=1e-6)
+
+
+def test_invalid_processes():
+    levels = np.array([0, 0, 1, 1])
+    with pytest.raises(InputError, match=r"from t = 1 to t = 2 is not valid.*1\.5.*at least 0\.4"):
+        ScaleSpaceProcess((4, 4), np.array([3.0, 2.0, 2 + np.log(4 * 1.5), 0.0]), levels, (box((4, 4)),))
+    with pytest.raises(InputError, match="do not chain"):
+        ScaleSpaceProcess((8, 8), np.array([3.0, 2.0, 1.0, 0.0]), levels, (box((4, 4)),))
+    with pytest.raises(InputError, match="one at a time"):
+        ScaleSpaceProcess((4, 4), np.array([3.0, 2.0]), np.array([0, 2]), (box((4, 4)),))
+    with pytest.raises(InputError, match="some level gets no timestep"):
+        make_process(replace(CONFIGS[0], num_timesteps=4, gamma=0.1))
+    with pytest.raises(InputError, match="no single reverse step"):
+        make_process(CONFIGS[0]).reverse_coefficients(0, 99, 0.0)

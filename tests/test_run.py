@@ -1,0 +1,119 @@
+"""Whole runs in a workdir: resuming, loading, errors."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+import ssd_jax
+from ssd_jax.errors import InputError
+from tests.conftest import tiny_config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        name = root / ("even" if i % 2 == 0 else "odd") / f"{i:02}.png"
+        name.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(name), rng.integers(0, 256, (8, 8, 3), np.uint8))
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    """A finished run of four steps on eight devices, checkpoints at 2 and 4."""
+    config = tiny_config(folder, checkpoint_every=2, cosine_decay=False)
+    workdir = tmp_path_factory.mktemp("run")
+    ssd_jax.train(config, workdir)
+    return config, workdir
+
+
+def everything(workdir: Path, step: int):
+    from orbax.checkpoint import v1 as ocp
+
+    loaded = ocp.load_checkpointables(workdir / "checkpoints" / str(step), {"ema": None, "state": None})
+    return jax.device_get(loaded)
+
+
+def test_a_run_leaves_what_it_promises(run):
+    config, workdir = run
+    assert json.loads((workdir / "config.json").read_text())["train"]["steps"] == config.train.steps
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4"]
+    assert cv2.imread(str(workdir / "samples" / "step_0000004.png")).shape == (22, 22, 3)
+    assert list(workdir.glob("events.out.tfevents.*"))
+
+
+def test_resuming_is_bit_equal_to_not_stopping(run, tmp_path):
+    config, whole = run
+    ssd_jax.train(replace(config, train=replace(config.train, steps=2)), tmp_path)
+    before = everything(tmp_path, 2)
+    (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir()  # a save that was killed
+    ssd_jax.train(config, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, everything(tmp_path, 4), everything(whole, 4))
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), before["ema"], everything(whole, 4)["ema"])
+    assert any(jax.tree.leaves(moved))
+    assert not list((tmp_path / "checkpoints").glob("*tmp*"))
+
+
+def test_a_finished_run_is_left_alone(run):
+    config, workdir = run
+    before = (workdir / "checkpoints" / "4").stat().st_mtime_ns
+    ssd_jax.train(config, workdir)
+    assert (workdir / "checkpoints" / "4").stat().st_mtime_ns == before
+
+
+def test_load_and_sample(run):
+    config, workdir = run
+    trained = ssd_jax.load(workdir)
+    assert trained.step == 4 and trained.config == config
+    jax.tree.map(np.testing.assert_array_equal, trained.denoiser.parameters, everything(workdir, 4)["ema"])
+    drawn = trained.sample(jax.random.key(0), 3, solver="ancestral", num_steps=6)
+    assert drawn.shape == (3, 8, 8, 3) and np.abs(drawn).max() <= 1
+    np.testing.assert_array_equal(drawn, trained.sample(jax.random.key(0), 3, solver="ancestral", num_steps=6))
+    with pytest.raises(InputError, match="label is given, but the model has 0 classes"):
+        trained.sample(jax.random.key(0), 1, label=np.array([0]))
+
+
+def test_a_conditional_run(folder, tmp_path):
+    config = tiny_config(folder, steps=2)
+    config = replace(config, model=replace(config.model, num_classes=2))
+    ssd_jax.train(config, tmp_path)
+    trained = ssd_jax.load(tmp_path)
+    assert trained.sample(jax.random.key(0), 2, num_steps=4, label=np.array([0, 1])).shape == (2, 8, 8, 3)
+    for label in (None, np.array([0, 2]), np.array([-1, 0]), np.array([0])):
+        with pytest.raises(InputError, match="label"):
+            trained.sample(jax.random.key(0), 2, num_steps=4, label=label)
+
+
+def test_bad_workdirs(run, folder, tmp_path):
+    config, workdir = run
+    other = replace(config, model=replace(config.model, widths=(8, 24)))
+    with pytest.raises(InputError, match=r"model\.widths = \(8, 16\), but this config says \(8, 24\)"):
+        ssd_jax.train(other, workdir)
+    with pytest.raises(InputError, match=r"process\.gamma"):
+        ssd_jax.train(replace(config, process=replace(config.process, gamma=0.7)), workdir)
+    with pytest.raises(InputError, match="no config.json"):
+        ssd_jax.load(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="batch_size is 2"):
+        ssd_jax.train(tiny_config(folder, batch_size=2), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    for file in (copy / "checkpoints" / "4" / "ema").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+    with pytest.raises(InputError, match="checkpoint .*4 is damaged or of another model"):
+        ssd_jax.load(copy)
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        ssd_jax.load(copy)
+    (copy / "config.json").write_text("{")
+    with pytest.raises(InputError, match="config.json cannot be read"):
+        ssd_jax.load(copy)
