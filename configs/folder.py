@@ -6,25 +6,31 @@ Images are centre-cropped, resized and flipped at random. `--config.data.split_f
 listed in FILE. If the folder has one sub-folder per class, `--config.model.num_classes=N` makes a conditional model.
 """
 
-from ssd_jax.config import default_config
+from ml_collections import ConfigDict
+
+from ssd_jax.config import Config, DataConfig, ModelConfig, ProcessConfig, TrainConfig, to_config_dict
 
 
-def get_config():
-    config = default_config()
-    config.data.source = "folder"
-    config.data.flip = True
-    config.process.image_size = 64
-    config.process.num_levels = 4
-    config.model.widths = (128, 256, 256, 256)
-    config.model.num_res_blocks = 2
-    config.model.attention_levels = (2, 3)
-    config.model.dropout = 0.1
-    config.model.dtype = "bfloat16"
-    config.train.steps = 200_000
-    config.train.batch_size = 128
-    config.train.learning_rate = 1e-4
-    config.train.warmup_steps = 1000
-    config.train.ema_decay = 0.9999
-    config.train.sample_every = 5000
-    config.train.checkpoint_every = 5000
-    return config
+def get_config() -> ConfigDict:
+    return to_config_dict(
+        Config(
+            data=DataConfig(source="folder", flip=True),
+            process=ProcessConfig(image_size=64, num_levels=4, resolution_schedule="convex_decay", gamma=0.5),
+            model=ModelConfig(
+                widths=(128, 256, 256, 256),
+                num_res_blocks=2,
+                attention_levels=(2, 3),
+                dropout=0.1,
+                dtype="bfloat16",
+            ),
+            train=TrainConfig(
+                steps=200_000,
+                batch_size=128,
+                learning_rate=1e-4,
+                warmup_steps=1000,
+                ema_decay=0.9999,
+                sample_every=5000,
+                checkpoint_every=5000,
+            ),
+        )
+    )

@@ -5,23 +5,25 @@ python -m launch.train --config configs/openmoji32.py --workdir runs/openmoji32
 PLACEHOLDER
 """
 
-from ssd_jax.config import default_config
+from ml_collections import ConfigDict
+
+from ssd_jax.config import Config, DataConfig, ModelConfig, ProcessConfig, TrainConfig, to_config_dict
 
 
-def get_config():
-    config = default_config()
-    config.data.source = "openmoji"
-    config.process.image_size = 32
-    config.process.num_levels = 3
-    config.process.resolution_schedule = "equal"
-    config.model.widths = (24, 48, 64)
-    config.model.attention_levels = (2,)
-    config.train.steps = 700
-    config.train.batch_size = 32
-    config.train.learning_rate = 1e-3
-    config.train.warmup_steps = 50
-    config.train.ema_decay = 0.995
-    config.train.log_every = 10
-    config.train.sample_every = 10_000
-    config.train.checkpoint_every = 100
-    return config
+def get_config() -> ConfigDict:
+    return to_config_dict(
+        Config(
+            data=DataConfig(source="openmoji"),
+            process=ProcessConfig(image_size=32, num_levels=3, resolution_schedule="equal"),
+            model=ModelConfig(widths=(24, 48, 64), attention_levels=(2,)),
+            train=TrainConfig(
+                steps=700,
+                batch_size=32,
+                learning_rate=1e-3,
+                warmup_steps=50,
+                ema_decay=0.995,
+                log_every=10,
+                checkpoint_every=100,
+            ),
+        )
+    )

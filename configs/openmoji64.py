@@ -1,27 +1,35 @@
 """Emoji at 64 px, 4 levels (64, 32, 16, 8), on one GPU.
 
 python -m launch.train --config configs/openmoji64.py --workdir runs/openmoji64
+
+Sized for a GPU with 24 GB or more; not tried on one yet.
 """
 
-from ssd_jax.config import default_config
+from ml_collections import ConfigDict
+
+from ssd_jax.config import Config, DataConfig, ModelConfig, ProcessConfig, TrainConfig, to_config_dict
 
 
-def get_config():
-    config = default_config()
-    config.data.source = "openmoji"
-    config.process.image_size = 64
-    config.process.num_levels = 4
-    config.process.gamma = 0.5
-    config.model.widths = (128, 256, 256, 256)
-    config.model.num_res_blocks = 2
-    config.model.attention_levels = (2, 3)
-    config.model.dropout = 0.1
-    config.model.dtype = "bfloat16"
-    config.train.steps = 50_000
-    config.train.batch_size = 128
-    config.train.learning_rate = 2e-4
-    config.train.warmup_steps = 1000
-    config.train.ema_decay = 0.9995
-    config.train.sample_every = 5000
-    config.train.checkpoint_every = 5000
-    return config
+def get_config() -> ConfigDict:
+    return to_config_dict(
+        Config(
+            data=DataConfig(source="openmoji"),
+            process=ProcessConfig(image_size=64, num_levels=4, resolution_schedule="convex_decay", gamma=0.5),
+            model=ModelConfig(
+                widths=(128, 256, 256, 256),
+                num_res_blocks=2,
+                attention_levels=(2, 3),
+                dropout=0.1,
+                dtype="bfloat16",
+            ),
+            train=TrainConfig(
+                steps=50_000,
+                batch_size=128,
+                learning_rate=2e-4,
+                warmup_steps=1000,
+                ema_decay=0.9995,
+                sample_every=5000,
+                checkpoint_every=5000,
+            ),
+        )
+    )

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 import absl.logging
 from absl import app, flags
@@ -45,6 +46,6 @@ def _parse(argv: list[str]) -> list[str]:
         _fail(" ".join(str(error).split()))
 
 
-def _fail(message: str):
+def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)

@@ -16,8 +16,8 @@ from ssd_jax import images
 from ssd_jax.errors import InputError
 from ssd_jax.files import write_atomically
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.")
-OUT = flags.DEFINE_string("out", None, "Folder for the images; must be empty or new.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
+OUT = flags.DEFINE_string("out", None, "Folder for the images; must be empty or new.", required=True)
 NUM = flags.DEFINE_integer("num", 64, "Images.", lower_bound=1)
 BATCH = flags.DEFINE_integer("batch", 64, "Images at a time; does not change them.", lower_bound=1)
 SOLVER = flags.DEFINE_string("solver", "ddim", "ddim or ancestral.")
@@ -25,7 +25,6 @@ STEPS = flags.DEFINE_integer("steps", 50, "Network calls per image.")
 ETA = flags.DEFINE_float("eta", None, "0 (ddim) to 1 (ancestral); overrides the solver's own.")
 LABEL = flags.DEFINE_integer("label", None, "Class of all images, for a model with classes.")
 SEED = flags.DEFINE_integer("seed", 0, "Image i depends on (seed, i) only.")
-flags.mark_flags_as_required(["workdir", "out"])
 
 
 def main() -> None:

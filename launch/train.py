@@ -11,8 +11,10 @@ from launch.command import run
 from ssd_jax.config import from_config_dict
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; any field can be set: --config.SECTION.FIELD=VALUE.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, sample grids, TensorBoard events.")
-flags.mark_flags_as_required(["config", "workdir"])
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run: checkpoints, sample grids, TensorBoard events.", required=True
+)
+flags.mark_flag_as_required("config")
 
 
 def main() -> None:

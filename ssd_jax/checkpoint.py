@@ -24,11 +24,11 @@ def open_checkpoints(workdir: Path) -> ocp.training.Checkpointer:
     registry.add(ocp.handlers.JsonHandler, checkpointable_name="data")
     context = ocp.Context()
     context.checkpointables.registry = registry
+    keep_latest: Any = ocp.training.preservation_policies.LatestN(KEEP)
     return ocp.training.Checkpointer(
-        (workdir / "checkpoints").resolve(),
+        str((workdir / "checkpoints").resolve()),
         context=context,
-        save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-        preservation_policy=ocp.training.preservation_policies.LatestN(KEEP),
+        preservation_policy=keep_latest,
         cleanup_tmp_directories=True,
     )
 
@@ -42,7 +42,7 @@ def save(checkpoints: ocp.training.Checkpointer, step: int, state: dict[str, Any
         data: JSON of the data iterator.
     """
     rest = {name: value for name, value in state.items() if name != "ema"}
-    checkpoints.save_checkpointables_async(step, {"ema": state["ema"], "state": rest, "data": data})
+    checkpoints.save_checkpointables_async(step, {"ema": state["ema"], "state": rest, "data": data}, force=True)
 
 
 def restore(checkpoints: ocp.training.Checkpointer, abstract: dict[str, Any]) -> tuple[dict[str, Any], dict]:

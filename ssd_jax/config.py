@@ -38,11 +38,7 @@ class DataConfig:
     flip: bool = False
 
     def __post_init__(self):
-        sources = {"openmoji": None, "folder": "folder", "tfds": "tfds_name"}
-        _check_name("data.source", self.source, sources)
-        needed = sources[self.source]
-        if needed and not getattr(self, needed):
-            raise InputError(f"data.source is {self.source!r}, so data.{needed} must be set: --config.data.{needed}=...")
+        _check_name("data.source", self.source, ("openmoji", "folder", "tfds"))
 
 
 @dataclass(frozen=True)
@@ -208,19 +204,14 @@ class Config:
         _check_divisible(self.process.image_size, network_levels, "entries of model.widths")
 
 
-def default_config() -> ConfigDict:
-    """All fields with their defaults, for `get_config()` of a config file to change."""
-    return to_config_dict(Config())
-
-
 def to_config_dict(config: Config) -> ConfigDict:
-    """The ConfigDict of a config. Fields that default to None may be given any string on the command line."""
-    config_dict = ConfigDict(dataclasses.asdict(config))
-    for section in config_dict.values():
+    """What `get_config()` of a config file returns: every field can then be set on the command line."""
+    sections = dataclasses.asdict(config)
+    for section in sections.values():
         for name, value in section.items():
             if value is None:
-                section[name] = placeholder(str)
-    return config_dict
+                section[name] = placeholder(str)  # may be given any string
+    return ConfigDict(sections)
 
 
 def from_config_dict(config_dict: ConfigDict | dict) -> Config:

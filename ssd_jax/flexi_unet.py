@@ -111,7 +111,7 @@ class FlexiUNet(nnx.Module):
             x = jax.image.resize(x, (x.shape[0], height, width, x.shape[3]), "bilinear")
             in_level = 0
         embedding = self.embed_2(nnx.silu(self.embed_1(timestep_embedding(t, widths[0]))))
-        if self.embed_label is not None:
+        if self.embed_label is not None and label is not None:
             embedding += self.embed_label(label)
 
         def run(block: AttentiveResBlock, h: jax.Array, *skip: jax.Array) -> jax.Array:

@@ -148,7 +148,7 @@ def _loop(config, workdir, train_step, state, step, iterator, checkpoints, write
             if step % settings.log_every == 0 or last:
                 scalars = _mean_losses(pending, train_step)  # waits for the device
                 scalars["images_per_second"] = len(pending) * settings.batch_size / (time.perf_counter() - started)
-                scalars["learning_rate"] = float(training.learning_rate(settings)(step))
+                scalars["learning_rate"] = float(np.asarray(training.learning_rate(settings)(step)))
                 scalars["skipped_updates"] = float(state.skipped)
                 for name, value in scalars.items():
                     writer.add_scalar(name, value, step)

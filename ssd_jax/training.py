@@ -230,7 +230,7 @@ def _update(config: TrainConfig, used: Sequence[bool], state: TrainState, gradie
     """Clips, takes an Adam step on the parameters that are used, averages; leaves all as it was if not finite."""
     finite = jnp.isfinite(optax.global_norm(gradient))
     gradient, _ = optax.clip_by_global_norm(config.gradient_clip).update(gradient, optax.EmptyState())
-    rate = learning_rate(config)(state.step + 1)
+    rate = jnp.asarray(learning_rate(config)(state.step + 1))
     parameters, structure = jax.tree.flatten(state.parameters)
     adam, ema = structure.flatten_up_to(state.adam), structure.flatten_up_to(state.ema)
     decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))  # forget the random start

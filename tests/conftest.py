@@ -1,6 +1,7 @@
 """Eight fake devices for the whole session, set before JAX starts."""
 
 import os
+from typing import Any
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -22,9 +23,15 @@ def mesh_of(num_devices: int) -> jax.sharding.Mesh:
     return jax.make_mesh((num_devices,), ("data",), axis_types, devices=jax.devices()[:num_devices])
 
 
-def tiny_config(folder=None, **train) -> Config:
+def tiny_config(folder=None, **train: Any) -> Config:
     """Two levels at 8 px, a network of a few thousand parameters."""
-    settings = {"steps": 4, "batch_size": 24, "warmup_steps": 1, "log_every": 2, "sample_every": 100} | train
+    settings: dict[str, Any] = {
+        "steps": 4,
+        "batch_size": 24,
+        "warmup_steps": 1,
+        "log_every": 2,
+        "sample_every": 100,
+    } | train
     return Config(
         data=DataConfig(source="folder", folder=str(folder)) if folder else DataConfig(),
         process=ProcessConfig(image_size=8, num_levels=2, num_timesteps=20),

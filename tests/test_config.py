@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ssd_jax.config import Config, default_config, from_config_dict, to_config_dict
+from ssd_jax.config import Config, from_config_dict, to_config_dict
 from ssd_jax.errors import InputError
 from ssd_jax.process import make_process
 
@@ -16,19 +16,14 @@ def test_every_config_file_is_valid(path):
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config_dict = module.get_config()
-    if config_dict.data.source == "folder":
-        with pytest.raises(InputError, match=r"--config\.data\.folder="):
-            from_config_dict(config_dict)
-        config_dict.data.folder = "images"
-    config = from_config_dict(config_dict)
+    config = from_config_dict(module.get_config())
     make_process(config.process)
-    assert f"--config configs/{path.name}" in module.__doc__
+    assert f"--config configs/{path.name}" in str(module.__doc__)
 
 
 def test_round_trip():
-    assert from_config_dict(default_config()) == Config()
     config = from_config_dict({"model": {"widths": [8, 8], "attention_levels": []}, "process": {"num_levels": 2}})
+    assert config != Config()
     assert from_config_dict(to_config_dict(config)) == config
 
 
@@ -52,7 +47,6 @@ BAD = {
     "model.attention_levels names level 4": {"model": {"attention_levels": (4,)}},
     "model.dtype is 'float16'": {"model": {"dtype": "float16"}},
     "data.source is 'web'.*openmoji, folder, tfds": {"data": {"source": "web"}},
-    "data.tfds_name must be set": {"data": {"source": "tfds"}},
 }
 
 

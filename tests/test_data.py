@@ -11,6 +11,10 @@ from ssd_jax.data.folder import FolderSource
 from ssd_jax.errors import InputError
 
 
+def read(source, indices) -> list[dict[str, np.ndarray]]:
+    return [source[i] for i in indices]
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Six images of three formats, two classes, several sizes; image i is flat with grey level 10 i."""
@@ -24,17 +28,24 @@ def folder(tmp_path):
 def test_folder(folder):
     source = make_source(DataConfig(source="folder", folder=str(folder)), 8)
     assert len(source) == 6 and source.num_classes == 2
-    items = [source[i] for i in range(6)]
+    items = read(source, range(6))
     assert all(item["image"].shape == (8, 8, 3) and item["image"].dtype == np.uint8 for item in items)
     assert [int(item["label"]) for item in items] == [0, 0, 0, 1, 1, 1]
     np.testing.assert_allclose([item["image"].mean() for item in items], np.arange(6) * 10, atol=2)
+
+
+def test_sources_must_be_named():
+    for source in ("folder", "tfds"):
+        with pytest.raises(InputError, match=r"must be set.*--config\.data\."):
+            make_source(DataConfig(source=source), 8)
 
 
 def test_images_are_cropped_in_the_centre_and_in_rgb(tmp_path):
     picture = np.zeros((10, 30, 3), np.uint8)
     picture[:, 10:20] = (0, 0, 255)  # BGR: red in the middle third
     cv2.imwrite(str(tmp_path / "x.png"), picture)
-    np.testing.assert_array_equal(FolderSource(str(tmp_path), 5)[0]["image"], np.full((5, 5, 3), (255, 0, 0)))
+    (item,) = read(FolderSource(str(tmp_path), 5), [0])
+    np.testing.assert_array_equal(item["image"], np.full((5, 5, 3), (255, 0, 0)))
 
 
 def test_split_file(folder):
@@ -115,7 +126,7 @@ def test_flip(tmp_path):
 def test_openmoji():
     source = make_source(DataConfig(), 16)
     assert len(source) > 2000 and source.num_classes == 0
-    sheet = np.stack([source[i]["image"] for i in range(0, len(source), 50)])
+    sheet = np.stack([item["image"] for item in read(source, range(0, len(source), 50))])
     assert sheet.shape[1:] == (16, 16, 3) and sheet.dtype == np.uint8
     assert (sheet[:, 0, 0] == 255).all()  # on white
     assert sheet.reshape(len(sheet), -1).std(axis=1).min() > 5  # none is blank
@@ -125,7 +136,8 @@ def test_tfds():
     with tfds.testing.mock_data(num_examples=5):
         source = make_source(DataConfig(source="tfds", tfds_name="mnist"), 8)
         assert len(source) == 5 and source.num_classes == 10
-        assert source[0]["image"].shape == (8, 8, 3) and 0 <= source[0]["label"] < 10
+        (item,) = read(source, [0])
+        assert item["image"].shape == (8, 8, 3) and 0 <= item["label"] < 10
     with pytest.raises(InputError, match="tfds build"):
         make_source(DataConfig(source="tfds", tfds_name="mnist"), 8)
     with pytest.raises(InputError, match="tfds build"):

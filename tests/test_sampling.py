@@ -1,4 +1,5 @@
 import itertools
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -49,13 +50,14 @@ def test_images_depend_on_key_and_index_only():
 
 def test_one_program_per_stage_whatever_the_steps():
     denoiser = tiny_denoiser()
-    sampling._run_stay.clear_cache()
-    sampling._run_up.clear_cache()
+    stay, up = cast(Any, sampling._run_stay), cast(Any, sampling._run_up)
+    stay.clear_cache()
+    up.clear_cache()
     for solver, num_steps in (("ddim", 5), ("ancestral", 9), ("ddim", 200)):
         sample(denoiser, plan_steps(PROCESS, solver=solver, num_steps=num_steps), jax.random.key(num_steps), 4)
     other = Denoiser(jax.tree.map(lambda p: 2 * p, denoiser.parameters), denoiser.graphdef)
     sample(other, plan_steps(PROCESS, num_steps=7, eta=0.5), jax.random.key(0), 4)
-    assert sampling._run_stay._cache_size() == 2 and sampling._run_up._cache_size() == 1
+    assert stay._cache_size() == 2 and up._cache_size() == 1
 
 
 def test_snapshots_follow_the_stages():

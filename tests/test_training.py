@@ -1,6 +1,7 @@
 """Loss and training step."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,8 @@ def test_loss_is_the_weighted_squared_error(weighting):
     weights = {"min_snr": np.minimum(snr, 5), "snr": snr, "constant": np.ones_like(snr)}[weighting]
     for stage in make_stages(process):
         images = jnp.full((4096, 8, 8, 3), 0.5)
-        loss = stage_loss(Oracle(), process, stage, images, None, jax.random.key(0), weighting)
+        oracle: Any = Oracle()
+        loss = stage_loss(oracle, process, stage, images, None, jax.random.key(0), weighting)
         expected = 0.25 * weights[stage.first : stage.last + 1].mean()
         np.testing.assert_allclose(loss, expected, rtol=0.1 if stage.last > stage.first else 1e-5)
 
@@ -96,7 +98,7 @@ def test_mixed_gradient_is_the_probability_weighted_sum_of_the_stages(mesh):
 
         def loss(parameters, stage=stage, part=part, i=i):
             model = nnx.merge(graphdef, parameters)
-            images = part / np.float32(127.5) - 1
+            images = jnp.asarray(part, jnp.float32) / 127.5 - 1
             return stage_loss(model, process, stage, images, None, jax.random.fold_in(key, i), "min_snr")
 
         gradient = jax.tree.map(lambda g, i=i: probabilities[i] * g, jax.jit(jax.grad(loss))(state.parameters))
@@ -173,7 +175,7 @@ def test_no_compilation_after_warm_up(single, mesh):
     state, _ = step(state, 0, {"image": IMAGES})
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+        lambda event, duration_secs, **_: compiled.append(event) if "backend_compile" in event else None
     )
     for i in range(1, 30):
         state, _ = step(state, i, {"image": IMAGES})
@@ -183,9 +185,9 @@ def test_no_compilation_after_warm_up(single, mesh):
 
 def test_learning_rate():
     rate = learning_rate(TrainConfig(steps=100, warmup_steps=10, learning_rate=1.0))
-    np.testing.assert_allclose([rate(0), rate(5), rate(10), rate(55), rate(100)], [0, 0.5, 1, 0.5, 0], atol=1e-6)
+    np.testing.assert_allclose(np.array([rate(i) for i in (0, 5, 10, 55, 100)]), [0, 0.5, 1, 0.5, 0], atol=1e-6)
     constant = learning_rate(TrainConfig(steps=100, warmup_steps=10, learning_rate=1.0, cosine_decay=False))
-    np.testing.assert_allclose([constant(5), constant(99)], [0.5, 1.0])
+    np.testing.assert_allclose(np.array([constant(5), constant(99)]), [0.5, 1.0])
 
 
 def test_bad_batch_sizes():

@@ -4,9 +4,9 @@ import logging
 from pathlib import Path
 from typing import SupportsIndex
 
-import cv2
 import numpy as np
 
+from ssd_jax.data.decode import decode, fit
 from ssd_jax.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -42,11 +42,15 @@ class FolderSource:
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray] | None:
         index = int(index)
-        image = _read(self._root / self._paths[index])
+        path = self._root / self._paths[index]
+        try:
+            image = decode(path.read_bytes())
+        except OSError:
+            image = None
         if image is None:
             self._report(index)
             return None
-        return {"image": fit(image, self._image_size), "label": np.int32(self._labels[index])}
+        return {"image": fit(image, self._image_size), "label": np.asarray(self._labels[index], np.int32)}
 
     def _report(self, index: int) -> None:
         if index in self._corrupt:
@@ -77,20 +81,3 @@ def _split(root: Path, split_file: Path) -> list[Path]:
         what = f"names {len(missing)} missing file(s), the first {str(missing[0])!r}" if missing else "is empty"
         raise InputError(f"data.split_file {str(split_file)!r} {what}; it must list paths relative to {str(root)!r}")
     return paths
-
-
-def _read(path: Path) -> np.ndarray | None:
-    try:
-        image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, cv2.error):
-        return None
-    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def fit(image: np.ndarray, size: int) -> np.ndarray:
-    """Centre-crops to a square, then resizes: area average downwards, cubic upwards."""
-    height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    image = image[top : top + side, left : left + side]
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)

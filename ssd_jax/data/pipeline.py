@@ -26,11 +26,12 @@ def make_iterator(source: Source, *, batch_size: int, seed: int, flip: bool) -> 
         raise InputError(f"train.batch_size is {batch_size}, but must be divisible by {jax.process_count()} processes")
     data = grain.MapDataset.source(source).seed(seed).shuffle().repeat()[jax.process_index() :: jax.process_count()]
     if flip:
-        data = data.random_map(_flip)
+        data = data.random_map(_Flip())
     threads = max(1, (os.cpu_count() or 1) // 2)  # decoding releases the GIL; more threads than this slow the host down
     items = data.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * batch_size))
     return iter(items.batch(batch_size // jax.process_count(), drop_remainder=True))
 
 
-def _flip(item: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    return {**item, "image": item["image"][:, ::-1]} if rng.integers(2) else item
+class _Flip(grain.transforms.RandomMap):
+    def random_map(self, element: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return {**element, "image": element["image"][:, ::-1]} if rng.integers(2) else element

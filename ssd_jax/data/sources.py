@@ -26,14 +26,20 @@ class Source(Protocol):
 
 
 def make_source(config: DataConfig, image_size: int) -> Source:
-    """The source that a config names, its images image_size pixels on a side."""
+    """The source that a config names, its images image_size pixels on a side. Raises InputError if it cannot be read."""
     match config.source:
         case "openmoji":
             return OpenMojiSource(image_size)
         case "folder":
-            return FolderSource(str(config.folder), image_size, config.split_file)
+            return FolderSource(_given("data.folder", config.folder), image_size, config.split_file)
         case _:
-            return TfdsSource(str(config.tfds_name), config.tfds_split, image_size)
+            return TfdsSource(_given("data.tfds_name", config.tfds_name), config.tfds_split, image_size)
+
+
+def _given(name: str, value: str | None) -> str:
+    if value is None:
+        raise InputError(f"{name} must be set for this data.source: --config.{name}=...")
+    return value
 
 
 def check_classes(source: Source, config: ModelConfig) -> None:

@@ -1,10 +1,10 @@
 """Data sets prepared by TensorFlow Datasets as array_record, read without TensorFlow."""
 
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 
-from ssd_jax.data.folder import fit
+from ssd_jax.data.decode import fit
 from ssd_jax.errors import InputError
 
 
@@ -24,7 +24,7 @@ class TfdsSource:
         import tensorflow_datasets as tfds  # seconds to import, and few runs need it
 
         try:
-            builder = tfds.builder(name, file_format="array_record")
+            builder: Any = tfds.builder(name, file_format="array_record")
             self._items = builder.as_data_source(split=split)
         except Exception as error:  # TFDS raises many kinds, NotFound and AssertionError among them
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -32,7 +32,7 @@ class TfdsSource:
                 f"TFDS data set {name!r}, split {split!r}, cannot be opened ({first_line}); prepare it with "
                 f"`tfds build {name} --file_format=array_record`"
             ) from error
-        features = builder.info.features or {}
+        features = builder.info.features
         if "image" not in features:
             raise InputError(f"TFDS data set {name!r} has no feature 'image', only: {', '.join(features)}")
         self.num_classes = features["label"].num_classes if "label" in features else 0
@@ -45,4 +45,4 @@ class TfdsSource:
         item = self._items[index]
         image = np.broadcast_to(item["image"], (*item["image"].shape[:2], 3))
         label = item["label"] if self.num_classes else 0
-        return {"image": fit(image, self._image_size), "label": np.int32(label)}
+        return {"image": fit(image, self._image_size), "label": np.asarray(label, np.int32)}
