@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Num
 
 
 def conv3x3(in_width: int, out_width: int, *, stride: int = 1, zero: bool = False, dtype, rngs: nnx.Rngs) -> nnx.Conv:
@@ -31,12 +32,12 @@ def adapter(in_width: int, out_width: int, *, dtype, rngs: nnx.Rngs) -> nnx.Line
     return nnx.Linear(in_width, out_width, dtype=dtype, rngs=rngs) if in_width != out_width else None
 
 
-def adapt(convolution: nnx.Linear | None, x: jax.Array) -> jax.Array:
+def adapt(convolution: nnx.Linear | None, x: Float[Array, "batch h w in_width"]) -> Float[Array, "batch h w out_width"]:
     """[batch, h, w, in_width] -> [batch, h, w, out_width]."""
     return x if convolution is None else convolution(x)
 
 
-def timestep_embedding(t: jax.Array, width: int) -> jax.Array:
+def timestep_embedding(t: Num[Array, "batch"], width: int) -> Float[Array, "batch {width}"]:
     """Sinusoidal features of t, [batch] -> [batch, width]: cosines, then sines, of periods 2 pi .. 2 pi 10000."""
     half = width // 2
     frequencies = jnp.exp(-math.log(10_000) * jnp.arange(half, dtype=jnp.float32) / half)
@@ -59,7 +60,14 @@ class ResBlock(nnx.Module):
         self.conv2 = conv3x3(out_width, out_width, zero=True, dtype=dtype, rngs=rngs)
         self.skip = adapter(in_width, out_width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array, embedding: jax.Array, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
+    def __call__(
+        self,
+        x: Float[Array, "batch h w in_width"],
+        embedding: Float[Array, "batch embedding"],
+        *,
+        train: bool,
+        rngs: nnx.Rngs | None,
+    ) -> Float[Array, "batch h w out_width"]:
         """x: [batch, h, w, in_width], embedding: [batch, embedding] -> [batch, h, w, out_width]."""
         h = self.conv1(nnx.silu(self.norm1(x)))
         scale, shift = jnp.split(self.scale_shift(nnx.silu(embedding))[:, None, None], 2, axis=-1)
@@ -77,7 +85,7 @@ class Attention(nnx.Module):
         self.query_key_value = nnx.Linear(width, 3 * width, dtype=dtype, rngs=rngs)
         self.out = nnx.Linear(width, width, kernel_init=nnx.initializers.zeros, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "batch h w width"]) -> Float[Array, "batch h w width"]:
         """[batch, h, w, width] -> the same shape."""
         batch, height, width, channels = x.shape
         qkv = self.query_key_value(self.norm(x))
@@ -95,7 +103,14 @@ class AttentiveResBlock(nnx.Module):
         self.residual = ResBlock(in_width, out_width, embedding, dropout, dtype=dtype, rngs=rngs)
         self.attention = Attention(out_width, num_heads, dtype=dtype, rngs=rngs) if num_heads else None
 
-    def __call__(self, x: jax.Array, embedding: jax.Array, *, train: bool, rngs: nnx.Rngs | None) -> jax.Array:
+    def __call__(
+        self,
+        x: Float[Array, "batch h w in_width"],
+        embedding: Float[Array, "batch embedding"],
+        *,
+        train: bool,
+        rngs: nnx.Rngs | None,
+    ) -> Float[Array, "batch h w out_width"]:
         """As ResBlock."""
         x = self.residual(x, embedding, train=train, rngs=rngs)
         return x if self.attention is None else self.attention(x)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Int, Num
 
 from ssd_jax.flexi_unet import FlexiUNet
 from ssd_jax.stages import Stage
@@ -26,7 +27,14 @@ class Denoiser:
     parameters: dict
     graphdef: nnx.GraphDef[FlexiUNet] = field(metadata={"static": True})
 
-    def __call__(self, x: jax.Array, t: jax.Array, label: jax.Array | None = None, *, stage: Stage) -> jax.Array:
+    def __call__(
+        self,
+        x: Float[Array, "batch h w channels"],
+        t: Num[Array, "batch"],
+        label: Int[Array, "batch"] | None = None,
+        *,
+        stage: Stage,
+    ) -> Float[Array, "batch height width channels"]:
         """z-hat in [-1, 1] at stage.out_level.
 
         Args:

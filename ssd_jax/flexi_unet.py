@@ -14,6 +14,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Int, Num
 
 from ssd_jax.blocks import AttentiveResBlock, adapt, adapter, conv3x3, group_norm, timestep_embedding
 from ssd_jax.config import ModelConfig
@@ -79,15 +80,15 @@ class FlexiUNet(nnx.Module):
 
     def __call__(
         self,
-        x: jax.Array,
-        t: jax.Array,
-        label: jax.Array | None = None,
+        x: Float[Array, "..."],
+        t: Num[Array, "batch"],
+        label: Int[Array, "batch"] | None = None,
         *,
         in_level: int,
         out_level: int,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-    ) -> jax.Array:
+    ) -> Float[Array, "batch height width channels"]:
         """One path through the network.
 
         Args:

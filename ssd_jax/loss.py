@@ -1,10 +1,12 @@
 """The training loss: weighted squared error of the predicted clean image, one stage at a time."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Int
 
-from ssd_jax.flexi_unet import FlexiUNet
 from ssd_jax.process import ScaleSpaceProcess
 from ssd_jax.stages import Stage
 
@@ -16,20 +18,20 @@ LOSS_WEIGHTINGS = {
 
 
 def stage_loss(
-    model: FlexiUNet,
+    model: Callable[..., jax.Array],
     process: ScaleSpaceProcess,
     stage: Stage,
-    images: jax.Array,
-    label: jax.Array | None,
+    images: Float[Array, "batch h w channels"],
+    label: Int[Array, "batch"] | None,
     key: jax.Array,
     weighting: str,
-) -> jax.Array:
+) -> Float[Array, ""]:
     """Mean over images of w(SNR_t) |z_hat - z_s|^2 / dim, with t uniform in the stage and s = max(t - 1, 0).
 
     The target is the clean image at stage.out_level, where x_s lives; the SNR is that of x_t.
 
     Args:
-        model: the network; dropout is on.
+        model: the network, or any function with the signature of `FlexiUNet.__call__`; dropout is on.
         images: x_0, float32 [batch, *process.shape, channels] in [-1, 1].
         label: classes, int [batch], or None.
         key: for timesteps, noise and dropout.

@@ -10,11 +10,12 @@ from functools import cached_property, reduce
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from ssd_jax.errors import InputError
 
 
-def along_axes(x: jax.Array, matrices: Sequence[jax.Array | np.ndarray]) -> jax.Array:
+def along_axes(x: Float[Array, "..."], matrices: Sequence[Float[Array | np.ndarray, "_ _"]]) -> Float[Array, "..."]:
     """Multiplies the spatial axes of x by one matrix each.
 
     Args:
@@ -43,7 +44,7 @@ class SeparableOperator:
         InputError: if a matrix is not 2-D, not finite, or has more rows than columns.
     """
 
-    matrices: tuple[np.ndarray, ...]
+    matrices: tuple[Float[np.ndarray, "..."], ...]
 
     def __post_init__(self):
         matrices = tuple(np.array(matrix, np.float64) for matrix in self.matrices)
@@ -71,32 +72,32 @@ class SeparableOperator:
             raise InputError(f"operators do not chain: one gives shape {other.out_shape}, the next acts on {self.in_shape}")
         return SeparableOperator(tuple(a @ b for a, b in zip(self.matrices, other.matrices, strict=True)))
 
-    def apply(self, x: jax.Array) -> jax.Array:
+    def apply(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """M x: [..., *in_shape, channels] -> [..., *out_shape, channels]."""
         return along_axes(x, self.matrices)
 
-    def adjoint(self, y: jax.Array) -> jax.Array:
+    def adjoint(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         """M^T y: [..., *out_shape, channels] -> [..., *in_shape, channels]."""
         return along_axes(y, [matrix.T for matrix in self.matrices])
 
     @cached_property
-    def left(self) -> tuple[np.ndarray, ...]:
+    def left(self) -> tuple[Float[np.ndarray, "_ _"], ...]:
         """U per axis, [out_i, out_i]."""
         return tuple(u for u, _, _ in self._svd)
 
     @cached_property
-    def right(self) -> tuple[np.ndarray, ...]:
+    def right(self) -> tuple[Float[np.ndarray, "_ _"], ...]:
         """V per axis, [in_i, in_i]; its last in_i - out_i columns span the null space."""
         return tuple(vt.T for _, _, vt in self._svd)
 
     @cached_property
-    def singular_values(self) -> np.ndarray:
+    def singular_values(self) -> Float[np.ndarray, "..."]:
         """m, [*in_shape]: zero along the null space of M."""
         padded = [np.pad(s, (0, r.shape[1] - len(s))) for (_, s, _), r in zip(self._svd, self.matrices, strict=True)]
         return reduce(np.multiply.outer, padded)
 
     @cached_property
-    def in_range(self) -> np.ndarray:
+    def in_range(self) -> Bool[np.ndarray, "..."]:
         """bool [*in_shape]: the singular directions that have a partner u_i, whether or not m_i is zero."""
         return reduce(np.multiply.outer, [np.arange(r.shape[1]) < r.shape[0] for r in self.matrices])
 

@@ -19,9 +19,9 @@ state s to state t (s < t), c = a_t / a_s, rho = sigma_s^2 / sigma_t^2, z_t = A_
 from dataclasses import dataclass
 from functools import cached_property, reduce
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from ssd_jax.config import ProcessConfig
 from ssd_jax.errors import InputError
@@ -46,8 +46,8 @@ class ScaleSpaceProcess:
     """
 
     shape: tuple[int, ...]
-    log_snr: np.ndarray
-    levels: np.ndarray
+    log_snr: Float[np.ndarray, "timesteps"]
+    levels: Int[np.ndarray, "timesteps"]
     operators: tuple[SeparableOperator, ...] = ()
 
     def __post_init__(self):
@@ -79,17 +79,17 @@ class ScaleSpaceProcess:
         return int(self.levels[-1]) + 1
 
     @cached_property
-    def alpha(self) -> np.ndarray:
+    def alpha(self) -> Float[np.ndarray, "timesteps"]:
         """a_t, float64 [T]."""
         return np.sqrt(1 / (1 + np.exp(-self.log_snr)))
 
     @cached_property
-    def sigma(self) -> np.ndarray:
+    def sigma(self) -> Float[np.ndarray, "timesteps"]:
         """sigma_t, float64 [T]."""
         return np.sqrt(1 / (1 + np.exp(self.log_snr)))
 
     @cached_property
-    def image_log_snr(self) -> np.ndarray:
+    def image_log_snr(self) -> Float[np.ndarray, "timesteps"]:
         """l_t + log lambda_max of the operators so far, [T]: what is left of the full-size image's coarsest detail.
 
         Never increases with t, by (3); with snr_policy "preserve" it is the base noise schedule.
@@ -105,11 +105,16 @@ class ScaleSpaceProcess:
         """The least noisy t at `level`; for level > 0 the reverse step from it is the up-step to level - 1."""
         return int(np.argmax(self.levels == level))
 
-    def degrade(self, x0: jax.Array, level: int) -> jax.Array:
+    def degrade(self, x0: Float[Array, "..."], level: int) -> Float[Array, "..."]:
         """A x_0 at `level`: [..., *shape, channels] -> [..., *level_shape(level), channels]."""
         return reduce(lambda z, operator: operator.apply(z), self.operators[:level], x0)
 
-    def add_noise(self, z: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:
+    def add_noise(
+        self,
+        z: Float[Array, "batch *spatial channels"],
+        t: Int[Array, "batch"],
+        noise: Float[Array, "batch *spatial channels"],
+    ) -> Float[Array, "batch *spatial channels"]:
         """Equation (1): x_t from z_t, one t per image.
 
         Args:
@@ -126,7 +131,7 @@ class ScaleSpaceProcess:
             raise InputError(f"no single reverse step leads from t = {t} (level {self.levels[t]}) to s = {s}")
         return self.operators[self.levels[s]] if self.levels[s] != self.levels[t] else None
 
-    def reverse_coefficients(self, s: int, t: int, eta: float) -> np.ndarray:
+    def reverse_coefficients(self, s: int, t: int, eta: float) -> Float[np.ndarray, "*shape 3"]:
         """Family (5)-(6) along the singular directions of M: x_s = k_x x_t + k_z z_s + k_n xi.
 
         Args:
@@ -146,13 +151,13 @@ class ScaleSpaceProcess:
 
 
 def up_step(
-    x: jax.Array,
-    z: jax.Array,
-    noise: jax.Array,
-    coefficients: jax.Array,
-    left: tuple[jax.Array, ...],
-    right: tuple[jax.Array, ...],
-) -> jax.Array:
+    x: Float[Array, "batch *out_shape channels"],
+    z: Float[Array, "batch *in_shape channels"],
+    noise: Float[Array, "batch *in_shape channels"],
+    coefficients: Float[Array, "*in_shape 3"],
+    left: tuple[Float[Array | np.ndarray, "_ _"], ...],
+    right: tuple[Float[Array | np.ndarray, "_ _"], ...],
+) -> Float[Array, "batch *in_shape channels"]:
     """x_s from x_t one level below, equations (5)-(6), exact for a separable operator M = U diag(m) V^T.
 
     Args:

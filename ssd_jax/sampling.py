@@ -10,6 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from ssd_jax.flexi_unet import IMAGE_CHANNELS
 from ssd_jax.process import up_step
@@ -30,8 +31,8 @@ class Snapshot:
 
     stage: Stage
     calls: int
-    x: jax.Array
-    z: jax.Array
+    x: Float[Array, "batch *shape channels"]
+    z: Float[Array, "batch *shape channels"]
 
 
 def sample(
@@ -40,9 +41,9 @@ def sample(
     key: jax.Array,
     batch_size: int = 16,
     *,
-    label: jax.Array | np.ndarray | None = None,
+    label: Int[Array | np.ndarray, "{batch_size}"] | None = None,
     first_index: int = 0,
-) -> jax.Array:
+) -> Float[Array, "{batch_size} *shape channels"]:
     """Draws images.
 
     Image i depends on (key, first_index + i) and its label only, not on batch_size.
@@ -70,7 +71,7 @@ def iterate(
     key: jax.Array,
     batch_size: int = 16,
     *,
-    label: jax.Array | np.ndarray | None = None,
+    label: Int[Array | np.ndarray, "{batch_size}"] | None = None,
     first_index: int = 0,
     every: int | None = None,
 ) -> Iterator[Snapshot]:

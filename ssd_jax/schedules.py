@@ -7,20 +7,21 @@ a_t^2 + sigma_t^2 = 1; a resolution schedule gives the level of every t, level l
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float, Int
 
 
-def linear(num_timesteps: int) -> np.ndarray:
+def linear(num_timesteps: int) -> Float[np.ndarray, "{num_timesteps}"]:
     """log-SNR [T] of DDPM's linear betas (Ho et al. 2020): 1e-4 .. 0.02 at T = 1000, scaled by 1000 / T otherwise."""
     return _log_snr(1000 / num_timesteps * np.linspace(1e-4, 0.02, num_timesteps))
 
 
-def cosine(num_timesteps: int) -> np.ndarray:
+def cosine(num_timesteps: int) -> Float[np.ndarray, "{num_timesteps}"]:
     """log-SNR [T] of the cosine schedule (Nichol & Dhariwal 2021)."""
     alpha_bar = np.cos((np.arange(num_timesteps + 1) / num_timesteps + 0.008) / 1.008 * np.pi / 2) ** 2
     return _log_snr(1 - alpha_bar[1:] / alpha_bar[:-1])
 
 
-def _log_snr(betas: np.ndarray) -> np.ndarray:
+def _log_snr(betas: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
     """log(alpha_bar / (1 - alpha_bar)) with alpha_bar = prod(1 - beta), betas clipped at 0.999."""
     log_alpha_bar = np.cumsum(np.log1p(-np.minimum(betas, 0.999)))
     return log_alpha_bar - np.log(-np.expm1(log_alpha_bar))
@@ -29,17 +30,17 @@ def _log_snr(betas: np.ndarray) -> np.ndarray:
 NOISE_SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {"linear": linear, "cosine": cosine}
 
 
-def equal(u: np.ndarray, gamma: float) -> np.ndarray:
+def equal(u: Float[np.ndarray, "t"], gamma: float) -> Float[np.ndarray, "t"]:
     """Every level lasts equally long: x = u (gamma is not used)."""
     return u
 
 
-def convex_decay(u: np.ndarray, gamma: float) -> np.ndarray:
+def convex_decay(u: Float[np.ndarray, "t"], gamma: float) -> Float[np.ndarray, "t"]:
     """x = 1 - (1 - u)^gamma; gamma < 1 stays at full resolution longer."""
     return 1 - (1 - u) ** gamma
 
 
-def tanh_like(u: np.ndarray, gamma: float) -> np.ndarray:
+def tanh_like(u: Float[np.ndarray, "t"], gamma: float) -> Float[np.ndarray, "t"]:
     """Short at both ends, long in the middle: smoothstep of sign(v)|v|^gamma, v = u - 1/2, scaled to [0, 1]."""
 
     def smoothstep(v):
@@ -49,7 +50,7 @@ def tanh_like(u: np.ndarray, gamma: float) -> np.ndarray:
     return 0.5 + 0.5 * smoothstep(u - 0.5) / smoothstep(0.5)
 
 
-def sigmoid_like(u: np.ndarray, gamma: float) -> np.ndarray:
+def sigmoid_like(u: Float[np.ndarray, "t"], gamma: float) -> Float[np.ndarray, "t"]:
     """Long at both ends, short in the middle: the inverse function of `tanh_like`, by bisection."""
     low, high = np.zeros_like(u), np.ones_like(u)
     for _ in range(60):
@@ -67,7 +68,7 @@ RESOLUTION_SCHEDULES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
 }
 
 
-def resolution_levels(name: str, num_timesteps: int, num_levels: int, gamma: float) -> np.ndarray:
+def resolution_levels(name: str, num_timesteps: int, num_levels: int, gamma: float) -> Int[np.ndarray, "{num_timesteps}"]:
     """Level of every timestep: floor(num_levels * x(u)), u = t / (T - 1).
 
     Args:

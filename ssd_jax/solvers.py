@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from ssd_jax.errors import InputError, unknown_name
 from ssd_jax.operators import SeparableOperator
@@ -34,8 +35,8 @@ class StagePlan:
     """
 
     stage: Stage
-    timesteps: np.ndarray
-    table: np.ndarray
+    timesteps: Int[np.ndarray, "steps"]
+    table: Float[np.ndarray, "steps *shape 3"]
     operator: SeparableOperator | None
 
 
@@ -47,7 +48,7 @@ class Plan:
     stages: tuple[StagePlan, ...]
 
     @cached_property
-    def timesteps(self) -> np.ndarray:
+    def timesteps(self) -> Int[np.ndarray, "steps"]:
         """t of every network call, from T - 1 down to 0."""
         return np.concatenate([stage.timesteps for stage in self.stages])
 
@@ -93,7 +94,9 @@ def plan_steps(
     return Plan(process, tuple(plans))
 
 
-def _lay_out(process: ScaleSpaceProcess, num_steps: int, coordinate: np.ndarray) -> np.ndarray:
+def _lay_out(
+    process: ScaleSpaceProcess, num_steps: int, coordinate: Float[np.ndarray, "t"]
+) -> Int[np.ndarray, "{num_steps}"]:
     """Decreasing timesteps from T - 1 to 0 through every up-step, evenly spaced in `coordinate` (decreasing in t)."""
     starts = [process.first_timestep(level) for level in range(process.num_levels)]
     ends = np.unique([*starts, process.num_timesteps - 1])[::-1]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from ssd_jax.errors import InputError
 from ssd_jax.process import ScaleSpaceProcess
@@ -46,7 +47,7 @@ def make_stages(process: ScaleSpaceProcess) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def stage_probabilities(stages: Sequence[Stage], up_share: float) -> np.ndarray:
+def stage_probabilities(stages: Sequence[Stage], up_share: float) -> Float[np.ndarray, "stages"]:
     """Probability that a training image belongs to each stage, [len(stages)], summing to 1.
 
     The up stages share `up_share` equally; the stay stages share the rest in proportion to their timesteps.
@@ -59,7 +60,7 @@ def stage_probabilities(stages: Sequence[Stage], up_share: float) -> np.ndarray:
     return np.where(is_up, up_share / max(is_up.sum(), 1), (1 - up_share) * stay / stay.sum())
 
 
-def split_batch(batch_size: int, probabilities: np.ndarray, num_devices: int) -> np.ndarray:
+def split_batch(batch_size: int, probabilities: Float[np.ndarray, "stages"], num_devices: int) -> Int[np.ndarray, "stages"]:
     """How many images of a mixed batch go to each stage: multiples of `num_devices`, at least one of them each.
 
     The sizes follow the probabilities as closely as that allows; the loss weights each stage's mean by its exact
@@ -82,6 +83,6 @@ def split_batch(batch_size: int, probabilities: np.ndarray, num_devices: int) ->
     return sizes * num_devices
 
 
-def pick_stage(stages: Sequence[Stage], probabilities: np.ndarray, seed: int, step: int) -> Stage:
+def pick_stage(stages: Sequence[Stage], probabilities: Float[np.ndarray, "stages"], seed: int, step: int) -> Stage:
     """The stage of training step `step` in "single" stage sampling: the same on every process of a job."""
     return stages[np.random.default_rng((seed, step)).choice(len(stages), p=probabilities)]

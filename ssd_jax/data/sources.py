@@ -1,6 +1,6 @@
 """Sources: random access to single images, all of one size."""
 
-from typing import Protocol, SupportsIndex
+from typing import Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from ssd_jax.data.tfds import TfdsSource
 from ssd_jax.errors import InputError
 
 
+@runtime_checkable
 class Source(Protocol):
     """What the pipeline asks of a data set.
 
