@@ -9,6 +9,7 @@ import absl.logging
 from absl import app, flags
 from tqdm import tqdm
 
+from ssd_jax.config import Config, from_config_dict
 from ssd_jax.errors import InputError
 
 
@@ -36,6 +37,15 @@ def run(main: Callable[[], None]) -> None:
             _fail(str(error))
 
     app.run(guarded, flags_parser=_parse)
+
+
+def read_config(flag: flags.FlagHolder) -> Config:
+    """The validated config of a config_file flag. Raises InputError if the file cannot be loaded or the config is bad."""
+    try:
+        config_dict = flag.value.to_dict()
+    except OSError as error:  # ml_collections reports a missing file only here
+        raise InputError(" ".join(str(error).split())) from error
+    return from_config_dict(config_dict)
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -12,9 +12,8 @@ from absl import flags
 from ml_collections import config_flags
 
 import ssd_jax
-from launch.command import run
+from launch.command import read_config, run
 from ssd_jax import images
-from ssd_jax.config import from_config_dict
 from ssd_jax.data import make_source
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -24,7 +23,7 @@ WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the run."
 
 
 def main() -> None:
-    config, workdir = from_config_dict(CONFIG.value), Path(WORKDIR.value)
+    config, workdir = read_config(CONFIG), Path(WORKDIR.value)
     times = [time.perf_counter()]
     make_source(config.data, config.process.image_size)  # rendered once, then cached
     times.append(time.perf_counter())

@@ -7,8 +7,7 @@ from absl import flags
 from ml_collections import config_flags
 
 import ssd_jax
-from launch.command import run
-from ssd_jax.config import from_config_dict
+from launch.command import read_config, run
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; any field can be set: --config.SECTION.FIELD=VALUE.")
 WORKDIR = flags.DEFINE_string(
@@ -18,7 +17,7 @@ flags.mark_flag_as_required("config")
 
 
 def main() -> None:
-    ssd_jax.train(from_config_dict(CONFIG.value), WORKDIR.value)
+    ssd_jax.train(read_config(CONFIG), WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -147,7 +147,8 @@ class ScaleSpaceProcess:
         a_s, a_t, var_s, var_t = self.alpha[s], self.alpha[t], self.sigma[s] ** 2, self.sigma[t] ** 2
         fresh = np.maximum(1 - var_s / var_t * (a_t / a_s) ** 2 * m**2, 0)
         b = in_range * np.sqrt(var_s * (1 - eta**2 * fresh) / var_t)
-        return np.stack([b, a_s - a_t * b * m, np.sqrt(np.maximum(var_s - var_t * b**2, 0))], axis=-1)
+        k_n = np.sqrt(var_s * np.where(in_range, eta**2 * fresh, 1.0))  # var_s - var_t b^2, without rounding
+        return np.stack([b, a_s - a_t * b * m, k_n], axis=-1)
 
 
 def up_step(

@@ -45,8 +45,8 @@ class TrainState:
     parameters: Tree
     ema: Tree
     adam: Tree
-    step: jax.Array
-    skipped: jax.Array
+    step: Any
+    skipped: Any
 
     def as_dict(self) -> dict[str, Tree]:
         """The state as a dict, for checkpoints."""

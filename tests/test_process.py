@@ -21,7 +21,7 @@ CONFIGS = [
 
 def linear_maps(process, s, t, eta):
     """x_s = B x_t + K z_s + J xi of the library's own step, as dense matrices."""
-    shape = process.level_shape(process.levels[s])
+    shape = process.level_shape(int(process.levels[s]))
     coefficients = process.reverse_coefficients(s, t, eta)
     operator = process.transition_operator(s, t)
     if operator is None:
@@ -52,7 +52,7 @@ def test_posterior_is_the_conditional_of_the_dense_gaussian(config):
     process = make_process(config)
     for s, t in transitions(process):
         operator = process.transition_operator(s, t)
-        n = math.prod(process.level_shape(process.levels[s]))
+        n = math.prod(process.level_shape(int(process.levels[s])))
         m = np.eye(n) if operator is None else dense(operator)
         c, var_s, var_t = process.alpha[t] / process.alpha[s], process.sigma[s] ** 2, process.sigma[t] ** 2
         transition = var_t * np.eye(len(m)) - c**2 * var_s * m @ m.T  # (2)
