@@ -1,10 +1,13 @@
-"""Eight fake devices for the whole session, set before JAX starts."""
+"""Eight fake devices and a shared compilation cache for the whole session, set before JAX starts."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" / "jax")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import jax
 import pytest
@@ -35,7 +38,7 @@ def tiny_config(folder=None, **train: Any) -> Config:
     return Config(
         data=DataConfig(source="folder", folder=str(folder)) if folder else DataConfig(),
         process=ProcessConfig(image_size=8, num_levels=2, num_timesteps=20),
-        model=ModelConfig(widths=(8, 16), attention_levels=(1,), num_heads=2),
+        model=ModelConfig(widths=(8, 16), attention_levels=(), num_heads=2),
         train=TrainConfig(**settings),
         sample=SampleConfig(num=4, steps=4),
     )

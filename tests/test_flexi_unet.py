@@ -15,10 +15,10 @@ CONFIG = ModelConfig(widths=(8, 16, 16), num_res_blocks=2, attention_levels=(1,)
 @pytest.fixture(scope="module")
 def model():
     """Every parameter random: at birth heads and residual ends are zero and would hide mistakes."""
-    graphdef, state = nnx.split(FlexiUNet(CONFIG, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: FlexiUNet(CONFIG, rngs=nnx.Rngs(0))))
     pure = nnx.to_pure_dict(state)
     rng = np.random.default_rng(0)
-    return nnx.merge(graphdef, jax.tree.map(lambda p: jnp.asarray(p + 0.1 * rng.standard_normal(p.shape)), pure))
+    return nnx.merge(graphdef, jax.tree.map(lambda p: jnp.asarray(0.2 * rng.standard_normal(p.shape, np.float32)), pure))
 
 
 def call(model, in_level, out_level, x=None, label=(0, 1), **kwargs):

@@ -31,11 +31,11 @@ def test_samples_have_the_covariance_of_the_plan(solver, num_steps):
 
 
 def tiny_denoiser() -> Denoiser:
-    model = FlexiUNet(ModelConfig(widths=(8, 8), attention_levels=(), num_heads=1), rngs=nnx.Rngs(0))
-    graphdef, state = nnx.split(model)
-    keys = iter(jax.random.split(jax.random.key(1), 1000))
-    noisy = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(next(keys), p.shape), nnx.to_pure_dict(state))
-    return Denoiser(noisy, graphdef)
+    config = ModelConfig(widths=(8, 8), attention_levels=(), num_heads=1)
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: FlexiUNet(config, rngs=nnx.Rngs(0))))
+    rng = np.random.default_rng(1)
+    noise = jax.tree.map(lambda p: jnp.asarray(0.3 * rng.standard_normal(p.shape, np.float32)), nnx.to_pure_dict(state))
+    return Denoiser(noise, graphdef)
 
 
 def test_images_depend_on_key_and_index_only():

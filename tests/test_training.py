@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,10 +26,12 @@ def with_train(config, **train):
 
 def randomised(state):
     """The state with parameters that are nowhere zero."""
-    leaves, structure = jax.tree.flatten(state.parameters)
-    keys = jax.random.split(jax.random.key(7), len(leaves))
-    noisy = [p + 0.05 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
-    return replace(state, parameters=structure.unflatten(noisy))
+    rng = np.random.default_rng(7)
+    return replace(state, parameters=jax.tree.map(lambda p: jnp.asarray(add_noise(p, rng)), state.parameters))
+
+
+def add_noise(p, rng) -> np.ndarray:
+    return np.asarray(p) + np.float32(0.05) * rng.standard_normal(p.shape, np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -55,31 +58,36 @@ def test_loss_is_the_weighted_squared_error(weighting):
         np.testing.assert_allclose(loss, expected, rtol=0.1 if stage.last > stage.first else 1e-5)
 
 
-def test_mixed_and_single_have_the_same_expected_loss():
+@pytest.fixture(scope="module")
+def mixed(single):
+    """The same in "mixed" stage sampling."""
+    config = with_train(single[0], stage_sampling="mixed")
+    return config, compile_train_step(config, mesh_of(1))
+
+
+def test_mixed_and_single_have_the_same_expected_loss(single, mixed):
     """The sum over stages of probability times mean loss is what picking a stage at random gives on average."""
-    base = tiny_config(batch_size=96)
-    images = np.concatenate([IMAGES] * 4)
     losses = {}
-    for policy in ("mixed", "single"):
-        config = with_train(base, stage_sampling=policy, up_share=0.3, learning_rate=1e-12, steps=400)
-        step = compile_train_step(config, mesh_of(1))
-        state = randomised(init_state(config, mesh_of(1)))
-        seen = []
-        for i in range(150):
-            state, by_stage = step(state, i, {"image": images})
-            if policy == "mixed":
-                seen.append(sum(p * by_stage[str(s)] for s, p in zip(step.stages, step.probabilities, strict=True)))
-            else:
-                seen.extend(by_stage.values())
-        losses[policy] = np.array(seen, np.float64)
+    for config, step in (single, mixed):
+        state, seen = randomised(init_state(config, mesh_of(1))), []
+        for i in range(200):
+            for stage, p in zip(step.stages, step.probabilities, strict=True):
+                part = {"image": jnp.asarray(IMAGES[: step.batch_sizes[step.stages.index(stage)]])}
+                chosen = config.train.stage_sampling == "mixed" or pick(step, i) == str(stage)
+                if chosen:
+                    total = step.zeros(state.parameters)
+                    _, loss = step.gradients[stage](state.parameters, total, part, jnp.int32(i))
+                    seen.append((p if config.train.stage_sampling == "mixed" else 1.0) * float(loss))
+        count = len(step.stages) if config.train.stage_sampling == "mixed" else 1
+        losses[config.train.stage_sampling] = np.array(seen).reshape(-1, count).sum(axis=1)
     spread = sum(np.var(v) / len(v) for v in losses.values()) ** 0.5
     assert spread < 0.1 * losses["mixed"].mean()
     assert abs(losses["mixed"].mean() - losses["single"].mean()) < 4 * spread
 
 
-def test_mixed_gradient_is_the_probability_weighted_sum_of_the_stages(mesh):
-    config = tiny_config()
-    step, state = compile_train_step(config, mesh), randomised(init_state(config, mesh))
+def test_mixed_gradient_is_the_probability_weighted_sum_of_the_stages(mixed, mesh):
+    config, step = mixed
+    state = randomised(init_state(config, mesh))
     total = step.zeros(state.parameters)
     start = 0
     expected = None
@@ -99,7 +107,7 @@ def test_mixed_gradient_is_the_probability_weighted_sum_of_the_stages(mesh):
 
         gradient = jax.tree.map(lambda g, i=i: probabilities[i] * g, jax.jit(jax.grad(loss))(state.parameters))
         expected = gradient if expected is None else jax.tree.map(jnp.add, expected, gradient)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), total, expected)
+    chex.assert_trees_all_close(total, expected, atol=1e-6)
 
 
 def test_unused_blocks_do_not_drift(single, mesh):
@@ -133,20 +141,19 @@ def test_updates_that_are_not_finite_are_skipped_and_counted(single, mesh):
     after = next(iter(step.updates.values()))(state, broken)
     assert int(after.skipped) == 1 and int(after.step) == 1
     for name in ("parameters", "ema", "adam"):
-        jax.tree.map(np.testing.assert_array_equal, getattr(before, name), jax.device_get(getattr(after, name)))
+        chex.assert_trees_all_equal(getattr(before, name), jax.device_get(getattr(after, name)))
 
 
-def test_training_fits_a_batch_with_one_and_two_blocks_a_level(mesh):
-    for num_res_blocks in (1, 2):
-        config = with_train(tiny_config(), learning_rate=3e-3, steps=60, ema_decay=0.5)
-        config = replace(config, model=replace(config.model, num_res_blocks=num_res_blocks))
-        step, state = compile_train_step(config, mesh), init_state(config, mesh)
-        losses = []
-        for i in range(60):
-            state, by_stage = step(state, i, {"image": np.full((24, 8, 8, 3), 220, np.uint8)})
-            losses.append(float(sum(by_stage.values())))
-        assert np.mean(losses[-5:]) < 0.2 * np.mean(losses[:3])
-        assert int(state.skipped) == 0
+def test_training_fits_a_batch_with_doubled_blocks(mesh):
+    config = with_train(tiny_config(), learning_rate=3e-3, steps=60)
+    config = replace(config, model=replace(config.model, num_res_blocks=2))
+    step, state = compile_train_step(config, mesh), init_state(config, mesh)
+    losses = []
+    for i in range(60):
+        state, by_stage = step(state, i, {"image": np.full((24, 8, 8, 3), 220, np.uint8)})
+        losses.append(float(sum(by_stage.values())))
+    assert np.mean(losses[-5:]) < 0.2 * np.mean(losses[:3])
+    assert int(state.skipped) == 0
 
 
 def test_eight_devices_give_the_losses_of_one(single):
