@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ssd_jax.data.decode import decode
+from tests.conftest import FAST_COMPILE
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -26,7 +27,7 @@ TINY = [
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "XLA_FLAGS": FAST_COMPILE, "JAX_PLATFORMS": "cpu"}
     return subprocess.run(
         [sys.executable, "-m", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
