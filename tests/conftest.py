@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-FAST_COMPILE = "--xla_backend_optimization_level=0"  # compiling is most of what the tests do
-os.environ["XLA_FLAGS"] = f"{FAST_COMPILE} --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
@@ -14,6 +13,8 @@ import jax
 import pytest
 
 from ssd_jax.config import Config, DataConfig, ModelConfig, ProcessConfig, SampleConfig, TrainConfig
+
+FAST_COMPILE = "--xla_backend_optimization_level=0"  # compiling is most of what the tests do
 
 
 @pytest.fixture
