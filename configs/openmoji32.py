@@ -2,7 +2,7 @@
 
 python -m launch.train --config configs/openmoji32.py --workdir runs/openmoji32
 
-Three levels (32, 16, 8), 0.99 million parameters. On two shared CPU cores it runs at about 45 images/s; the quickstart
+Three levels (32, 16, 8), 0.91 million parameters. On two shared CPU cores it runs at 41 to 46 images/s; the quickstart
 took 9 minutes in all, and its samples have flat colours and black outlines, and shapes that resemble objects.
 """
 
