@@ -18,8 +18,8 @@ from ssd_jax.files import write_atomically
 KEEP = 2  # checkpoints on disk: the latest and, should it be damaged, the one before
 
 
-def open_checkpoints(workdir: Path) -> ocp.training.Checkpointer:
-    """The checkpoints of a run, to use in a `with` block; removes what an interrupted save left behind."""
+def open_checkpoints(workdir: Path, *, writable: bool) -> ocp.training.Checkpointer:
+    """The checkpoints of a run, to use in a `with` block; if `writable`, removes what an interrupted save left behind."""
     registry = ocp.handlers.local_registry()
     registry.add(ocp.handlers.JsonHandler, checkpointable_name="data")
     context = ocp.Context()
@@ -29,7 +29,7 @@ def open_checkpoints(workdir: Path) -> ocp.training.Checkpointer:
         str((workdir / "checkpoints").resolve()),
         context=context,
         preservation_policy=keep_latest,
-        cleanup_tmp_directories=True,
+        cleanup_tmp_directories=writable,
     )
 
 
@@ -67,7 +67,7 @@ def restore_ema(workdir: Path, abstract: dict) -> tuple[int, dict]:
     """
     if not (workdir / "checkpoints").is_dir():
         raise InputError(f"{str(workdir)!r} holds no checkpoint; train one with python -m launch.train --workdir {workdir}")
-    with open_checkpoints(workdir) as checkpoints:
+    with open_checkpoints(workdir, writable=False) as checkpoints:
         if checkpoints.latest is None:
             raise InputError(f"{str(workdir)!r} holds no finished checkpoint yet")
         return checkpoints.latest.step, _load(checkpoints, {"ema": abstract})["ema"]

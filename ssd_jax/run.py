@@ -103,7 +103,7 @@ def train(config: Config, workdir: str | Path) -> None:
     training.stage_batch_sizes(config, mesh)  # fails before anything is written
     checkpoint.claim_workdir(workdir, config)
     iterator = make_iterator(source, batch_size=settings.batch_size, seed=settings.seed, flip=config.data.flip)
-    with checkpoint.open_checkpoints(workdir) as checkpoints:
+    with checkpoint.open_checkpoints(workdir, writable=True) as checkpoints:
         if checkpoints.latest is None:
             state, step = training.init_state(config, mesh), 0
         else:
