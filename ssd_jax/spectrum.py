@@ -1,0 +1,97 @@
+"""Spectra of images, and how much a noisy image tells of its coarse and of its fine detail.
+
+Host functions in float64. A spectrum S_k is the variance of each orthonormal DCT-II coefficient, an array of the images'
+spatial shape. Information is counted for Gaussian data of that spectrum (for others it is an upper bound), in nats per
+pixel of the full resolution.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Num
+from scipy.fft import dctn
+
+from ssd_jax.errors import InputError
+
+
+def frequencies(shape: Sequence[int]) -> Float[np.ndarray, "..."]:
+    """|k| of every DCT coefficient of spatial `shape`, in cycles per shortest side.
+
+    Along an axis index j counts as ceil(j / 2) whole cycles, as the j-th frequency of a periodic image, so that powers of
+    k are the same model in both bases. (The cosine itself makes j / 2 cycles.)
+    """
+    axes = np.meshgrid(*[(np.arange(n) + 1) // 2 / n for n in shape], indexing="ij")
+    return min(shape) * np.sqrt(np.square(axes).sum(axis=0))
+
+
+def natural_spectrum(shape: Sequence[int], *, slope: float = 2.0, std: float = 0.5) -> Float[np.ndarray, "..."]:
+    """The spectrum of natural images: power ~ k^-slope, k in cycles per shortest side and at least 1.
+
+    Args:
+        shape: spatial shape.
+        slope: natural images have about 2 (Field 1987).
+        std: standard deviation of a pixel.
+
+    Returns:
+        float64 [*shape], of mean std^2.
+    """
+    power = np.maximum(frequencies(shape), 1.0) ** -slope
+    return std**2 * power / power.mean()
+
+
+def measured_spectrum(images: np.ndarray | Iterable[np.ndarray]) -> Float[np.ndarray, "..."]:
+    """The spectrum of a data set: mean square of the DCT of images less their mean, over images and channels.
+
+    Args:
+        images: [n, *spatial, channels], uint8, or float in [-1, 1]; or an iterable of such batches, read once.
+
+    Returns:
+        float64 [*spatial].
+
+    Raises:
+        InputError: if there are fewer than two images.
+    """
+    count, total, squares = 0, np.zeros(()), np.zeros(())
+    for batch in [images] if isinstance(images, np.ndarray) else images:
+        pixels = batch / 127.5 - 1 if batch.dtype == np.uint8 else np.asarray(batch, np.float64)
+        coefficients = np.asarray(dctn(pixels, axes=range(1, batch.ndim - 1), norm="ortho"))
+        count += len(batch)
+        total, squares = total + coefficients.sum(axis=0), squares + (coefficients**2).sum(axis=0)
+    if count < 2:
+        raise InputError(f"a spectrum cannot be measured on {count} image(s); give two or more")
+    return np.maximum(squares / count - (total / count) ** 2, 0).mean(axis=-1)
+
+
+def information(log_snr: Num[np.ndarray, "*t"] | float, spectrum: Float[np.ndarray, "..."]) -> Float[np.ndarray, "*t"]:
+    """What an image with noise at `log_snr` tells of the image without, 1/2 mean_k log(1 + e^l S_k).
+
+    Args:
+        log_snr: l, any shape.
+        spectrum: S.
+
+    Returns:
+        Nats per pixel, float64, the shape of log_snr.
+    """
+    return _mean_information(log_snr, spectrum, spectrum.size)
+
+
+def lost_information(
+    log_snr: Num[np.ndarray, "*t"] | float, spectrum: Float[np.ndarray, "..."], level: int
+) -> Float[np.ndarray, "*t"]:
+    """The part of `information` that an ideal low-pass to `level` loses: at DCT indices >= n / 2^level on any axis.
+
+    Returns:
+        Nats per pixel of the full resolution, float64, the shape of log_snr; 0 at level 0.
+    """
+    return _mean_information(log_snr, spectrum[~kept(spectrum.shape, level)], spectrum.size)
+
+
+def kept(shape: Sequence[int], level: int) -> Bool[np.ndarray, "..."]:
+    """bool [*shape]: the DCT coefficients that an ideal low-pass to `level` keeps."""
+    axes = np.meshgrid(*[np.arange(n) < n / 2**level for n in shape], indexing="ij")
+    return np.logical_and.reduce(axes)
+
+
+def _mean_information(log_snr, values: Float[np.ndarray, "..."], pixels: int):
+    l = np.asarray(log_snr, np.float64)
+    return np.array([0.5 * np.log1p(np.exp(each) * values).sum() / pixels for each in l.ravel()]).reshape(l.shape)
