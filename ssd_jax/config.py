@@ -16,6 +16,9 @@ from ssd_jax.errors import InputError, unknown_name
 from ssd_jax.operators import OPERATORS
 from ssd_jax.schedules import NOISE_SCHEDULES, RESOLUTION_SCHEDULES
 
+BASE_NOISE_SCHEDULES = (*NOISE_SCHEDULES, "constant")
+LEVEL_SCHEDULES = (*RESOLUTION_SCHEDULES, "threshold", "information")
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -28,6 +31,7 @@ class DataConfig:
         tfds_name: name of a prepared TFDS data set, e.g. "celeb_a"; read as array_record.
         tfds_split: its split.
         flip: mirror half of the images at random.
+        balance: draw all classes equally often.
     """
 
     source: str = "openmoji"
@@ -36,6 +40,7 @@ class DataConfig:
     tfds_name: str | None = None
     tfds_split: str = "train"
     flip: bool = False
+    balance: bool = False
 
     def __post_init__(self):
         _check_name("data.source", self.source, ("openmoji", "folder", "tfds"))
@@ -49,25 +54,37 @@ class ProcessConfig:
         image_size: pixels on a side at level 0; divisible by 2^(num_levels - 1).
         num_levels: L >= 1; 1 is DDPM.
         num_timesteps: T >= 2.
-        noise_schedule: a key of schedules.NOISE_SCHEDULES.
-        resolution_schedule: a key of schedules.RESOLUTION_SCHEDULES.
-        gamma: shape of the resolution schedule, > 0; >= 1 for sigmoid_like and tanh_like.
+        noise_schedule: a key of schedules.NOISE_SCHEDULES, or "constant": always noise_sigma, little noise and much blur.
+        noise_sigma: 0 < sigma < 1 of the "constant" schedule.
+        zero_terminal_snr: rescale the noise schedule so that x_{T-1} is pure noise.
+        resolution_schedule: a key of schedules.RESOLUTION_SCHEDULES, "threshold" or "information".
+        gamma: shape of the former, > 0; >= 1 for sigmoid_like and tanh_like.
+        thresholds: of "threshold": the t / T from which each level but 0 is used; equal ones skip a level.
+        tolerance: of "information", > 0: nats per pixel of what a state tells of the image that a level may lose.
+        spectrum_slope: of "information": the data's power falls as (spatial frequency)^-slope.
         operator: a key of operators.OPERATORS.
         snr_policy: "preserve" (equation 8) or "published".
+        blur: standard deviation, in pixels of level 0, of a blur that grows from 0 to this within the process; 0 for none.
     """
 
     image_size: int = 32
     num_levels: int = 4
     num_timesteps: int = 1000
     noise_schedule: str = "linear"
+    noise_sigma: float = 0.01
+    zero_terminal_snr: bool = False
     resolution_schedule: str = "convex_decay"
     gamma: float = 0.5
+    thresholds: tuple[float, ...] = ()
+    tolerance: float = 1e-3
+    spectrum_slope: float = 2.0
     operator: str = "box"
     snr_policy: str = "preserve"
+    blur: float = 0.0
 
     def __post_init__(self):
-        _check_name("process.noise_schedule", self.noise_schedule, NOISE_SCHEDULES)
-        _check_name("process.resolution_schedule", self.resolution_schedule, RESOLUTION_SCHEDULES)
+        _check_name("process.noise_schedule", self.noise_schedule, BASE_NOISE_SCHEDULES)
+        _check_name("process.resolution_schedule", self.resolution_schedule, LEVEL_SCHEDULES)
         _check_name("process.operator", self.operator, OPERATORS)
         _check_name("process.snr_policy", self.snr_policy, ("preserve", "published"))
         _check_range("process.num_levels", self.num_levels, low=1)
@@ -75,6 +92,18 @@ class ProcessConfig:
         if self.resolution_schedule in ("sigmoid_like", "tanh_like"):
             _check_range(f"process.gamma of {self.resolution_schedule}", self.gamma, low=1)
         _check_range("process.gamma", self.gamma, low=0, open_low=True)
+        _check_range("process.noise_sigma", self.noise_sigma, low=0, high=1, open_low=True)
+        _check_range("process.tolerance", self.tolerance, low=0, open_low=True)
+        _check_range("process.blur", self.blur, low=0)
+        if self.resolution_schedule == "threshold" and (
+            len(self.thresholds) != self.num_levels - 1
+            or list(self.thresholds) != sorted(self.thresholds)
+            or not all(0 < threshold < 1 for threshold in self.thresholds)
+        ):
+            raise InputError(
+                f"process.thresholds is {self.thresholds}, but {self.num_levels} levels need {self.num_levels - 1} "
+                "rising fractions of T between 0 and 1"
+            )
         _check_divisible(self.image_size, self.num_levels, "process.num_levels")
 
 

@@ -22,10 +22,12 @@ class Denoiser:
     Attributes:
         parameters: pure dict of arrays.
         graphdef: the network without its parameters, static (`flax.nnx.split`).
+        bounds: largest absolute value of clean images at each level that is used (`ScaleSpaceProcess.bounds`), static.
     """
 
     parameters: dict
     graphdef: nnx.GraphDef[FlexiUNet] = field(metadata={"static": True})
+    bounds: tuple[float, ...] = field(metadata={"static": True})
 
     def __call__(
         self,
@@ -35,7 +37,7 @@ class Denoiser:
         *,
         stage: Stage,
     ) -> Float[Array, "batch height width channels"]:
-        """z-hat in [-1, 1] at stage.out_level.
+        """z-hat at stage.out_level, within its bound.
 
         Args:
             x: states at stage.in_level, [batch, h, w, channels].
@@ -45,4 +47,4 @@ class Denoiser:
         """
         model = nnx.merge(self.graphdef, self.parameters)
         z = model(x, t, label, in_level=stage.in_level, out_level=stage.out_level)
-        return jnp.clip(z, -1.0, 1.0)
+        return jnp.clip(z, -self.bounds[stage.out_level], self.bounds[stage.out_level])

@@ -43,7 +43,7 @@ def stage_loss(
     time_key, noise_key, dropout_key = jax.random.split(key, 3)
     t = jax.random.randint(time_key, images.shape[:1], stage.first, stage.last + 1)
     target = process.degrade(images, stage.out_level)
-    z = process.operators[stage.out_level].apply(target) if stage.is_up else target
+    z = process.degrade(target, stage.in_level, start=stage.out_level)
     x = process.add_noise(z, t, jax.random.normal(noise_key, z.shape, z.dtype))
     predicted = model(
         x,

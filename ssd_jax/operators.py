@@ -1,11 +1,13 @@
 """Linear degradation operators M. Separable ones, M = R_1 (x) R_2 (x) ..., are exact: one SVD per axis on the host.
 
-Arrays are [..., *spatial, channels]; an operator acts on the spatial axes and treats all else as batch.
+Arrays are [..., *spatial, channels]; an operator acts on the spatial axes and treats all else as batch. One axis is a
+signal, two an image, three a video or a volume. An operator of the user's own is a `SeparableOperator` of one matrix per
+axis or, if it is not separable, a `MatrixFreeOperator` (`matrix_free`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -68,9 +70,15 @@ class SeparableOperator:
 
     def __matmul__(self, other: "SeparableOperator") -> "SeparableOperator":
         """The operator that applies `other` first. Raises InputError if the shapes do not chain."""
-        if self.in_shape != other.out_shape:
-            raise InputError(f"operators do not chain: one gives shape {other.out_shape}, the next acts on {self.in_shape}")
+        if not isinstance(other, SeparableOperator):
+            return NotImplemented  # the other kind of operator knows how
+        check_chain(self, other)
         return SeparableOperator(tuple(a @ b for a, b in zip(self.matrices, other.matrices, strict=True)))
+
+    def __rmul__(self, gain: float) -> "SeparableOperator":
+        """gain M, with the same gain to each axis."""
+        root = gain ** (1 / len(self.matrices))
+        return SeparableOperator(tuple(root * matrix for matrix in self.matrices))
 
     def apply(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """M x: [..., *in_shape, channels] -> [..., *out_shape, channels]."""
@@ -106,33 +114,134 @@ class SeparableOperator:
         """The largest eigenvalue of M M^T."""
         return float(self.singular_values.max() ** 2)
 
+    @property
+    def bound(self) -> float:
+        """The largest |M x| of any pixel for |x| <= 1 everywhere."""
+        return float(np.prod([np.abs(matrix).sum(axis=1).max() for matrix in self.matrices]))
+
     @cached_property
     def _svd(self):
         return tuple(np.linalg.svd(matrix, full_matrices=True) for matrix in self.matrices)
 
 
+def check_chain(after, before) -> None:
+    """Raises InputError if `after` cannot act on what `before` gives."""
+    if after.in_shape != before.out_shape:
+        raise InputError(f"operators do not chain: one gives shape {before.out_shape}, the next acts on {after.in_shape}")
+
+
+def per_axis(shape: Sequence[int], matrix: Callable[[int], Float[np.ndarray, "_ _"]]) -> SeparableOperator:
+    """The operator whose axis of n pixels has the matrix `matrix(n)`."""
+    return SeparableOperator(tuple(matrix(n) for n in shape))
+
+
 def identity(shape: Sequence[int]) -> SeparableOperator:
     """M = I on spatial `shape`."""
-    return SeparableOperator(tuple(np.eye(n) for n in shape))
+    return per_axis(shape, np.eye)
 
 
 def box(shape: Sequence[int]) -> SeparableOperator:
     """Halves every axis of `shape` (all even) by averaging neighbouring pairs; M M^T = 2^-d I."""
-    return SeparableOperator(tuple(np.repeat(np.eye(n // 2), 2, axis=1) / 2 for n in shape))
+    return per_axis(shape, lambda n: np.repeat(np.eye(n // 2), 2, axis=1) / 2)
 
 
-def bilinear(shape: Sequence[int]) -> SeparableOperator:
-    """Halves every axis of `shape` (all even) by antialiased bilinear resize, the published model's operator.
+def haar(shape: Sequence[int]) -> SeparableOperator:
+    """The low-pass half of the Haar (block Hadamard) transform, orthonormal: `box` scaled to M M^T = I.
 
-    The triangle filter is stretched to the output's pixel pitch (weights 1 3 3 1 / 8) and renormalised at the borders.
+    A Hadamard transform of larger blocks that keeps the slower half of each is the same, up to a rotation.
+    """
+    return 2.0 ** (len(shape) / 2) * box(shape)
+
+
+def resize(shape: Sequence[int], kernel: Callable[[np.ndarray], np.ndarray]) -> SeparableOperator:
+    """Halves every axis of `shape` (all even) by antialiased interpolation.
+
+    The kernel, a function of the distance in pixels, is stretched to the output's pixel pitch and renormalised at the
+    borders, so that constants stay what they are.
     """
 
     def halve(n: int) -> np.ndarray:
-        distance = np.abs((np.arange(n) + 0.5) / 2 - (np.arange(n // 2)[:, None] + 0.5))
-        weights = np.maximum(1 - distance, 0)
+        weights = kernel(np.abs((np.arange(n) + 0.5) / 2 - (np.arange(n // 2)[:, None] + 0.5)))
         return weights / weights.sum(axis=1, keepdims=True)
 
-    return SeparableOperator(tuple(halve(n) for n in shape))
+    return per_axis(shape, halve)
 
 
-OPERATORS = {"box": box, "bilinear": bilinear}
+def triangle(distance: np.ndarray) -> np.ndarray:
+    """The kernel of bilinear interpolation: weights 1 3 3 1 / 8 when halving."""
+    return np.maximum(1 - distance, 0)
+
+
+def keys_cubic(distance: np.ndarray) -> np.ndarray:
+    """The kernel of bicubic interpolation, a = -1/2 (Keys 1981)."""
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return np.where(distance < 1, near, np.where(distance < 2, far, 0))
+
+
+def lanczos3(distance: np.ndarray) -> np.ndarray:
+    """The windowed sinc of three lobes."""
+    return np.where(distance < 3, np.sinc(distance) * np.sinc(distance / 3), 0)
+
+
+def dct_basis(n: int) -> Float[np.ndarray, "{n} {n}"]:
+    """The orthonormal DCT-II, [frequency, pixel]."""
+    frequency, pixel = np.arange(n)[:, None], np.arange(n) + 0.5
+    return np.where(frequency, np.sqrt(2 / n), np.sqrt(1 / n)) * np.cos(np.pi * frequency * pixel / n)
+
+
+def dct(shape: Sequence[int]) -> SeparableOperator:
+    """Halves every axis of `shape` (all even): keeps the lower half of the DCT frequencies, orthonormal, M M^T = I."""
+    return per_axis(shape, lambda n: dct_basis(n // 2).T @ dct_basis(n)[: n // 2])
+
+
+def ideal(shape: Sequence[int]) -> SeparableOperator:
+    """The ideal low-pass: `dct` scaled to keep means, M M^T = 2^-d I."""
+    return 2.0 ** (-len(shape) / 2) * dct(shape)
+
+
+def heat_rates(n: int, full: int) -> Float[np.ndarray, "{n}"]:
+    """Decay rate of each DCT frequency of n pixels under the heat equation, in 1 / pixels^2 of `full` pixels as long."""
+    return (np.pi * np.arange(n) / full) ** 2
+
+
+def heat(shape: Sequence[int], time: float, full_shape: Sequence[int] | None = None) -> SeparableOperator:
+    """Gaussian blur of variance 2 `time` in pixels^2 with reflecting borders: exp(time laplacian), diagonal in the DCT.
+
+    Args:
+        shape: the image's.
+        time: >= 0.
+        full_shape: if the image is a smaller version of one of this shape, whose pixels then count.
+    """
+
+    def axis(n: int, full: int) -> np.ndarray:
+        return dct_basis(n).T * np.exp(-time * heat_rates(n, full)) @ dct_basis(n)
+
+    return SeparableOperator(tuple(axis(n, full) for n, full in zip(shape, full_shape or shape, strict=True)))
+
+
+def heat_each(
+    x: Float[Array, "batch *spatial channels"], times: Float[Array, "batch"], full_shape: Sequence[int]
+) -> Float[Array, "batch *spatial channels"]:
+    """`heat` on the device, with a time of its own for each image."""
+    bases = [dct_basis(n) for n in x.shape[1:-1]]
+    rates = reduce(np.add.outer, [heat_rates(n, full) for n, full in zip(x.shape[1:-1], full_shape, strict=True)])
+    gains = jnp.exp(-jnp.multiply.outer(times, jnp.asarray(rates, x.dtype)))
+    return along_axes(gains[..., None] * along_axes(x, bases), [basis.T for basis in bases])
+
+
+def gaussian(shape: Sequence[int]) -> SeparableOperator:
+    """Halves every axis of `shape` (all even): Gaussian blur of standard deviation 1 pixel, then `box`."""
+    return box(shape) @ heat(shape, 0.5)
+
+
+OPERATORS: dict[str, Callable[[Sequence[int]], SeparableOperator]] = {
+    "box": box,
+    "bilinear": partial(resize, kernel=triangle),
+    "bicubic": partial(resize, kernel=keys_cubic),
+    "lanczos": partial(resize, kernel=lanczos3),
+    "gaussian": gaussian,
+    "haar": haar,
+    "dct": dct,
+    "ideal": ideal,
+}

@@ -11,13 +11,19 @@ state s to state t (s < t), c = a_t / a_s, rho = sigma_s^2 / sigma_t^2, z_t = A_
     (6) directions   with M = U diag(m) V^T:  B = V diag(b) U^T,
                      b_i = sqrt(sigma_s^2 - eta^2 sigma_s^2 (1 - rho c^2 m_i^2)) / sigma_t
         eta = 1 is the posterior (4), eta = 0 is DDIM for any linear operator.
-    (8) preserve     l_t = l_base(t) + sum over the levels above of -log lambda_max(M M^T)
+    (8) preserve     l_t = l_base(t) + sum over the changes above of -log lambda_max(M M^T)
 
 (7), the last step, returns the prediction itself and is the last row of every plan (`solvers`).
+
+A_t changes where the resolution does and, if the process has a dissipation, at every t: a blur that grows with t, diagonal
+in the DCT basis, then acts on top. What the network predicts is a level's *sharp* image: A x_0 as it enters the level.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from itertools import pairwise
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,10 +31,29 @@ from jaxtyping import Array, Float, Int
 
 from ssd_jax.config import ProcessConfig
 from ssd_jax.errors import InputError
-from ssd_jax.operators import OPERATORS, SeparableOperator, along_axes, identity
-from ssd_jax.schedules import NOISE_SCHEDULES, resolution_levels
+from ssd_jax.matrix_free import MatrixFreeOperator
+from ssd_jax.operators import OPERATORS, SeparableOperator, dct_basis, heat, heat_each, heat_rates
+from ssd_jax.reverse import directions
+from ssd_jax.schedules import (
+    NOISE_SCHEDULES,
+    RESOLUTION_SCHEDULES,
+    blur_times,
+    constant,
+    information_levels,
+    resolution_levels,
+    threshold_levels,
+    zero_terminal,
+)
+from ssd_jax.spectrum import natural_spectrum
+
+LinearOperator = SeparableOperator | MatrixFreeOperator
 
 PRIOR_LOG_SNR = -10.0  # x_{T-1} may be replaced by N(0, I) from here down: a^2 = 4.5e-5, DDPM's own linear schedule
+
+
+def compose(operators: Sequence[LinearOperator]) -> LinearOperator:
+    """The operator that applies all of them, the first one first; at least one."""
+    return reduce(lambda before, after: after @ before, operators)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +62,11 @@ class ScaleSpaceProcess:
 
     Attributes:
         shape: spatial shape of level 0, e.g. (64, 64).
-        log_snr: l_t, float64 [T].
-        levels: level of every timestep, int [T]: starts at 0 and goes up one at a time.
+        log_snr: l_t, float64 [T]; -inf is pure noise.
+        levels: level of every timestep, int [T]: starts at 0 and never falls; levels may be skipped.
         operators: operators[l] takes level l to level l + 1.
+        dissipation: time of the heat equation that has blurred x_t, in pixels^2 of level 0, [T], never falling; None for
+            a process without blur.
 
     Raises:
         InputError: if shapes do not chain or a transition violates (3).
@@ -48,19 +75,25 @@ class ScaleSpaceProcess:
     shape: tuple[int, ...]
     log_snr: Float[np.ndarray, "timesteps"]
     levels: Int[np.ndarray, "timesteps"]
-    operators: tuple[SeparableOperator, ...] = ()
+    operators: tuple[LinearOperator, ...] = ()
+    dissipation: Float[np.ndarray, "timesteps"] | None = None
 
     def __post_init__(self):
-        steps = np.diff(self.levels, prepend=0)
-        if self.levels.shape != self.log_snr.shape or self.levels[0] != 0 or not np.isin(steps, (0, 1)).all():
-            raise InputError("levels must hold one level a timestep, start at 0 and go up one at a time")
+        if self.levels.shape != self.log_snr.shape or self.levels[0] != 0 or (np.diff(self.levels) < 0).any():
+            raise InputError("levels must hold one level a timestep, start at 0 and never fall")
+        if self.dissipation is not None and (
+            self.dissipation.shape != self.log_snr.shape or (np.diff(self.dissipation, prepend=0.0) < 0).any()
+        ):
+            raise InputError("dissipation must hold one time a timestep, be >= 0 and never fall")
         if len(self.operators) != self.num_levels - 1:
             raise InputError(f"{self.num_levels} levels need {self.num_levels - 1} operators, not {len(self.operators)}")
-        reduce(lambda whole, operator: operator @ whole, self.operators, identity(self.shape))
-        log_lambda = np.array([np.log(operator.lambda_max) for operator in self.operators])
-        margin = self.log_snr[:-1] - self.log_snr[1:]
-        margin[steps[1:] == 1] -= log_lambda
-        worst = int(np.argmin(margin))
+        shape = self.shape
+        for operator in self.operators:
+            if operator.in_shape != shape:
+                raise InputError(f"operators do not chain: one acts on shape {operator.in_shape}, but is given {shape}")
+            shape = operator.out_shape
+        margin = np.diff(-self.image_log_snr)  # of the log of (3); blur alone has lambda_max = 1
+        worst = int(np.argmin(margin)) if len(margin) else 0
         if len(margin) and not margin[worst] >= -1e-9:
             raise InputError(
                 f"the transition from t = {worst} to t = {worst + 1} is not valid: rho c^2 lambda_max(M M^T) is "
@@ -75,8 +108,13 @@ class ScaleSpaceProcess:
 
     @property
     def num_levels(self) -> int:
-        """L."""
+        """L, skipped levels included."""
         return int(self.levels[-1]) + 1
+
+    @cached_property
+    def used_levels(self) -> tuple[int, ...]:
+        """The levels that some timestep has, finest first."""
+        return tuple(np.unique(self.levels).tolist())
 
     @cached_property
     def alpha(self) -> Float[np.ndarray, "timesteps"]:
@@ -90,24 +128,85 @@ class ScaleSpaceProcess:
 
     @cached_property
     def image_log_snr(self) -> Float[np.ndarray, "timesteps"]:
-        """l_t + log lambda_max of the operators so far, [T]: what is left of the full-size image's coarsest detail.
+        """l_t + log lambda_max of the changes so far, [T]: what is left of the full-size image's coarsest detail.
 
         Never increases with t, by (3); with snr_policy "preserve" it is the base noise schedule.
         """
-        shift = np.cumsum([0.0] + [np.log(operator.lambda_max) for operator in self.operators])
-        return self.log_snr + shift[self.levels]
+        return self.log_snr - preserving_shift(self.operators, self.levels)
+
+    @property
+    def prior_is_noise(self) -> bool:
+        """Whether x_{T-1} may be drawn from N(0, I); if not, samples start from degraded images."""
+        return bool(self.log_snr[-1] <= PRIOR_LOG_SNR / 2)
 
     def level_shape(self, level: int) -> tuple[int, ...]:
         """Spatial shape at `level`."""
         return self.operators[level - 1].out_shape if level else self.shape
 
     def first_timestep(self, level: int) -> int:
-        """The least noisy t at `level`; for level > 0 the reverse step from it is the up-step to level - 1."""
+        """The least noisy t at `level`, a used one; for level > 0 the reverse step from it is an up-step."""
         return int(np.argmax(self.levels == level))
 
-    def degrade(self, x0: Float[Array, "..."], level: int) -> Float[Array, "..."]:
-        """A x_0 at `level`: [..., *shape, channels] -> [..., *level_shape(level), channels]."""
-        return reduce(lambda z, operator: operator.apply(z), self.operators[:level], x0)
+    @cached_property
+    def blur_times(self) -> Float[np.ndarray, "timesteps"]:
+        """Dissipation since the level was entered, [T]: the blur between a level's sharp image and z_t."""
+        if self.dissipation is None:
+            return np.zeros(self.num_timesteps)
+        entered = [self.dissipation[self.first_timestep(level)] if level else 0.0 for level in range(self.num_levels)]
+        return self.dissipation - np.array(entered)[self.levels]
+
+    def _heat(self, level: int, time: float) -> tuple[SeparableOperator, ...]:
+        return (heat(self.level_shape(level), time, self.shape),) if time else ()
+
+    def target_operator(self, s: int) -> SeparableOperator | None:
+        """What takes the sharp image of s's level to z_s: a blur, or None."""
+        return next(iter(self._heat(int(self.levels[s]), self.blur_times[s])), None)
+
+    def transition_operator(self, s: int, t: int) -> LinearOperator | None:
+        """M_{s->t}, or None where it is the identity.
+
+        Raises:
+            InputError: if not 0 <= s < t < T, or if the resolution changes more than once between them.
+        """
+        level_s, level_t = int(self.levels[s]), int(self.levels[t])
+        first = self.first_timestep(level_t)
+        if not 0 <= s < t < self.num_timesteps or (level_s != level_t and self.levels[first - 1] != level_s):
+            raise InputError(f"no single reverse step leads from t = {t} (level {level_t}) to s = {s} (level {level_s})")
+        times = self.blur_times
+        if level_s == level_t:
+            parts = self._heat(level_t, times[t] - times[s])
+        else:
+            change = 0.0 if self.dissipation is None else self.dissipation[first] - self.dissipation[first - 1]
+            before, after = self._heat(level_s, times[first - 1] - times[s]), self._heat(level_t, times[t] + change)
+            parts = (*before, *self.operators[level_s:level_t], *after)
+        return compose(parts) if parts else None
+
+    @cached_property
+    def _to_level(self) -> dict[int, LinearOperator]:
+        """For each used level but 0 what takes the sharp image of the used level before to its own."""
+        to_level = {}
+        for level in self.used_levels[1:]:
+            first = self.first_timestep(level)
+            parts = (self.target_operator(first - 1), self.transition_operator(first - 1, first))
+            to_level[level] = compose([part for part in parts if part is not None])
+        return to_level
+
+    def degrade(self, x: Float[Array, "..."], level: int, *, start: int = 0) -> Float[Array, "..."]:
+        """The sharp image of `level` from that of `start`, both used levels; that of level 0 is x_0.
+
+        [..., *level_shape(start), channels] -> [..., *level_shape(level), channels]
+        """
+        between = [self._to_level[used] for used in self.used_levels if start < used <= level]
+        return reduce(lambda z, operator: operator.apply(z), between, x)
+
+    @cached_property
+    def bounds(self) -> tuple[float, ...]:
+        """The largest absolute value of the sharp images of each level, for x_0 in [-1, 1]; infinite for unused levels."""
+        bounds, whole = [1.0] + [math.inf] * (self.num_levels - 1), None
+        for level in self.used_levels[1:]:
+            whole = self._to_level[level] if whole is None else self._to_level[level] @ whole
+            bounds[level] = whole.bound
+        return tuple(bounds)
 
     def add_noise(
         self,
@@ -115,67 +214,60 @@ class ScaleSpaceProcess:
         t: Int[Array, "batch"],
         noise: Float[Array, "batch *spatial channels"],
     ) -> Float[Array, "batch *spatial channels"]:
-        """Equation (1): x_t from z_t, one t per image.
+        """Equation (1): x_t from the sharp image of its level, one t per image, all of one level.
 
         Args:
-            z: clean images at the level of t, [batch, *spatial, channels].
+            z: sharp images, [batch, *spatial, channels].
             t: timesteps, int [batch].
             noise: eps ~ N(0, I), the shape of z.
         """
+        if self.dissipation is not None:
+            z = heat_each(z, jnp.asarray(self.blur_times, z.dtype)[t], self.shape)
         t = jnp.expand_dims(t, range(1, z.ndim))
         return jnp.asarray(self.alpha, z.dtype)[t] * z + jnp.asarray(self.sigma, z.dtype)[t] * noise
 
-    def transition_operator(self, s: int, t: int) -> SeparableOperator | None:
-        """M_{s->t} of a step that stays (None: M is the identity) or goes up one level."""
-        if not 0 <= s < t < self.num_timesteps or self.levels[t] - self.levels[s] > 1:
-            raise InputError(f"no single reverse step leads from t = {t} (level {self.levels[t]}) to s = {s}")
-        return self.operators[self.levels[s]] if self.levels[s] != self.levels[t] else None
+    def frequency_basis(self, level: int) -> tuple[Float[np.ndarray, "_ _"], ...] | None:
+        """Where a process with dissipation is diagonal at `level`: V of one matrix per axis; None without dissipation."""
+        return None if self.dissipation is None else tuple(dct_basis(n).T for n in self.level_shape(level))
+
+    def step_constants(self, s: int, t: int, eta: float) -> Float[np.ndarray, "6"]:
+        """a_s, a_t, sigma_s^2, sigma_t^2, rho c^2, eta: all that a step from t to s needs to know besides M."""
+        var_s, var_t = self.sigma[s] ** 2, self.sigma[t] ** 2
+        ratio = var_s / var_t * (self.alpha[t] / self.alpha[s]) ** 2
+        return np.array([self.alpha[s], self.alpha[t], var_s, var_t, ratio, eta])
 
     def reverse_coefficients(self, s: int, t: int, eta: float) -> Float[np.ndarray, "*shape 3"]:
-        """Family (5)-(6) along the singular directions of M: x_s = k_x x_t + k_z z_s + k_n xi.
+        """Family (5)-(6) as x_s = k_x x_t + k_z z + k_n xi, for a separable M.
 
         Args:
-            s, t: timesteps, s < t, at most one level apart.
+            s, t: timesteps, s < t, at most one change of resolution apart.
             eta: 0 (DDIM) to 1 (posterior, ancestral).
 
         Returns:
-            float64 [..., 3] of (k_x, k_z, k_n): [3] when M is the identity, else [*in_shape of M, 3].
+            float64 (k_x, k_z, k_n). Within a level z is the sharp image: [3], or [*shape, 3] along `frequency_basis`
+            where there is one. Between levels z is z_s: [*in_shape of M, 3] along the right singular directions of M.
         """
-        operator = self.transition_operator(s, t)
-        m = np.ones(()) if operator is None else operator.singular_values
-        in_range = np.ones(()) if operator is None else operator.in_range
-        a_s, a_t, var_s, var_t = self.alpha[s], self.alpha[t], self.sigma[s] ** 2, self.sigma[t] ** 2
-        fresh = np.maximum(1 - var_s / var_t * (a_t / a_s) ** 2 * m**2, 0)
-        b = in_range * np.sqrt(var_s * (1 - eta**2 * fresh) / var_t)
-        k_n = np.sqrt(var_s * np.where(in_range, eta**2 * fresh, 1.0))  # var_s - var_t b^2, without rounding
-        return np.stack([b, a_s - a_t * b * m, k_n], axis=-1)
+        m, in_range, target = np.ones(()), np.ones((), bool), np.ones(())
+        if self.levels[s] != self.levels[t]:
+            operator = self.transition_operator(s, t)
+            assert isinstance(operator, SeparableOperator), "for a MatrixFreeOperator see `matrix_free_up_step`"
+            m, in_range = operator.singular_values, operator.in_range
+        elif self.dissipation is not None:
+            shape, times = self.level_shape(int(self.levels[t])), self.blur_times
+            rates = reduce(np.add.outer, [heat_rates(n, full) for n, full in zip(shape, self.shape, strict=True)])
+            m, target = np.exp(-(times[t] - times[s]) * rates), np.exp(-times[s] * rates)
+        a_s, a_t, *others = self.step_constants(s, t, eta)
+        b, noise = directions(m, in_range, *others)
+        return np.stack([b, (a_s - a_t * b * m) * target, noise], axis=-1)
 
 
-def up_step(
-    x: Float[Array, "batch *out_shape channels"],
-    z: Float[Array, "batch *in_shape channels"],
-    noise: Float[Array, "batch *in_shape channels"],
-    coefficients: Float[Array, "*in_shape 3"],
-    left: tuple[Float[Array | np.ndarray, "_ _"], ...],
-    right: tuple[Float[Array | np.ndarray, "_ _"], ...],
-) -> Float[Array, "batch *in_shape channels"]:
-    """x_s from x_t one level below, equations (5)-(6), exact for a separable operator M = U diag(m) V^T.
-
-    Args:
-        x: x_t, [batch, *out_shape, channels].
-        z: the (predicted) clean image at the level of s, [batch, *in_shape, channels].
-        noise: xi ~ N(0, I), the shape of z.
-        coefficients: `reverse_coefficients`, [*in_shape, 3].
-        left, right: U and V of M, one matrix per axis (`SeparableOperator.left`, `.right`).
-
-    Returns:
-        x_s, the shape of z.
-    """
-    k_x, k_z, k_n = (coefficients[..., i, None] for i in range(3))
-    inward = [v.T for v in right]
-    padding = [(0, 0), *((0, v.shape[0] - u.shape[0]) for u, v in zip(left, right, strict=True)), (0, 0)]
-    x = jnp.pad(along_axes(x, [u.T for u in left]), padding)
-    return along_axes(k_x * x + k_z * along_axes(z, inward) + k_n * along_axes(noise, inward), right)
+def preserving_shift(operators: Sequence[LinearOperator], levels: Int[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
+    """Sum over the changes of resolution up to t of -log lambda_max(M M^T), [T]: the second term of (8)."""
+    used = np.unique(levels)
+    shift = np.zeros(used[-1] + 1)
+    for before, after in pairwise(used):
+        shift[after] = shift[before] - np.log(compose(operators[before:after]).lambda_max)
+    return shift[levels]
 
 
 def make_process(config: ProcessConfig) -> ScaleSpaceProcess:
@@ -187,15 +279,35 @@ def make_process(config: ProcessConfig) -> ScaleSpaceProcess:
     """
     shapes = [(config.image_size >> level,) * 2 for level in range(config.num_levels)]
     operators = tuple(OPERATORS[config.operator](shape) for shape in shapes[:-1])
-    levels = resolution_levels(config.resolution_schedule, config.num_timesteps, config.num_levels, config.gamma)
-    if levels[-1] + 1 != config.num_levels or (np.diff(levels) > 1).any():
+    log_snr = _base_log_snr(config)
+    levels = _levels(config, log_snr)
+    operators = operators[: levels[-1]]  # "information" may do without the coarsest
+    if config.snr_policy == "preserve":
+        shift = preserving_shift(operators, levels)
+        excess = max(log_snr[-1] + shift[-1] - PRIOR_LOG_SNR, 0.0) if shift[-1] else 0.0
+        log_snr = log_snr - excess * (np.arange(config.num_timesteps) / (config.num_timesteps - 1)) ** 4 + shift
+    dissipation = blur_times(config.num_timesteps, config.blur) if config.blur else None
+    return ScaleSpaceProcess(shapes[0], log_snr, levels, operators, dissipation)
+
+
+def _base_log_snr(config: ProcessConfig) -> Float[np.ndarray, "t"]:
+    if config.noise_schedule == "constant":
+        return constant(config.num_timesteps, config.noise_sigma)
+    log_snr = NOISE_SCHEDULES[config.noise_schedule](config.num_timesteps)
+    return zero_terminal(log_snr) if config.zero_terminal_snr else log_snr
+
+
+def _levels(config: ProcessConfig, log_snr: Float[np.ndarray, "t"]) -> Int[np.ndarray, "t"]:
+    if config.resolution_schedule == "threshold":
+        return threshold_levels(config.num_timesteps, config.thresholds)
+    if config.resolution_schedule == "information":
+        spectrum = natural_spectrum((config.image_size,) * 2, slope=config.spectrum_slope)
+        return information_levels(log_snr, spectrum, config.num_levels, config.tolerance)
+    name = config.resolution_schedule
+    levels = resolution_levels(RESOLUTION_SCHEDULES[name], config.num_timesteps, config.num_levels, config.gamma)
+    if (np.diff([*levels, config.num_levels]) > 1).any():
         raise InputError(
             f"process.num_timesteps = {config.num_timesteps} are too few for {config.num_levels} levels with resolution "
-            f"schedule {config.resolution_schedule!r} and gamma = {config.gamma}: some level gets no timestep"
+            f"schedule {name!r} and gamma = {config.gamma}: some level gets no timestep"
         )
-    log_snr = NOISE_SCHEDULES[config.noise_schedule](config.num_timesteps)
-    if config.snr_policy == "preserve":
-        shift = np.cumsum([0.0] + [-np.log(operator.lambda_max) for operator in operators])
-        excess = max(log_snr[-1] + shift[-1] - PRIOR_LOG_SNR, 0.0) if operators else 0.0
-        log_snr = log_snr - excess * (np.arange(config.num_timesteps) / (config.num_timesteps - 1)) ** 4 + shift[levels]
-    return ScaleSpaceProcess(shapes[0], log_snr, levels, operators)
+    return levels

@@ -39,6 +39,31 @@ class Trained:
     denoiser: Denoiser
     step: int
 
+    def classes_in_turn(self, num: int) -> np.ndarray | None:
+        """Labels 0, 1, .. of a grid that shows every class: int [num]; None for a model without classes."""
+        classes = self.config.model.num_classes
+        return np.arange(num) % classes if classes else None
+
+    def start(self, key: jax.Array, num: int, first_index: int = 0) -> jax.Array | None:
+        """x_{T-1} for a process that does not end in noise: images of the training data, degraded; None if it does.
+
+        [num, *shape of x_{T-1}, channels]; state i depends on (key, first_index + i) only.
+        """
+        process, last = self.process, self.process.num_timesteps - 1
+        if process.prior_is_noise:
+            return None
+        source = make_source(self.config.data, self.config.process.image_size)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first_index + np.arange(num))
+        chosen = jax.vmap(lambda k: jax.random.randint(k, (), 0, len(source)))(keys)
+        items = [source[int(index)] for index in chosen]
+        readable = [item for item in items if item is not None]
+        if not readable:
+            raise InputError(f"none of the {num} images drawn from the training data to start from can be read")
+        x0 = np.stack([(item or readable[0])["image"] for item in items]) / np.float32(127.5) - 1
+        z = process.degrade(x0, process.used_levels[-1])
+        noise = jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, last + 1), z.shape[1:]))(keys)
+        return process.add_noise(z, np.full(num, last), noise)
+
     def sample(
         self,
         key: jax.Array,
@@ -73,7 +98,8 @@ class Trained:
                     f"values 0..{classes - 1}"
                 )
         plan = plan_steps(self.process, solver=solver, num_steps=num_steps, eta=eta)
-        return sample(self.denoiser, plan, key, num, label=label, first_index=first_index)
+        start = self.start(key, num, first_index)
+        return sample(self.denoiser, plan, key, num, label=label, first_index=first_index, start=start)
 
 
 def load(workdir: str | Path) -> Trained:
@@ -85,7 +111,8 @@ def load(workdir: str | Path) -> Trained:
     config = checkpoint.load_config(Path(workdir))
     graphdef, abstract = training.abstract_model(config.model)
     step, ema = checkpoint.restore_ema(Path(workdir), _placed(abstract, replicated(data_mesh())))
-    return Trained(config, make_process(config.process), Denoiser(ema, graphdef), step)
+    process = make_process(config.process)
+    return Trained(config, process, Denoiser(ema, graphdef, process.bounds), step)
 
 
 def train(config: Config, workdir: str | Path) -> None:
@@ -134,6 +161,7 @@ def _loop(config, workdir, train_step, state, step, iterator, checkpoints, write
     """Steps until train.steps; asks the device for numbers only every log_every steps."""
     settings = config.train
     graphdef, _ = training.abstract_model(config.model)
+    process = make_process(config.process)
     pending: list[dict[str, jax.Array]] = []
     with tqdm(total=settings.steps, initial=step, desc="training", unit="step") as bar:
         started = time.perf_counter()
@@ -159,7 +187,7 @@ def _loop(config, workdir, train_step, state, step, iterator, checkpoints, write
             if step % settings.checkpoint_every == 0 or last:
                 checkpoint.save(checkpoints, step, state.as_dict(), iterator.get_state())
             if step % settings.sample_every == 0 or last:
-                trained = Trained(config, make_process(config.process), Denoiser(state.ema, graphdef), step)
+                trained = Trained(config, process, Denoiser(state.ema, graphdef, process.bounds), step)
                 _write_samples(trained, workdir / "samples" / f"step_{step:07d}.png")
                 started = time.perf_counter()
 
@@ -178,9 +206,9 @@ def _mean_losses(steps: list[dict[str, jax.Array]], train_step: training.TrainSt
 
 
 def _write_samples(trained: Trained, path: Path) -> None:
-    """A grid of samples, always from the same seed; classes in turn."""
-    settings, classes = trained.config.sample, trained.config.model.num_classes
-    label = np.arange(settings.num) % classes if classes else None
+    """A grid of samples, always from the same seed."""
+    settings = trained.config.sample
+    label = trained.classes_in_turn(settings.num)
     pictures = trained.sample(
         jax.random.key(0), settings.num, solver=settings.solver, num_steps=settings.steps, label=label
     )

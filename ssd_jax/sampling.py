@@ -12,8 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ssd_jax.errors import InputError
 from ssd_jax.flexi_unet import IMAGE_CHANNELS
-from ssd_jax.process import up_step
+from ssd_jax.matrix_free import MatrixFreeOperator
+from ssd_jax.operators import along_axes
+from ssd_jax.reverse import matrix_free_up_step, up_step
 from ssd_jax.solvers import Plan, StagePlan
 from ssd_jax.stages import Stage
 
@@ -43,6 +46,7 @@ def sample(
     *,
     label: Int[Array | np.ndarray, "{batch_size}"] | None = None,
     first_index: int = 0,
+    start: Float[Array, "{batch_size} *small_shape channels"] | None = None,
 ) -> Float[Array, "{batch_size} *shape channels"]:
     """Draws images.
 
@@ -57,11 +61,15 @@ def sample(
         batch_size: images to draw.
         label: classes, int [batch_size], handed to `denoise`.
         first_index: index of the first image.
+        start: x_{T-1}; drawn from N(0, I) if not given.
+
+    Raises:
+        InputError: if `start` is missing although N(0, I) is not the distribution of x_{T-1}, or has a wrong shape.
 
     Returns:
         float32 [batch_size, *process.shape, 3].
     """
-    *_, last = iterate(denoise, plan, key, batch_size, label=label, first_index=first_index)
+    *_, last = iterate(denoise, plan, key, batch_size, label=label, first_index=first_index, start=start)
     return last.x
 
 
@@ -73,6 +81,7 @@ def iterate(
     *,
     label: Int[Array | np.ndarray, "{batch_size}"] | None = None,
     first_index: int = 0,
+    start: Float[Array, "{batch_size} *small_shape channels"] | None = None,
     every: int | None = None,
 ) -> Iterator[Snapshot]:
     """`sample`, stage by stage: yields a snapshot after each stage, and within it after every `every` network calls."""
@@ -81,31 +90,46 @@ def iterate(
     indices = jnp.arange(first_index, first_index + batch_size)
     process = plan.process
     shape = (batch_size, *process.level_shape(process.num_levels - 1), IMAGE_CHANNELS)
-    keys, x = _prior(key, indices, np.int32(process.num_timesteps), shape=shape)
+    if start is None and not process.prior_is_noise:
+        raise InputError(
+            f"x_T-1 of this process is not noise (its log-SNR is {process.log_snr[-1]:.2f}): give degraded images as start"
+        )
+    if start is not None and start.shape != shape:
+        raise InputError(f"start has shape {start.shape}, but x_T-1 of this process has shape {shape}")
+    keys, noise = _prior(key, indices, np.int32(process.num_timesteps), shape=shape)
+    x = noise if start is None else start
     label = None if label is None else jnp.asarray(label, jnp.int32)
     z, calls = x, 0
     for part in plan.stages:
         steps = len(part.timesteps)
         if part.operator is not None:
-            left, right = part.operator.left, part.operator.right
-            t, table = np.int32(part.timesteps[0]), np.float32(part.table[0])
-            x, z = _run_up(denoise, x, keys, label, t, table, left, right, stage=part.stage)
+            t, row = np.int32(part.timesteps[0]), np.float32(part.table[0])
+            target = () if part.target is None else part.target.matrices
+            if isinstance(part.operator, MatrixFreeOperator):
+                x, z = _run_matrix_free_up(denoise, x, keys, label, t, row, target, part.operator, stage=part.stage)
+            else:
+                left, right = part.operator.left, part.operator.right
+                x, z = _run_up(denoise, x, keys, label, t, row, target, left, right, stage=part.stage)
             calls += 1
             yield Snapshot(part.stage, calls, x, z)
             continue
         timesteps, table = _padded(part, process.num_timesteps)
-        for start in range(0, steps, every or max(steps, 1)):
-            stop = min(start + (every or steps), steps)
-            bounds = np.int32(start), np.int32(stop)
-            x, z = _run_stay(denoise, x, z, keys, label, timesteps, table, *bounds, stage=part.stage)
+        for first in range(0, steps, every or max(steps, 1)):
+            stop = min(first + (every or steps), steps)
+            bounds = np.int32(first), np.int32(stop)
+            x, z = _run_stay(denoise, x, z, keys, label, timesteps, table, part.basis, *bounds, stage=part.stage)
             yield Snapshot(part.stage, calls + stop, x, z)
         calls += steps
 
 
 def _padded(part: StagePlan, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Timesteps and table at a fixed number of rows, so that plans of any length share one program."""
-    padding = rows - len(part.timesteps)
-    return np.pad(np.int32(part.timesteps), (0, padding)), np.pad(np.float32(part.table), ((0, padding), (0, 0)))
+    """Timesteps and table at a fixed number of rows, so that plans of any length share one program.
+
+    A table along frequencies is too large for that: its plans share a program with those of as many steps.
+    """
+    padding = rows - len(part.timesteps) if part.basis is None else 0
+    pads = [(0, padding)] + [(0, 0)] * (part.table.ndim - 1)
+    return np.pad(np.int32(part.timesteps), (0, padding)), np.pad(np.float32(part.table), pads)
 
 
 @partial(jax.jit, static_argnames="shape")
@@ -121,21 +145,33 @@ def _noise(keys: jax.Array, t: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames="stage")
-def _run_stay(denoise, x, z, keys, label, timesteps, table, start, stop, *, stage):
-    """Rows start .. stop - 1 of a stay stage."""
+def _run_stay(denoise, x, z, keys, label, timesteps, table, basis, start, stop, *, stage):
+    """Rows start .. stop - 1 of a stay stage, along `basis` if there is one."""
+
+    def turn(x, matrices):
+        return x if basis is None else along_axes(x, matrices)
 
     def step(i, carry):
         x, _ = carry
-        t, (k_x, k_z, k_n) = timesteps[i], table[i]
+        t, (k_x, k_z, k_n) = timesteps[i], jnp.moveaxis(table[i], -1, 0)[..., None]
         z = denoise(x, jnp.full(x.shape[:1], t), label, stage=stage)
-        noise = jax.lax.cond(k_n > 0, lambda: _noise(keys, t, x.shape), lambda: jnp.zeros_like(x))
-        return k_x * x + k_z * z + k_n * noise, z
+        noise = jax.lax.cond((k_n > 0).any(), lambda: _noise(keys, t, x.shape), lambda: jnp.zeros_like(x))
+        inward, outward = ([v.T for v in basis], basis) if basis is not None else ((), ())
+        x, prediction, noise = (turn(array, inward) for array in (x, z, noise))
+        return turn(k_x * x + k_z * prediction + k_n * noise, outward), z
 
     return jax.lax.fori_loop(start, stop, step, (x, z))
 
 
 @partial(jax.jit, static_argnames="stage")
-def _run_up(denoise, x, keys, label, t, coefficients, left, right, *, stage):
+def _run_up(denoise, x, keys, label, t, coefficients, target, left, right, *, stage):
     """The one step of an up stage."""
     z = denoise(x, jnp.full(x.shape[:1], t), label, stage=stage)
-    return up_step(x, z, _noise(keys, t, z.shape), coefficients, left, right), z
+    return up_step(x, along_axes(z, target), _noise(keys, t, z.shape), coefficients, left, right), z
+
+
+@partial(jax.jit, static_argnames=("operator", "stage"))
+def _run_matrix_free_up(denoise, x, keys, label, t, constants, target, operator, *, stage):
+    """The one step of an up stage whose operator is a MatrixFreeOperator."""
+    z = denoise(x, jnp.full(x.shape[:1], t), label, stage=stage)
+    return matrix_free_up_step(operator, x, along_axes(z, target), _noise(keys, t, z.shape), constants), z

@@ -4,10 +4,12 @@ Timesteps are t = 0 .. T-1, t = 0 the least noisy. A noise schedule gives the lo
 a_t^2 + sigma_t^2 = 1; a resolution schedule gives the level of every t, level l having 2^-l of the full resolution.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from ssd_jax.spectrum import lost_information
 
 
 def linear(num_timesteps: int) -> Float[np.ndarray, "{num_timesteps}"]:
@@ -28,6 +30,28 @@ def _log_snr(betas: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
 
 
 NOISE_SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {"linear": linear, "cosine": cosine}
+
+
+def constant(num_timesteps: int, sigma: float) -> Float[np.ndarray, "{num_timesteps}"]:
+    """log-SNR [T] of the same noise sigma at every t: the limit of "blur instead of noise" (Rissanen et al. 2023)."""
+    return np.full(num_timesteps, np.log((1 - sigma**2) / sigma**2))
+
+
+def zero_terminal(log_snr: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
+    """Rescales a_t, affinely and with a_0 kept, so that x_{T-1} is pure noise: log-SNR -inf (Lin et al. 2024)."""
+    alpha = np.sqrt(1 / (1 + np.exp(-log_snr)))
+    alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+    with np.errstate(divide="ignore"):
+        return 2 * np.log(alpha) - np.log1p(-(alpha**2))
+
+
+def blur_times(num_timesteps: int, blur: float) -> Float[np.ndarray, "{num_timesteps}"]:
+    """Dissipation time [T] of a blur that grows from 0 to standard deviation `blur` in pixels, as sin^2(pi/2 t/(T-1)).
+
+    Blurring diffusion (Hoogeboom & Salimans 2023): blur of variance 2 time.
+    """
+    deviation = blur * np.sin(np.linspace(0, np.pi / 2, num_timesteps)) ** 2
+    return deviation**2 / 2
 
 
 def equal(u: Float[np.ndarray, "t"], gamma: float) -> Float[np.ndarray, "t"]:
@@ -68,11 +92,13 @@ RESOLUTION_SCHEDULES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
 }
 
 
-def resolution_levels(name: str, num_timesteps: int, num_levels: int, gamma: float) -> Int[np.ndarray, "{num_timesteps}"]:
+def resolution_levels(
+    schedule: Callable[[np.ndarray, float], np.ndarray], num_timesteps: int, num_levels: int, gamma: float
+) -> Int[np.ndarray, "{num_timesteps}"]:
     """Level of every timestep: floor(num_levels * x(u)), u = t / (T - 1).
 
     Args:
-        name: a key of RESOLUTION_SCHEDULES.
+        schedule: x(u, gamma), from 0 to 1; one of RESOLUTION_SCHEDULES.
         num_timesteps: T.
         num_levels: L; level 0 is full resolution.
         gamma: shape of the schedule, > 0.
@@ -80,5 +106,30 @@ def resolution_levels(name: str, num_timesteps: int, num_levels: int, gamma: flo
     Returns:
         int [T], non-decreasing from 0 to L - 1.
     """
-    x = RESOLUTION_SCHEDULES[name](np.arange(num_timesteps) / max(num_timesteps - 1, 1), gamma)
+    x = schedule(np.arange(num_timesteps) / max(num_timesteps - 1, 1), gamma)
     return np.minimum((x * num_levels).astype(int), num_levels - 1)
+
+
+def threshold_levels(num_timesteps: int, thresholds: Sequence[float]) -> Int[np.ndarray, "{num_timesteps}"]:
+    """Level of every timestep: the number of thresholds below t / T; equal thresholds skip a level."""
+    return np.searchsorted(np.sort(thresholds), np.arange(num_timesteps) / num_timesteps, side="left")
+
+
+def information_levels(
+    log_snr: Float[np.ndarray, "t"], spectrum: Float[np.ndarray, "..."], num_levels: int, tolerance: float
+) -> Int[np.ndarray, "t"]:
+    """The coarsest level of every timestep that loses no more than `tolerance` of what the state tells of the image.
+
+    Args:
+        log_snr: l_t of the base noise schedule, [T].
+        spectrum: the data's, as `spectrum.natural_spectrum` or `spectrum.measured_spectrum` give it.
+        num_levels: L.
+        tolerance: nats per pixel of level 0.
+
+    Returns:
+        int [T], non-decreasing from 0 to at most L - 1.
+    """
+    lost = np.array([lost_information(log_snr, spectrum, level) for level in range(num_levels)])
+    levels = (lost <= tolerance).sum(axis=0) - 1  # less resolution loses more
+    levels[0] = 0
+    return np.maximum.accumulate(levels)

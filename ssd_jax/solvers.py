@@ -12,13 +12,19 @@ from jaxtyping import Float, Int
 
 from ssd_jax.errors import InputError, unknown_name
 from ssd_jax.operators import SeparableOperator
-from ssd_jax.process import ScaleSpaceProcess
+from ssd_jax.process import PRIOR_LOG_SNR, LinearOperator, ScaleSpaceProcess
 from ssd_jax.stages import Stage, make_stages
+
+
+def _timestep(process: ScaleSpaceProcess) -> Float[np.ndarray, "t"]:
+    return -np.arange(process.num_timesteps, dtype=np.float64)
+
 
 SOLVERS = {"ancestral": 1.0, "ddim": 0.0}  # the eta of equation (6), unless one is given
 SPACINGS = {
-    "log_snr": lambda process: process.image_log_snr,
-    "timestep": lambda process: -np.arange(process.num_timesteps, dtype=np.float64),
+    # Bounded where the SNR is zero; the timestep decides where the SNR does not change.
+    "log_snr": lambda process: np.maximum(process.image_log_snr, 2 * PRIOR_LOG_SNR) + 1e-6 * _timestep(process),
+    "timestep": lambda process: _timestep(process),
 }
 
 
@@ -29,15 +35,20 @@ class StagePlan:
     Attributes:
         stage: the stage.
         timesteps: t of every network call, decreasing, int [steps].
-        table: (k_x, k_z, k_n) of every step: float64 [steps, 3], or [1, *shape, 3] along the singular directions of
-            `operator` for an up stage.
+        table: what the steps compute, float64. Of a stay stage (k_x, k_z, k_n), [steps, 3], or [steps, *shape, 3] along
+            `basis`. Of an up stage the same along the singular directions of `operator`, [1, *shape, 3], or the
+            `ScaleSpaceProcess.step_constants` if it is a MatrixFreeOperator, [1, 6].
         operator: M of an up stage, else None.
+        basis: V per axis along which the rows of a stay stage stand, if the process blurs within the stage.
+        target: what takes the sharp image that is predicted to the z_s of an up stage, None if nothing does.
     """
 
     stage: Stage
     timesteps: Int[np.ndarray, "steps"]
-    table: Float[np.ndarray, "steps *shape 3"]
-    operator: SeparableOperator | None
+    table: Float[np.ndarray, "steps ..."]
+    operator: LinearOperator | None = None
+    basis: tuple[Float[np.ndarray, "_ _"], ...] | None = None
+    target: SeparableOperator | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,22 +99,43 @@ def plan_steps(
     plans = []
     for stage in make_stages(process):
         own = timesteps[(timesteps >= stage.first) & (timesteps <= stage.last)]
-        rows = [process.reverse_coefficients(targets[t], t, eta) if t else np.array([0.0, 1.0, 0.0]) for t in own.tolist()]
-        operator = process.operators[stage.out_level] if stage.is_up else None
-        plans.append(StagePlan(stage, own, np.array(rows).reshape(len(own), *np.shape(rows)[1:] or (3,)), operator))
+        plan = _plan_up if stage.is_up else _plan_stay
+        plans.append(plan(process, stage, own, targets, eta))
     return Plan(process, tuple(plans))
+
+
+def _plan_stay(
+    process: ScaleSpaceProcess, stage: Stage, timesteps: Int[np.ndarray, "t"], targets: dict[int, int], eta: float
+) -> StagePlan:
+    basis = process.frequency_basis(stage.in_level)
+    shape = () if basis is None else process.level_shape(stage.in_level)
+    rows = [process.reverse_coefficients(targets[t], t, eta) for t in timesteps.tolist() if t]
+    if 0 in timesteps:
+        rows.append(np.broadcast_to([0.0, 1.0, 0.0], (*shape, 3)))  # (7)
+    return StagePlan(stage, timesteps, np.array(rows).reshape(len(timesteps), *shape, 3), basis=basis)
+
+
+def _plan_up(
+    process: ScaleSpaceProcess, stage: Stage, timesteps: Int[np.ndarray, "t"], targets: dict[int, int], eta: float
+) -> StagePlan:
+    (t,) = timesteps.tolist()
+    s = targets[t]
+    operator = process.transition_operator(s, t)
+    separable = isinstance(operator, SeparableOperator)
+    row = process.reverse_coefficients(s, t, eta) if separable else process.step_constants(s, t, eta)
+    return StagePlan(stage, timesteps, row[None], operator=operator, target=process.target_operator(s))
 
 
 def _lay_out(
     process: ScaleSpaceProcess, num_steps: int, coordinate: Float[np.ndarray, "t"]
 ) -> Int[np.ndarray, "{num_steps}"]:
     """Decreasing timesteps from T - 1 to 0 through every up-step, evenly spaced in `coordinate` (decreasing in t)."""
-    starts = [process.first_timestep(level) for level in range(process.num_levels)]
+    starts = [process.first_timestep(level) for level in process.used_levels]
     ends = np.unique([*starts, process.num_timesteps - 1])[::-1]
     room = -np.diff(ends)
     if not len(room) < num_steps <= process.num_timesteps:
         raise InputError(
-            f"num_steps is {num_steps}, but this process of {process.num_levels} levels and {process.num_timesteps} "
+            f"num_steps is {num_steps}, but this process of {len(starts)} levels and {process.num_timesteps} "
             f"timesteps allows {len(room) + 1} to {process.num_timesteps}"
         )
     lengths = np.diff(coordinate[ends])

@@ -5,6 +5,7 @@ A stage is static: one branch of the network, one compiled program.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,7 +18,7 @@ from ssd_jax.process import ScaleSpaceProcess
 class Stage:
     """Reverse steps from timesteps first <= t <= last, states at in_level, predictions at out_level.
 
-    `out_level` is `in_level` (a stay stage) or one less (an up stage, which has a single timestep).
+    `out_level` is `in_level` (a stay stage) or the next finer level in use (an up stage, which has a single timestep).
     """
 
     in_level: int
@@ -37,13 +38,13 @@ class Stage:
 def make_stages(process: ScaleSpaceProcess) -> tuple[Stage, ...]:
     """All stages in the order of sampling: noisiest first, an up stage after each level but 0."""
     stages = []
-    for level in reversed(range(process.num_levels)):
+    for finer, level in reversed(tuple(pairwise((0, *process.used_levels)))):
         timesteps = np.flatnonzero(process.levels == level)
         first, last = int(timesteps[0]), int(timesteps[-1])
         if level == 0 or last > first:
             stages.append(Stage(level, level, first + (level > 0), last))
         if level:
-            stages.append(Stage(level, level - 1, first, first))
+            stages.append(Stage(level, finer, first, first))
     return tuple(stages)
 
 

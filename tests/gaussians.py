@@ -1,17 +1,21 @@
 """Gaussian data, for which everything is known exactly: dense matrices, the linear denoiser, a plan's covariance."""
 
+from functools import reduce
+from itertools import pairwise
+
 import jax.numpy as jnp
 import numpy as np
 
 from ssd_jax.operators import SeparableOperator
-from ssd_jax.process import ScaleSpaceProcess
+from ssd_jax.process import LinearOperator, ScaleSpaceProcess
 from ssd_jax.solvers import Plan
 from ssd_jax.stages import make_stages
 
 
-def dense(operator: SeparableOperator) -> np.ndarray:
-    """The matrix of an operator on flattened arrays."""
-    return np.kron(*operator.matrices)
+def dense(operator: LinearOperator | None) -> np.ndarray:
+    """The matrix of a separable operator on flattened arrays."""
+    assert isinstance(operator, SeparableOperator)
+    return reduce(np.kron, operator.matrices)
 
 
 def natural_covariance(size: int) -> np.ndarray:
@@ -27,14 +31,15 @@ class GaussianData:
     """E[z_s | x_t] for zero-mean Gaussian images, as matrices per timestep and as a `denoise` function."""
 
     def __init__(self, process: ScaleSpaceProcess, covariance: np.ndarray):
-        degrade = [np.eye(len(covariance))]
-        for operator in process.operators:
-            degrade.append(dense(operator) @ degrade[-1])
+        sharp = {0: np.eye(len(covariance))}  # what takes x_0 to the sharp image of each level
+        for finer, level in pairwise(process.used_levels):
+            sharp[level] = dense(process._to_level[level]) @ sharp[finer]
         self.covariance = covariance
         self.matrices: dict[int, np.ndarray] = {}
         for stage in make_stages(process):
-            a_in, a_out = degrade[stage.in_level], degrade[stage.out_level]
             for t in range(stage.first, stage.last + 1):
+                blur, a_out = process.target_operator(t), sharp[stage.out_level]
+                a_in = sharp[stage.in_level] if blur is None else dense(blur) @ sharp[stage.in_level]
                 alpha, sigma = process.alpha[t], process.sigma[t]
                 state = alpha**2 * a_in @ covariance @ a_in.T + sigma**2 * np.eye(len(a_in))
                 self.matrices[t] = alpha * a_out @ covariance @ a_in.T @ np.linalg.inv(state)
@@ -56,10 +61,14 @@ class GaussianData:
             for t, row in zip(part.timesteps, part.table, strict=True):
                 d = self.matrices[int(t)]
                 if part.operator is None:
-                    step, fresh = row[0] * np.eye(len(d)) + row[1] * d, row[2] * np.eye(len(d))
+                    turn = np.eye(len(d)) if part.basis is None else np.kron(*part.basis)
+                    k_x, k_z, fresh = (turn * np.ravel(row[..., i]) @ turn.T for i in range(3))
+                    step = k_x + k_z @ d
                 else:
+                    assert isinstance(part.operator, SeparableOperator)
                     left, right = np.kron(*part.operator.left), np.kron(*part.operator.right)
                     k_x, k_z, k_n = (row[..., i].ravel() for i in range(3))
+                    d = d if part.target is None else dense(part.target) @ d
                     embed = np.zeros((len(right), len(left)))
                     embed[part.operator.in_range.ravel()] = np.eye(len(left))
                     step = right @ (k_x[:, None] * (embed @ left.T) + k_z[:, None] * (right.T @ d))

@@ -8,6 +8,8 @@ import tensorflow_datasets as tfds
 from ssd_jax.config import DataConfig, ModelConfig
 from ssd_jax.data import check_classes, make_iterator, make_source
 from ssd_jax.data.folder import FolderSource
+from ssd_jax.data.openmoji import openmoji_names
+from ssd_jax.data.openmoji_classes import CLASSES, class_of
 from ssd_jax.errors import InputError
 
 
@@ -97,14 +99,7 @@ def test_iterator_shuffles_repeats_and_resumes(folder):
     whole, again = make(), make()
     first = [next(whole) for _ in range(3)]
     means = np.concatenate([batch["image"].mean((1, 2, 3)) for batch in first]).round(-1)
-    assert sorted(means[:6]) == [
-        0,
-        10,
-        20,
-        30,
-        40,
-        50,
-    ]
+    assert sorted(means[:6]) == [0, 10, 20, 30, 40, 50]
     np.testing.assert_array_equal(next(again)["image"], first[0]["image"])
     assert any(not np.array_equal(next(make(seed))["image"], first[0]["image"]) for seed in (2, 3))
     state, rest = whole.get_state(), [next(whole) for _ in range(3)]
@@ -125,11 +120,33 @@ def test_flip(tmp_path):
 
 def test_openmoji():
     source = make_source(DataConfig(), 16)
-    assert len(source) > 2000 and source.num_classes == 0
+    assert len(source) > 2000 and source.num_classes == 8
     sheet = np.stack([item["image"] for item in read(source, range(0, len(source), 50))])
     assert sheet.shape[1:] == (16, 16, 3) and sheet.dtype == np.uint8
     assert (sheet[:, 0, 0] == 255).all()  # on white
     assert sheet.reshape(len(sheet), -1).std(axis=1).min() > 5  # none is blank
+
+
+def test_openmoji_classes():
+    names = {"1F600": "faces", "1F1E9-1F1EA": "flags", "1F3F4-200D-2620-FE0F": "flags", "1F431": "nature", "1F355": "food"}
+    names |= {"1F9D1-200D-1F692": "people", "1F680": "places", "1F4A1": "objects", "E040": "symbols", "2764": "symbols"}
+    assert {name: CLASSES[class_of(int(name.split("-")[0], 16))] for name in names} == names
+    source = make_source(DataConfig(), 16)
+    assert source.labels is not None and np.bincount(source.labels).min() > 100
+    at = openmoji_names().index("1F600")
+    (item,) = read(source, [at])
+    assert item["label"] == source.labels[at] == 0
+
+
+def test_balance(folder):
+    (folder / "a" / "9.png").write_bytes((folder / "a" / "0.png").read_bytes())
+    source = make_source(DataConfig(source="folder", folder=str(folder), balance=True), 8)
+    assert len(source) == 8 and source.num_classes == 2
+    items = read(source, range(8))
+    assert [int(item["label"]) for item in items] == [0] * 4 + [1] * 4
+    assert {round(float(item["image"].mean()), -1) for item in items} == {0, 10, 20, 30, 40, 50}
+    with pytest.raises(InputError, match=r"data\.balance"), tfds.testing.mock_data(num_examples=5):
+        make_source(DataConfig(source="tfds", tfds_name="mnist", balance=True), 8)
 
 
 def test_tfds():

@@ -17,7 +17,7 @@ from ssd_jax.interop import config_from_reference, import_checkpoint, model_from
 from ssd_jax.loss import LOSS_WEIGHTINGS
 from ssd_jax.operators import SeparableOperator
 from ssd_jax.process import make_process
-from ssd_jax.sampling import up_step
+from ssd_jax.reverse import up_step
 from tests.test_launch import launch
 from tests.torch_writer import torch_save
 

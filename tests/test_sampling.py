@@ -10,8 +10,10 @@ from flax import nnx
 from ssd_jax import sampling
 from ssd_jax.config import ModelConfig, ProcessConfig
 from ssd_jax.denoiser import Denoiser
+from ssd_jax.errors import InputError
 from ssd_jax.flexi_unet import FlexiUNet
-from ssd_jax.process import make_process
+from ssd_jax.matrix_free import MatrixFreeOperator
+from ssd_jax.process import ScaleSpaceProcess, make_process
 from ssd_jax.sampling import iterate, sample
 from ssd_jax.solvers import plan_steps
 from tests.gaussians import GaussianData, natural_covariance, relative_error
@@ -30,12 +32,45 @@ def test_samples_have_the_covariance_of_the_plan(solver, num_steps):
     assert relative_error(expected, DATA.covariance) < 0.02
 
 
+@pytest.mark.parametrize("changes", [{"num_levels": 2, "blur": 1.0}, {"num_levels": 3, "thresholds": (0.6, 0.6)}], ids=str)
+def test_blur_and_skipped_levels_on_the_device(changes):
+    schedule = "threshold" if "thresholds" in changes else "equal"
+    process = make_process(ProcessConfig(image_size=4, num_timesteps=100, resolution_schedule=schedule, **changes))
+    data, plan = GaussianData(process, natural_covariance(4)), plan_steps(process, num_steps=12)
+    drawn = np.moveaxis(np.asarray(sample(data.denoise, plan, jax.random.key(0), 8192), np.float64), -1, 1).reshape(-1, 16)
+    expected = data.sampled_covariance(plan)
+    np.testing.assert_allclose(drawn.T @ drawn / len(drawn), expected, atol=6 * expected.max() / len(drawn) ** 0.5)
+
+
+def test_a_function_as_operator_draws_what_its_matrices_draw():
+    (operator,) = PROCESS.operators
+    free = MatrixFreeOperator(lambda x: operator.apply(x[..., None])[..., 0], operator.in_shape)
+    log_snr = PROCESS.log_snr - 1e-3 * PROCESS.levels  # the bound on lambda_max is a little above it
+    processes = [ScaleSpaceProcess(PROCESS.shape, log_snr, PROCESS.levels, (m,)) for m in (operator, free)]
+    a, b = (sample(DATA.denoise, plan_steps(p, num_steps=8, eta=0.5), jax.random.key(0), 16) for p in processes)
+    np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def test_blur_instead_of_noise_starts_from_blurred_images():
+    process = make_process(ProcessConfig(image_size=8, num_levels=1, num_timesteps=50, noise_schedule="constant", blur=8.0))
+    plan = plan_steps(process, num_steps=10, solver="ancestral")
+    x0 = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3), minval=-1)
+    start = process.add_noise(x0, jnp.full(2, 49), jax.random.normal(jax.random.key(1), x0.shape))
+    assert float(jnp.std(start - start.mean((1, 2), keepdims=True))) < 0.05  # nothing but the mean colour is left
+    drawn = sample(lambda x, t, label, *, stage: x0, plan, jax.random.key(2), 2, start=start)
+    np.testing.assert_allclose(drawn, x0, atol=1e-6)
+    with pytest.raises(InputError, match=r"x_T-1 of this process is not noise.*start"):
+        sample(lambda x, t, label, *, stage: x0, plan, jax.random.key(2), 2)
+    with pytest.raises(InputError, match=r"start has shape \(2, 4, 4, 3\)"):
+        sample(lambda x, t, label, *, stage: x0, plan, jax.random.key(2), 2, start=start[:, :4, :4])
+
+
 def tiny_denoiser() -> Denoiser:
     config = ModelConfig(widths=(8, 8), attention_levels=(), num_heads=1)
     graphdef, state = nnx.split(nnx.eval_shape(lambda: FlexiUNet(config, rngs=nnx.Rngs(0))))
     rng = np.random.default_rng(1)
     noise = jax.tree.map(lambda p: jnp.asarray(0.3 * rng.standard_normal(p.shape, np.float32)), nnx.to_pure_dict(state))
-    return Denoiser(noise, graphdef)
+    return Denoiser(noise, graphdef, PROCESS.bounds)
 
 
 def test_images_depend_on_key_and_index_only():
@@ -55,7 +90,7 @@ def test_one_program_per_stage_whatever_the_steps():
     up.clear_cache()
     for solver, num_steps in (("ddim", 5), ("ancestral", 9), ("ddim", 200)):
         sample(denoiser, plan_steps(PROCESS, solver=solver, num_steps=num_steps), jax.random.key(num_steps), 4)
-    other = Denoiser(jax.tree.map(lambda p: 2 * p, denoiser.parameters), denoiser.graphdef)
+    other = Denoiser(jax.tree.map(lambda p: 2 * p, denoiser.parameters), denoiser.graphdef, PROCESS.bounds)
     sample(other, plan_steps(PROCESS, num_steps=7, eta=0.5), jax.random.key(0), 4)
     assert stay._cache_size() == 2 and up._cache_size() == 1
 

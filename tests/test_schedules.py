@@ -1,7 +1,19 @@
 import numpy as np
 import pytest
 
-from ssd_jax.schedules import NOISE_SCHEDULES, RESOLUTION_SCHEDULES, cosine, linear, resolution_levels
+from ssd_jax.schedules import (
+    NOISE_SCHEDULES,
+    RESOLUTION_SCHEDULES,
+    blur_times,
+    constant,
+    cosine,
+    information_levels,
+    linear,
+    resolution_levels,
+    threshold_levels,
+    zero_terminal,
+)
+from ssd_jax.spectrum import information, natural_spectrum
 
 
 def test_linear_is_ddpm():
@@ -35,11 +47,49 @@ PUBLISHED = {
 
 @pytest.mark.parametrize(("name", "gamma"), PUBLISHED)
 def test_resolution_schedules_match_the_published_ones(name, gamma):
-    levels = resolution_levels(name, 1000, 3, gamma)
+    levels = resolution_levels(RESOLUTION_SCHEDULES[name], 1000, 3, gamma)
     assert (*(np.flatnonzero(np.diff(levels)) + 1),) == PUBLISHED[name, gamma]
 
 
 @pytest.mark.parametrize("name", RESOLUTION_SCHEDULES)
 def test_levels_start_at_full_resolution_and_never_decrease(name):
-    levels = resolution_levels(name, 500, 4, 1.5)
+    levels = resolution_levels(RESOLUTION_SCHEDULES[name], 500, 4, 1.5)
     assert levels[0] == 0 and levels[-1] == 3 and (np.diff(levels) >= 0).all()
+
+
+def test_constant_noise():
+    np.testing.assert_allclose(1 / np.sqrt(1 + np.exp(constant(5, 0.01))), 0.01, rtol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", NOISE_SCHEDULES.values())
+def test_zero_terminal_snr(schedule):
+    before, after = schedule(1000), zero_terminal(schedule(1000))
+    assert after[-1] == -np.inf and np.isfinite(after[:-1]).all() and (np.diff(after) < 0).all()
+    np.testing.assert_allclose(after[0], before[0], rtol=1e-9)
+    a, b = (1 / np.sqrt(1 + np.exp(-log_snr)) for log_snr in (before, after))
+    np.testing.assert_allclose(np.diff(b) / np.diff(a), b[0] / (a[0] - a[-1]), rtol=1e-6)  # an affine map
+
+
+def test_blur_grows_to_its_standard_deviation():
+    times = blur_times(100, 6.0)
+    assert times[0] == 0 and (np.diff(times) > 0).all()
+    np.testing.assert_allclose(np.sqrt(2 * times[-1]), 6.0)
+
+
+def test_thresholds():
+    np.testing.assert_array_equal(threshold_levels(10, (0.65,)), [0] * 7 + [1] * 3)
+    np.testing.assert_array_equal(threshold_levels(10, (0.25, 0.25, 0.8)), [0] * 3 + [2] * 6 + [3])
+
+
+def test_information_schedule_loses_no_more_than_the_tolerance():
+    log_snr, spectrum = linear(1000), natural_spectrum((32, 32))
+    levels = information_levels(log_snr, spectrum, 4, 0.01)
+    assert levels[0] == 0 and levels[-1] == 3 and (np.diff(levels) >= 0).all() and (np.diff(levels) <= 1).all()
+    for t in range(0, 1000, 50):
+        low = spectrum[: 32 >> levels[t], : 32 >> levels[t]]
+        kept = information(log_snr[t], low) * low.size / spectrum.size
+        assert information(log_snr[t], spectrum) - kept <= 0.01
+        if levels[t] < 3:  # one level more would be too coarse
+            low = spectrum[: 32 >> levels[t] + 1, : 32 >> levels[t] + 1]
+            assert information(log_snr[t], spectrum) - information(log_snr[t], low) * low.size / spectrum.size > 0.01
+    assert information_levels(log_snr, spectrum, 4, 1e-12)[-1] == 0

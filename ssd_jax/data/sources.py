@@ -16,10 +16,14 @@ class Source(Protocol):
     """What the pipeline asks of a data set.
 
     An item is {"image": uint8 [size, size, 3], "label": int32 scalar}, or None for an image that cannot be read. Sources
-    without classes have num_classes = 0 and label 0.
+    without classes have num_classes = 0 and label 0. `labels` holds those of all items, int [len], or None if they are
+    not known without reading the items.
     """
 
     num_classes: int
+
+    @property
+    def labels(self) -> np.ndarray | None: ...
 
     def __len__(self) -> int: ...
 
@@ -28,6 +32,11 @@ class Source(Protocol):
 
 def make_source(config: DataConfig, image_size: int) -> Source:
     """The source that a config names, its images image_size pixels on a side. Raises InputError if it cannot be read."""
+    source = _open(config, image_size)
+    return BalancedSource(source) if config.balance else source
+
+
+def _open(config: DataConfig, image_size: int) -> Source:
     match config.source:
         case "openmoji":
             return OpenMojiSource(image_size)
@@ -35,6 +44,32 @@ def make_source(config: DataConfig, image_size: int) -> Source:
             return FolderSource(_given("data.folder", config.folder), image_size, config.split_file)
         case _:
             return TfdsSource(_given("data.tfds_name", config.tfds_name), config.tfds_split, image_size)
+
+
+class BalancedSource:
+    """A source in which all classes are as large as the largest: the others' images come round again.
+
+    Raises:
+        InputError: if the source has no classes, or does not know its labels.
+    """
+
+    def __init__(self, source: Source):
+        if source.labels is None or source.num_classes == 0:
+            raise InputError(
+                "data.balance is set, but the data has no classes known beforehand; set --config.data.balance=False"
+            )
+        self.num_classes = source.num_classes
+        self._source = source
+        members = [np.flatnonzero(source.labels == label) for label in range(source.num_classes)]
+        largest = max(len(indices) for indices in members)
+        self._indices = np.concatenate([np.resize(indices, largest) for indices in members if len(indices)])
+        self.labels = source.labels[self._indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray] | None:
+        return self._source[int(self._indices[index])]
 
 
 def _given(name: str, value: str | None) -> str:

@@ -20,6 +20,8 @@ class TfdsSource:
         InputError: if the data set is unknown, not prepared as array_record, or has no images.
     """
 
+    labels = None  # not known without reading every item
+
     def __init__(self, name: str, split: str, image_size: int):
         import tensorflow_datasets as tfds  # seconds to import, and few runs need it
 
