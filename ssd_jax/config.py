@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from ssd_jax.errors import InputError, unknown_name
-from ssd_jax.operators import OPERATORS
+from ssd_jax.operators import find_operator
 from ssd_jax.schedules import NOISE_SCHEDULES, RESOLUTION_SCHEDULES
 
 BASE_NOISE_SCHEDULES = (*NOISE_SCHEDULES, "constant")
@@ -62,7 +62,8 @@ class ProcessConfig:
         thresholds: of "threshold": the t / T from which each level but 0 is used; equal ones skip a level.
         tolerance: of "information", > 0: nats per pixel of what a state tells of the image that a level may lose.
         spectrum_slope: of "information": the data's power falls as (spatial frequency)^-slope.
-        operator: a key of operators.OPERATORS.
+        operator: a key of operators.OPERATORS, or "module:function" for one of your own: a function of the spatial shape
+            that returns a SeparableOperator or MatrixFreeOperator to half of it.
         snr_policy: "preserve" (equation 8) or "published".
         blur: standard deviation, in pixels of level 0, of a blur that grows from 0 to this within the process; 0 for none.
     """
@@ -85,7 +86,7 @@ class ProcessConfig:
     def __post_init__(self):
         _check_name("process.noise_schedule", self.noise_schedule, BASE_NOISE_SCHEDULES)
         _check_name("process.resolution_schedule", self.resolution_schedule, LEVEL_SCHEDULES)
-        _check_name("process.operator", self.operator, OPERATORS)
+        find_operator(self.operator)
         _check_name("process.snr_policy", self.snr_policy, ("preserve", "published"))
         _check_range("process.num_levels", self.num_levels, low=1)
         _check_range("process.num_timesteps", self.num_timesteps, low=2)

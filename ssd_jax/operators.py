@@ -5,16 +5,18 @@ signal, two an image, three a video or a volume. An operator of the user's own i
 axis or, if it is not separable, a `MatrixFreeOperator` (`matrix_free`).
 """
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ssd_jax.errors import InputError
+from ssd_jax.errors import InputError, unknown_name
 
 
 def along_axes(x: Float[Array, "..."], matrices: Sequence[Float[Array | np.ndarray, "_ _"]]) -> Float[Array, "..."]:
@@ -235,7 +237,7 @@ def gaussian(shape: Sequence[int]) -> SeparableOperator:
     return box(shape) @ heat(shape, 0.5)
 
 
-OPERATORS: dict[str, Callable[[Sequence[int]], SeparableOperator]] = {
+OPERATORS: dict[str, Callable[[Sequence[int]], Any]] = {
     "box": box,
     "bilinear": partial(resize, kernel=triangle),
     "bicubic": partial(resize, kernel=keys_cubic),
@@ -245,3 +247,20 @@ OPERATORS: dict[str, Callable[[Sequence[int]], SeparableOperator]] = {
     "dct": dct,
     "ideal": ideal,
 }
+
+
+def find_operator(name: str) -> Callable[[Sequence[int]], Any]:
+    """The function of a spatial shape that `name`, a key of OPERATORS or "module:function", stands for.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if name in OPERATORS:
+        return OPERATORS[name]
+    module, _, function = name.partition(":")
+    if not function:
+        raise unknown_name("process.operator", name, [*OPERATORS, "module:function"])
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"process.operator {name!r} cannot be imported: {error}") from error

@@ -32,7 +32,7 @@ from jaxtyping import Array, Float, Int
 from ssd_jax.config import ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.matrix_free import MatrixFreeOperator
-from ssd_jax.operators import OPERATORS, SeparableOperator, dct_basis, heat, heat_each, heat_rates
+from ssd_jax.operators import SeparableOperator, dct_basis, find_operator, heat, heat_each, heat_rates
 from ssd_jax.reverse import directions
 from ssd_jax.schedules import (
     NOISE_SCHEDULES,
@@ -278,7 +278,13 @@ def make_process(config: ProcessConfig) -> ScaleSpaceProcess:
     leave the steps that matter alone, and the prior N(0, I) is right again.
     """
     shapes = [(config.image_size >> level,) * 2 for level in range(config.num_levels)]
-    operators = tuple(OPERATORS[config.operator](shape) for shape in shapes[:-1])
+    operators = tuple(map(find_operator(config.operator), shapes[:-1]))
+    for operator, before, after in zip(operators, shapes[:-1], shapes[1:], strict=True):
+        if (operator.in_shape, operator.out_shape) != (before, after):
+            raise InputError(
+                f"process.operator {config.operator!r} takes {operator.in_shape} to {operator.out_shape}, but must take "
+                f"{before} to {after}"
+            )
     log_snr = _base_log_snr(config)
     levels = _levels(config, log_snr)
     operators = operators[: levels[-1]]  # "information" may do without the coarsest

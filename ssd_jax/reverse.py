@@ -40,7 +40,8 @@ def up_step(
     Args:
         x: x_t, [batch, *out_shape, channels].
         z: the (predicted) clean image at the level of s, [batch, *in_shape, channels].
-        noise: xi ~ N(0, I), the shape of z.
+        noise: xi ~ N(0, I) along the right singular directions, the shape of z; in an orthonormal basis it is as white as
+            in any other, so that drawing it costs one transform.
         coefficients: `reverse_coefficients`, [*in_shape, 3].
         left, right: U and V of M, one matrix per axis (`SeparableOperator.left`, `.right`).
 
@@ -48,10 +49,9 @@ def up_step(
         x_s, the shape of z.
     """
     k_x, k_z, k_n = (coefficients[..., i, None] for i in range(3))
-    inward = [v.T for v in right]
     padding = [(0, 0), *((0, v.shape[0] - u.shape[0]) for u, v in zip(left, right, strict=True)), (0, 0)]
     x = jnp.pad(along_axes(x, [u.T for u in left]), padding)
-    return along_axes(k_x * x + k_z * along_axes(z, inward) + k_n * along_axes(noise, inward), right)
+    return along_axes(k_x * x + k_z * along_axes(z, [v.T for v in right]) + k_n * noise, right)
 
 
 def matrix_free_up_step(
@@ -67,7 +67,8 @@ def matrix_free_up_step(
 
     Args:
         operator: M.
-        x, z, noise: as in `up_step`.
+        x, z: as in `up_step`.
+        noise: xi ~ N(0, I), the shape of z.
         constants: `ScaleSpaceProcess.step_constants`.
     """
     a_s, a_t, var_s, *others = constants

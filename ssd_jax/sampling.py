@@ -148,17 +148,15 @@ def _noise(keys: jax.Array, t: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def _run_stay(denoise, x, z, keys, label, timesteps, table, basis, start, stop, *, stage):
     """Rows start .. stop - 1 of a stay stage, along `basis` if there is one."""
 
-    def turn(x, matrices):
-        return x if basis is None else along_axes(x, matrices)
-
     def step(i, carry):
         x, _ = carry
         t, (k_x, k_z, k_n) = timesteps[i], jnp.moveaxis(table[i], -1, 0)[..., None]
         z = denoise(x, jnp.full(x.shape[:1], t), label, stage=stage)
         noise = jax.lax.cond((k_n > 0).any(), lambda: _noise(keys, t, x.shape), lambda: jnp.zeros_like(x))
-        inward, outward = ([v.T for v in basis], basis) if basis is not None else ((), ())
-        x, prediction, noise = (turn(array, inward) for array in (x, z, noise))
-        return turn(k_x * x + k_z * prediction + k_n * noise, outward), z
+        if basis is None:
+            return k_x * x + k_z * z + k_n * noise, z
+        x, along = (along_axes(array, [v.T for v in basis]) for array in (x, z))
+        return along_axes(k_x * x + k_z * along + k_n * noise, basis), z
 
     return jax.lax.fori_loop(start, stop, step, (x, z))
 

@@ -15,7 +15,7 @@ from ssd_jax.config import ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.interop import config_from_reference, import_checkpoint, model_from_reference, settings_from_name
 from ssd_jax.loss import LOSS_WEIGHTINGS
-from ssd_jax.operators import SeparableOperator
+from ssd_jax.operators import SeparableOperator, along_axes
 from ssd_jax.process import make_process
 from ssd_jax.reverse import up_step
 from tests.test_launch import launch
@@ -86,7 +86,8 @@ def test_process_is_the_published_one(t):
     assert isinstance(operator, SeparableOperator)
     bases = operator.left, operator.right
     close(up_step(x, z, jnp.zeros_like(z), coefficients, *bases), files["posterior_mean"])
-    noise = up_step(jnp.zeros_like(x), jnp.zeros_like(z), jnp.asarray(files["xi"]), coefficients, *bases)
+    xi = along_axes(jnp.asarray(files["xi"]), [v.T for v in operator.right])  # the published square root is symmetric
+    noise = up_step(jnp.zeros_like(x), jnp.zeros_like(z), xi, coefficients, *bases)
     close(noise, files["posterior_noise"])
 
 

@@ -9,7 +9,7 @@ import pytest
 from ssd_jax.config import ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.matrix_free import MatrixFreeOperator
-from ssd_jax.operators import OPERATORS, SeparableOperator, box
+from ssd_jax.operators import OPERATORS, SeparableOperator, along_axes, box
 from ssd_jax.process import PRIOR_LOG_SNR, ScaleSpaceProcess, make_process
 from ssd_jax.reverse import matrix_free_up_step, up_step
 from tests.gaussians import dense
@@ -166,9 +166,9 @@ def test_a_function_does_what_its_matrices_do():
     np.testing.assert_allclose(same.degrade(z, 1), process.degrade(z, 1), atol=1e-6)
     separable = ScaleSpaceProcess(process.shape, same.log_snr, process.levels, (operator,))
     for eta in (0.0, 0.5, 1.0):
-        exact = up_step(
-            x, z, noise, jnp.float32(separable.reverse_coefficients(t - 1, t, eta)), operator.left, operator.right
-        )
+        coefficients = jnp.float32(separable.reverse_coefficients(t - 1, t, eta))
+        turned = along_axes(noise, [v.T for v in operator.right])
+        exact = up_step(x, z, turned, coefficients, operator.left, operator.right)
         got = matrix_free_up_step(free, x, z, noise, jnp.float32(same.step_constants(t - 1, t, eta)))
         np.testing.assert_allclose(got, exact, atol=2e-4)
 
@@ -213,3 +213,22 @@ def test_invalid_processes():
         make_process(replace(CONFIGS[0], num_timesteps=4, gamma=0.1))
     with pytest.raises(InputError, match="no single reverse step"):
         make_process(CONFIGS[0]).reverse_coefficients(0, 99, 0.0)
+
+
+def strided(shape):
+    """An operator of our own: every second pixel, blurred with its neighbour to the right."""
+    return MatrixFreeOperator(lambda x: (x[::2, ::2] + x[1::2, ::2]) / 2, tuple(shape))
+
+
+def test_an_operator_of_our_own_by_name():
+    process = make_process(replace(CONFIGS[0], operator="tests.test_process:strided"))
+    assert isinstance(process.operators[1], MatrixFreeOperator) and process.level_shape(2) == (2, 2)
+    assert 0.5 <= process.operators[0].lambda_max < 0.51
+    for name, message in (
+        ("tests.test_process:nowhere", "cannot be imported"),
+        ("no.such:module", "cannot be imported"),
+        ("boxes", r"one of: box, .*, module:function"),
+        ("ssd_jax.operators:identity", r"takes \(8, 8\) to \(8, 8\), but must take \(8, 8\) to \(4, 4\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            make_process(replace(CONFIGS[0], operator=name))
