@@ -24,6 +24,18 @@ def frequencies(shape: Sequence[int]) -> Float[np.ndarray, "..."]:
     return min(shape) * np.sqrt(np.square(axes).sum(axis=0))
 
 
+def ring_means(values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "rings"]:
+    """Means over the coefficients of 0, 1, 2, .. cycles (rounded), to the shortest side's highest: [*shape] -> [rings]."""
+    ring = np.rint(frequencies(values.shape)).astype(int).ravel()
+    return (np.bincount(ring, values.ravel()) / np.bincount(ring))[: min(values.shape) // 2 + 1]
+
+
+def fitted_slope(spectrum: Float[np.ndarray, "..."]) -> float:
+    """The slope of the power law nearest to a spectrum: least squares in log power over log k, one point per ring."""
+    power = ring_means(spectrum)[1:]
+    return -float(np.polyfit(np.log(np.arange(len(power)) + 1), np.log(power), 1)[0])
+
+
 def natural_spectrum(shape: Sequence[int], *, slope: float = 2.0, std: float = 0.5) -> Float[np.ndarray, "..."]:
     """The spectrum of natural images: power ~ k^-slope, k in cycles per shortest side and at least 1.
 

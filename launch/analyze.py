@@ -1,0 +1,221 @@
+"""What a process can do before anything is trained: information, cost and exact error of a config, stage by stage.
+
+python -m launch.analyze --config configs/openmoji32.py [--solver ancestral --steps 1000 --spectrum natural --out DIR]
+
+Measures the spectrum of the data, then prints what each stage knows and costs, the error that sampling makes with the best
+denoiser of Gaussian data of that spectrum, and the resolution schedule that the spectrum allows, ready to paste. With --out
+it also writes analysis.json and analysis.png.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+from ml_collections import config_flags
+
+from launch.command import read_config, run
+from ssd_jax.analysis import GaussianError, StageInformation, gaussian_error, stage_information
+from ssd_jax.config import Config, ProcessConfig
+from ssd_jax.cost import PlanCost, plan_cost
+from ssd_jax.data import Source, make_source
+from ssd_jax.files import write_atomically
+from ssd_jax.process import ScaleSpaceProcess, make_process
+from ssd_jax.schedules import information_levels
+from ssd_jax.solvers import SOLVERS, Plan, plan_steps
+from ssd_jax.spectrum import fitted_slope, frequencies, lost_information, measured_spectrum, natural_spectrum, ring_means
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; any field can be set: --config.SECTION.FIELD=VALUE.")
+OUT = flags.DEFINE_string("out", None, "Folder for analysis.json and analysis.png.")
+SOLVER = flags.DEFINE_enum("solver", "ancestral", list(SOLVERS), "Solver of the plan.")
+STEPS = flags.DEFINE_integer("steps", None, "Network calls of the plan; all timesteps by default.")
+SPECTRUM = flags.DEFINE_enum("spectrum", "data", ["data", "natural"], "That of the config's data or a power law.")
+IMAGES = flags.DEFINE_integer("images", 4096, "Images to measure the spectrum on.", lower_bound=2)
+SLOPE = flags.DEFINE_float("slope", 2.0, "Of the power law.")
+TOLERANCE = flags.DEFINE_float("tolerance", 1e-3, "Nats per pixel that a lower resolution may lose.", lower_bound=0)
+MEMORY = flags.DEFINE_bool("memory", False, "Also compile the network, to say how much memory a call takes.")
+flags.mark_flag_as_required("config")
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """One process under one plan: what it knows, costs and gets wrong."""
+
+    stages: tuple[StageInformation, ...]
+    cost: PlanCost
+    error: GaussianError
+
+
+def main() -> None:
+    config = read_config(CONFIG)
+    shape = (config.process.image_size,) * 2
+    spectrum = natural_spectrum(shape, slope=SLOPE.value) if SPECTRUM.value == "natural" else _measure(config)
+    process = make_process(config.process)
+    whole = make_process(one_level(config.process))
+    found = analyze(config, process, spectrum, memory=MEMORY.value)
+    baseline = gaussian_error(_plan(whole), spectrum)
+    advised = advised_config(config.process, whole, spectrum, TOLERANCE.value)
+    better = analyze(config, make_process(advised), spectrum)
+    print("\n".join(_report(found, baseline, spectrum)))
+    print("\n".join(_advice(advised, better)))
+    if OUT.value is None:
+        return
+    results = {
+        "config": dataclasses.asdict(config.process),
+        "plan": {"solver": SOLVER.value, "steps": len(_plan(process).timesteps)},
+        "spectrum": {
+            "source": SPECTRUM.value,
+            "slope": fitted_slope(spectrum),
+            "ring_means": ring_means(spectrum).tolist(),
+        },
+        "found": _as_dict(found),
+        "one_level": {"error": baseline.as_dict()},
+        "advised": {"config": dataclasses.asdict(advised), **_as_dict(better)},
+    }
+    text = json.dumps(results, indent=1).replace("-Infinity", "null") + "\n"  # the log-SNR of pure noise
+    write_atomically(Path(OUT.value, "analysis.json"), lambda file: file.write(text.encode()))
+    figure = _figure(process, whole, spectrum, {"this process": found.error, "one level": baseline})
+    write_atomically(Path(OUT.value, "analysis.png"), lambda file: figure.savefig(file, format="png", dpi=120))
+    print(f"\n{OUT.value}/analysis.json, {OUT.value}/analysis.png")
+
+
+def analyze(config: Config, process: ScaleSpaceProcess, spectrum: np.ndarray, *, memory: bool = False) -> Analysis:
+    """Everything about one process, with the plan of the flags and the network of the config."""
+    plan = _plan(process)
+    cost = plan_cost(plan, config.model, memory=memory)
+    return Analysis(stage_information(plan, spectrum), cost, gaussian_error(plan, spectrum))
+
+
+def one_level(config: ProcessConfig) -> ProcessConfig:
+    """The same process at full resolution throughout."""
+    return dataclasses.replace(config, num_levels=1, thresholds=())
+
+
+def advised_config(
+    config: ProcessConfig, whole: ScaleSpaceProcess, spectrum: np.ndarray, tolerance: float
+) -> ProcessConfig:
+    """The process whose states are as small as they can be without losing more than `tolerance` nats per pixel."""
+    levels = information_levels(whole.log_snr, spectrum, config.num_levels, tolerance)
+    starts = [int(np.argmax(levels >= level)) for level in range(1, levels[-1] + 1)]
+    thresholds = tuple(round((start - 0.5) / len(levels), 6) for start in starts)
+    return dataclasses.replace(
+        config, resolution_schedule="threshold", thresholds=thresholds, num_levels=len(thresholds) + 1
+    )
+
+
+def _plan(process: ScaleSpaceProcess) -> Plan:
+    return plan_steps(process, solver=SOLVER.value, num_steps=STEPS.value or process.num_timesteps)
+
+
+def _measure(config: Config) -> np.ndarray:
+    source = make_source(config.data, config.process.image_size)
+    return measured_spectrum(_batches(source, IMAGES.value))
+
+
+def _batches(source: Source, limit: int) -> Iterator[np.ndarray]:
+    """Images spread over the whole source, as uint8 batches."""
+    indices = np.unique(np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int))
+    for chunk in np.array_split(indices, -(-len(indices) // 64)):
+        images = [item["image"] for item in map(source.__getitem__, chunk.tolist()) if item is not None]
+        if images:
+            yield np.stack(images)
+
+
+def _as_dict(analysis: Analysis) -> dict:
+    stages, cost = ([dataclasses.asdict(row) for row in rows] for rows in (analysis.stages, analysis.cost.stages))
+    totals = {"flops": analysis.cost.flops, "relative_flops": analysis.cost.relative_flops}
+    merged = [{**stage, **call} for stage, call in zip(stages, cost, strict=True)]
+    return {"stages": merged, "cost": totals, "error": analysis.error.as_dict()}
+
+
+def _report(found: Analysis, baseline: GaussianError, spectrum: np.ndarray) -> list[str]:
+    shape = spectrum.shape
+    lines = [
+        f"Spectrum ({SPECTRUM.value}): standard deviation {np.sqrt(spectrum.mean()):.3f}, "
+        f"power ~ k^-{fitted_slope(spectrum):.2f}",
+        "",
+        f"{'stage':<9}{'pixels':>7}{'t':>12}{'log-SNR':>17}{'nats per pixel':>19}{'lost by level':>21}"
+        f"{'steps':>7}{'GFLOPs a call':>15}" + f"{'MiB a call':>12}" * MEMORY.value,
+    ]
+    for stage, call in zip(found.stages, found.cost.stages, strict=True):
+        cells = [
+            f"{stage.name:<9}{shape[0] >> stage.in_level:>7}{_pair(stage.timesteps, 'd'):>12}",
+            f"{_pair(stage.log_snr, '.2f'):>17}{_pair(stage.information, '.4f'):>19}{_pair(stage.lost, '.1e'):>21}",
+            f"{stage.steps:>7}{call.flops / 1e9:>15.3f}",
+            "" if call.memory is None else f"{call.memory / 2**20:>12.1f}",
+        ]
+        lines.append("".join(cells))
+    steps = sum(stage.steps for stage in found.stages)
+    total, relative, error = found.cost.flops / 1e9, found.cost.relative_flops, found.error.relative_error
+    return [
+        *lines,
+        f"{steps} calls, {total:.1f} GFLOPs an image: {relative:.2f} of those at full size",
+        "",
+        f"Sampling with {SOLVER.value}, {steps} steps, exact denoiser: relative error {error:.3g}, "
+        f"at full size {baseline.relative_error:.3g}",
+        "Variance drawn / variance of the data, by cycles per side:",
+        *_band_lines({"this process": found.error, "full size": baseline}),
+    ]
+
+
+def _pair(values: tuple[float, float], spec: str) -> str:
+    low, high = (format(value, spec) for value in values)
+    return low if low == high else f"{low} .. {high}"
+
+
+def _band_lines(errors: dict[str, GaussianError]) -> list[str]:
+    """Mean variance ratios of octaves of frequency, one row per error."""
+    ring = np.rint(frequencies(next(iter(errors.values())).variance_ratio.shape))
+    octave = np.where(ring > 0, np.ceil(np.log2(np.maximum(ring, 1))) + 1, 0).astype(int)
+    names = ["0", "1", "2", *(f"{2 ** (i - 2) + 1}-{2 ** (i - 1)}" for i in range(3, octave.max() + 1))]
+    lines = ["".join([" " * 14, *(f"{name:>8}" for name in names[: octave.max() + 1])])]
+    for name, error in errors.items():
+        means = np.bincount(octave.ravel(), error.variance_ratio.ravel()) / np.bincount(octave.ravel())
+        lines.append("".join([f"{name:<14}", *(f"{mean:>8.4f}" for mean in means)]))
+    return lines
+
+
+def _advice(advised: ProcessConfig, better: Analysis) -> list[str]:
+    if not advised.thresholds:
+        return ["", f"No lower resolution loses less than --tolerance={TOLERANCE.value:g} nats per pixel."]
+    return [
+        "",
+        f"The smallest states that lose at most {TOLERANCE.value:g} nats per pixel "
+        f"({better.cost.relative_flops:.2f} of the operations, relative error {better.error.relative_error:.3g}):",
+        f"    --config.process.num_levels={advised.num_levels} --config.process.resolution_schedule=threshold "
+        f"'--config.process.thresholds={advised.thresholds}'",
+    ]
+
+
+def _figure(
+    process: ScaleSpaceProcess, whole: ScaleSpaceProcess, spectrum: np.ndarray, errors: dict[str, GaussianError]
+) -> Figure:
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    power, lost, ratio = figure.subplots(1, 3)
+    rings = ring_means(spectrum)
+    k = np.arange(1, len(rings))
+    power.loglog(k, rings[1:], label="measured" if SPECTRUM.value == "data" else "assumed")
+    power.loglog(k, ring_means(natural_spectrum(spectrum.shape))[1:], "--", color="gray", label="natural, k^-2")
+    power.set(xlabel="cycles per side", title="variance of a DCT coefficient")
+    for level in range(1, process.num_levels):
+        values = lost_information(whole.log_snr, spectrum, level)
+        (line,) = lost.semilogy(values, label=f"level {level}")
+        if level in process.used_levels:
+            first = process.first_timestep(level)
+            lost.plot(first, values[first], "o", color=line.get_color())
+    lost.axhline(TOLERANCE.value, color="gray", linestyle="--")
+    lost.set(xlabel="t", ylim=(TOLERANCE.value / 100, None), title="nats per pixel lost at a level (dot: where it begins)")
+    for name, error in errors.items():
+        ratio.semilogx(k, ring_means(error.variance_ratio)[1:], label=name)
+    ratio.axhline(1, color="gray", linestyle="--")
+    ratio.set(xlabel="cycles per side", title="variance drawn / variance of the data")
+    for axes in (power, lost, ratio):
+        axes.legend() if axes.get_legend_handles_labels()[0] else None
+    return figure
+
+
+if __name__ == "__main__":
+    run(main)
