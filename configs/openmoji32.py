@@ -17,16 +17,16 @@ def get_config() -> ConfigDict:
             process=ProcessConfig(image_size=32, num_levels=3, resolution_schedule="convex_decay", gamma=1.4),
             model=ModelConfig(widths=(24, 48, 64), attention_levels=(2,), num_classes=8),
             train=TrainConfig(
-                steps=1500,
+                steps=1400,
                 batch_size=16,
                 learning_rate=1.5e-3,
                 warmup_steps=50,
                 ema_decay=0.997,
                 loss_weighting="constant",  # in a run this short, what the noisiest states lack shows most
                 log_every=10,
-                sample_every=500,
-                checkpoint_every=500,
+                sample_every=700,
+                checkpoint_every=200,
             ),
-            sample=SampleConfig(steps=30),
+            sample=SampleConfig(solver="ancestral", steps=50),
         )
     )

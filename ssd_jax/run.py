@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tensorboardX
 from tqdm import tqdm
@@ -59,10 +60,10 @@ class Trained:
         readable = [item for item in items if item is not None]
         if not readable:
             raise InputError(f"none of the {num} images drawn from the training data to start from can be read")
-        x0 = np.stack([(item or readable[0])["image"] for item in items]) / np.float32(127.5) - 1
+        x0 = jnp.asarray(np.stack([(item or readable[0])["image"] for item in items]), jnp.float32) / 127.5 - 1
         z = process.degrade(x0, process.used_levels[-1])
         noise = jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, last + 1), z.shape[1:]))(keys)
-        return process.add_noise(z, np.full(num, last), noise)
+        return process.add_noise(z, jnp.full(num, last), noise)
 
     def sample(
         self,
@@ -127,7 +128,8 @@ def train(config: Config, workdir: str | Path) -> None:
     mesh = data_mesh()
     source = make_source(config.data, config.process.image_size)
     check_classes(source, config.model)
-    training.stage_batch_sizes(config, mesh)  # fails before anything is written
+    training.stage_batch_sizes(config, mesh)  # these fail before anything is written
+    plan_steps(make_process(config.process), solver=config.sample.solver, num_steps=config.sample.steps)
     checkpoint.claim_workdir(workdir, config)
     iterator = make_iterator(source, batch_size=settings.batch_size, seed=settings.seed, flip=config.data.flip)
     with checkpoint.open_checkpoints(workdir, writable=True) as checkpoints:

@@ -43,6 +43,15 @@ BAD = {
     "process.image_size is 36, but 4 levels.*multiple of 8": {"process": {"image_size": 36}},
     "process.num_levels is 5, but the network has 4 levels": {"process": {"num_levels": 5}},
     "process.image_size is 20.*entries of model.widths": {"process": {"image_size": 20, "num_levels": 2}},
+    r"process.thresholds is \(0.5,\), but 4 levels need 3 rising": {
+        "process": {"resolution_schedule": "threshold", "thresholds": (0.5,)}
+    },
+    r"process.thresholds is \(0.5, 0.4, 1.0\)": {
+        "process": {"resolution_schedule": "threshold", "thresholds": (0.5, 0.4, 1.0)}
+    },
+    "process.noise_sigma is 1.0": {"process": {"noise_sigma": 1.0}},
+    "process.tolerance is 0.0, but must be > 0": {"process": {"tolerance": 0.0}},
+    "process.blur is -1": {"process": {"blur": -1.0}},
     "model.num_heads is 5, but must divide": {"model": {"num_heads": 5}},
     "model.attention_levels names level 4": {"model": {"attention_levels": (4,)}},
     "model.dtype is 'float16'": {"model": {"dtype": "float16"}},

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import ssd_jax
+from ssd_jax.config import ProcessConfig
 from ssd_jax.data.decode import decode
 from ssd_jax.errors import InputError
 from tests.conftest import tiny_config
@@ -96,6 +97,17 @@ def test_a_conditional_run(folder, tmp_path):
             trained.sample(jax.random.key(0), 2, num_steps=4, label=label)
 
 
+def test_blur_instead_of_noise_starts_from_the_data(folder, tmp_path):
+    config = tiny_config(folder, steps=1, batch_size=8)
+    blur = ProcessConfig(image_size=8, num_levels=1, num_timesteps=20, noise_schedule="constant", blur=4.0)
+    ssd_jax.train(replace(config, process=blur), tmp_path)
+    trained = ssd_jax.load(tmp_path)
+    start = trained.start(jax.random.key(0), 3)
+    assert start is not None and start.shape == (3, 8, 8, 3)
+    np.testing.assert_allclose(trained.start(jax.random.key(0), 2, first_index=1), start[1:], atol=1e-6)
+    assert trained.sample(jax.random.key(0), 3, num_steps=4).shape == (3, 8, 8, 3)
+
+
 def test_bad_workdirs(run, folder, tmp_path):
     config, workdir = run
     other = replace(config, model=replace(config.model, widths=(8, 24)))
@@ -107,6 +119,9 @@ def test_bad_workdirs(run, folder, tmp_path):
         ssd_jax.load(tmp_path / "nowhere")
     with pytest.raises(InputError, match="batch_size is 2"):
         ssd_jax.train(tiny_config(folder, batch_size=2), tmp_path / "new")
+    for settings, message in (({"solver": "euler"}, "'euler'"), ({"steps": 2}, "num_steps is 2")):
+        with pytest.raises(InputError, match=message):
+            ssd_jax.train(replace(config, sample=replace(config.sample, **settings)), tmp_path / "new")
     assert not (tmp_path / "new").exists()
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)
