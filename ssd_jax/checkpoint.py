@@ -1,7 +1,7 @@
 """Checkpoints of a run: a folder per step below workdir/checkpoints, written by Orbax and whole or absent.
 
 Each holds "ema" (the averaged parameters, all that sampling needs), "state" (everything else of the TrainState) and "data"
-(where the data iterator stands). The config lies beside them in workdir/config.json.
+(where the data iterator stands); an imported one holds "ema" alone. The config lies beside them in workdir/config.json.
 """
 
 import dataclasses
@@ -54,6 +54,12 @@ def restore(checkpoints: ocp.training.Checkpointer, abstract: dict[str, Any]) ->
     Raises:
         InputError: if the checkpoint is damaged or of another model.
     """
+    folder = Path(checkpoints.directory) / str(checkpoints.latest.step) if checkpoints.latest else None
+    if folder and not (folder / "state").exists():
+        raise InputError(
+            f"checkpoint {folder} holds averaged parameters only, as imported ones do: it can be sampled, but training "
+            "cannot go on from it; choose another --workdir"
+        )
     rest = {name: value for name, value in abstract.items() if name != "ema"}
     loaded = _load(checkpoints, {"ema": abstract["ema"], "state": rest, "data": None})
     return {"ema": loaded["ema"], **loaded["state"]}, loaded["data"]

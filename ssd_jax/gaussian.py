@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 
 from ssd_jax.errors import InputError
 from ssd_jax.operators import SeparableOperator, dct_basis, identity
-from ssd_jax.process import ScaleSpaceProcess, compose
+from ssd_jax.process import ScaleSpaceProcess
 
 Components = dict[int, Int[np.ndarray, "components _"]]  # the frequencies of each component at every level in use
 
@@ -22,10 +22,7 @@ Components = dict[int, Int[np.ndarray, "components _"]]  # the frequencies of ea
 def level_operators(process: ScaleSpaceProcess) -> dict[int, SeparableOperator]:
     """For every level in use what takes the sharp image of the one before to its own; the identity for level 0."""
     operators = {0: identity(process.shape)}
-    for level in process.used_levels[1:]:
-        first = process.first_timestep(level)
-        parts = (process.target_operator(first - 1), process.transition_operator(first - 1, first))
-        operator = compose([part for part in parts if part is not None])
+    for level, operator in process.level_operators.items():
         if not isinstance(operator, SeparableOperator):
             raise InputError("the exact Gaussian error needs separable operators; this process has one given as a function")
         operators[level] = operator

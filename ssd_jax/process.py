@@ -182,7 +182,7 @@ class ScaleSpaceProcess:
         return compose(parts) if parts else None
 
     @cached_property
-    def _to_level(self) -> dict[int, LinearOperator]:
+    def level_operators(self) -> dict[int, LinearOperator]:
         """For each used level but 0 what takes the sharp image of the used level before to its own."""
         to_level = {}
         for level in self.used_levels[1:]:
@@ -196,7 +196,7 @@ class ScaleSpaceProcess:
 
         [..., *level_shape(start), channels] -> [..., *level_shape(level), channels]
         """
-        between = [self._to_level[used] for used in self.used_levels if start < used <= level]
+        between = [self.level_operators[used] for used in self.used_levels if start < used <= level]
         return reduce(lambda z, operator: operator.apply(z), between, x)
 
     @cached_property
@@ -204,7 +204,7 @@ class ScaleSpaceProcess:
         """The largest absolute value of the sharp images of each level, for x_0 in [-1, 1]; infinite for unused levels."""
         bounds, whole = [1.0] + [math.inf] * (self.num_levels - 1), None
         for level in self.used_levels[1:]:
-            whole = self._to_level[level] if whole is None else self._to_level[level] @ whole
+            whole = self.level_operators[level] if whole is None else self.level_operators[level] @ whole
             bounds[level] = whole.bound
         return tuple(bounds)
 

@@ -33,7 +33,7 @@ class GaussianData:
     def __init__(self, process: ScaleSpaceProcess, covariance: np.ndarray):
         sharp = {0: np.eye(len(covariance))}  # what takes x_0 to the sharp image of each level
         for finer, level in pairwise(process.used_levels):
-            sharp[level] = dense(process._to_level[level]) @ sharp[finer]
+            sharp[level] = dense(process.level_operators[level]) @ sharp[finer]
         self.covariance = covariance
         self.matrices: dict[int, np.ndarray] = {}
         for stage in make_stages(process):
