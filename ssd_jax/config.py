@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from ssd_jax.errors import InputError, unknown_name
+from ssd_jax.errors import InputError, check_name, check_range, unknown_name
 from ssd_jax.operators import find_operator
 from ssd_jax.schedules import NOISE_SCHEDULES, RESOLUTION_SCHEDULES
 
@@ -43,7 +43,7 @@ class DataConfig:
     balance: bool = False
 
     def __post_init__(self):
-        _check_name("data.source", self.source, ("openmoji", "folder", "tfds"))
+        check_name("data.source", self.source, ("openmoji", "folder", "tfds"))
 
 
 @dataclass(frozen=True)
@@ -84,23 +84,20 @@ class ProcessConfig:
     blur: float = 0.0
 
     def __post_init__(self):
-        _check_name("process.noise_schedule", self.noise_schedule, BASE_NOISE_SCHEDULES)
-        _check_name("process.resolution_schedule", self.resolution_schedule, LEVEL_SCHEDULES)
+        check_name("process.noise_schedule", self.noise_schedule, BASE_NOISE_SCHEDULES)
+        check_name("process.resolution_schedule", self.resolution_schedule, LEVEL_SCHEDULES)
         find_operator(self.operator)
-        _check_name("process.snr_policy", self.snr_policy, ("preserve", "published"))
-        _check_range("process.num_levels", self.num_levels, low=1)
-        _check_range("process.num_timesteps", self.num_timesteps, low=2)
+        check_name("process.snr_policy", self.snr_policy, ("preserve", "published"))
+        check_range("process.num_levels", self.num_levels, low=1)
+        check_range("process.num_timesteps", self.num_timesteps, low=2)
         if self.resolution_schedule in ("sigmoid_like", "tanh_like"):
-            _check_range(f"process.gamma of {self.resolution_schedule}", self.gamma, low=1)
-        _check_range("process.gamma", self.gamma, low=0, open_low=True)
-        _check_range("process.noise_sigma", self.noise_sigma, low=0, high=1, open_low=True)
-        _check_range("process.tolerance", self.tolerance, low=0, open_low=True)
-        _check_range("process.blur", self.blur, low=0)
-        if self.resolution_schedule == "threshold" and (
-            len(self.thresholds) != self.num_levels - 1
-            or list(self.thresholds) != sorted(self.thresholds)
-            or not all(0 < threshold < 1 for threshold in self.thresholds)
-        ):
+            check_range(f"process.gamma of {self.resolution_schedule}", self.gamma, low=1)
+        check_range("process.gamma", self.gamma, low=0, open_low=True)
+        check_range("process.noise_sigma", self.noise_sigma, low=0, high=1, open_low=True)
+        check_range("process.tolerance", self.tolerance, low=0, open_low=True)
+        check_range("process.blur", self.blur, low=0)
+        rising = list(self.thresholds) == sorted(self.thresholds) and all(0 < share < 1 for share in self.thresholds)
+        if self.resolution_schedule == "threshold" and not (rising and len(self.thresholds) == self.num_levels - 1):
             raise InputError(
                 f"process.thresholds is {self.thresholds}, but {self.num_levels} levels need {self.num_levels - 1} "
                 "rising fractions of T between 0 and 1"
@@ -119,6 +116,7 @@ class ModelConfig:
         num_heads: attention heads; divides the width of every level with attention.
         dropout: 0 <= rate < 1.
         num_classes: 0 for an unconditional network.
+        label_dropout: 0 <= share < 1 of the labels that training replaces by a null class, which guidance needs.
         dtype: compute dtype, "float32" or "bfloat16"; parameters are float32 always.
     """
 
@@ -128,16 +126,18 @@ class ModelConfig:
     num_heads: int = 4
     dropout: float = 0.0
     num_classes: int = 0
+    label_dropout: float = 0.0
     dtype: str = "float32"
 
     def __post_init__(self):
         if not self.widths or min(self.widths) < 1:
             raise InputError(f"model.widths is {self.widths}, but must hold one positive width per level")
-        _check_range("model.num_res_blocks", self.num_res_blocks, low=1)
-        _check_range("model.dropout", self.dropout, low=0, high=1)
-        _check_range("model.num_classes", self.num_classes, low=0)
-        _check_name("model.dtype", self.dtype, ("float32", "bfloat16"))
-        _check_range("model.num_heads", self.num_heads, low=1)
+        check_range("model.num_res_blocks", self.num_res_blocks, low=1)
+        check_range("model.dropout", self.dropout, low=0, high=1)
+        check_range("model.num_classes", self.num_classes, low=0)
+        check_range("model.label_dropout", self.label_dropout, low=0, high=1)
+        check_name("model.dtype", self.dtype, ("float32", "bfloat16"))
+        check_range("model.num_heads", self.num_heads, low=1)
         for level in self.attention_levels:
             if level not in range(len(self.widths)):
                 raise InputError(f"model.attention_levels names level {level}, but levels are 0..{len(self.widths) - 1}")
@@ -146,6 +146,11 @@ class ModelConfig:
                 raise InputError(
                     f"model.num_heads is {self.num_heads}, but must divide the width {self.widths[level]} of level {level}"
                 )
+
+    @property
+    def null_label(self) -> int | None:
+        """The label that stands for "any class", one after the classes; None without label dropout."""
+        return self.num_classes if self.num_classes and self.label_dropout else None
 
 
 @dataclass(frozen=True)
@@ -184,15 +189,15 @@ class TrainConfig:
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "log_every", "sample_every", "checkpoint_every"):
-            _check_range(f"train.{name}", getattr(self, name), low=1)
+            check_range(f"train.{name}", getattr(self, name), low=1)
         for name in ("seed", "warmup_steps"):
-            _check_range(f"train.{name}", getattr(self, name), low=0)
+            check_range(f"train.{name}", getattr(self, name), low=0)
         for name in ("learning_rate", "gradient_clip"):
-            _check_range(f"train.{name}", getattr(self, name), low=0, open_low=True)
-        _check_range("train.ema_decay", self.ema_decay, low=0, high=1)
-        _check_range("train.up_share", self.up_share, low=0, high=1, open_low=True)
-        _check_name("train.loss_weighting", self.loss_weighting, ("min_snr", "snr", "constant"))
-        _check_name("train.stage_sampling", self.stage_sampling, ("mixed", "single"))
+            check_range(f"train.{name}", getattr(self, name), low=0, open_low=True)
+        check_range("train.ema_decay", self.ema_decay, low=0, high=1)
+        check_range("train.up_share", self.up_share, low=0, high=1, open_low=True)
+        check_name("train.loss_weighting", self.loss_weighting, ("min_snr", "snr", "constant"))
+        check_name("train.stage_sampling", self.stage_sampling, ("mixed", "single"))
 
 
 @dataclass(frozen=True)
@@ -210,8 +215,8 @@ class SampleConfig:
     steps: int = 50
 
     def __post_init__(self):
-        _check_range("sample.num", self.num, low=1)
-        _check_range("sample.steps", self.steps, low=1)
+        check_range("sample.num", self.num, low=1)
+        check_range("sample.steps", self.steps, low=1)
 
 
 @dataclass(frozen=True)
@@ -277,18 +282,6 @@ def _convert(name: str, kind, value):
     if type(value) not in allowed:
         raise InputError(f"{name} is {value!r}, but must be of type {getattr(kind, '__name__', kind)}")
     return value
-
-
-def _check_name(name: str, value, known) -> None:
-    if value not in known:
-        raise unknown_name(name, value, known)
-
-
-def _check_range(name: str, value, *, low, high=None, open_low=False) -> None:
-    """low <= value (low < value if open_low), and value < high if there is one."""
-    if not (value > low if open_low else value >= low) or (high is not None and not value < high):
-        bounds = f"{'>' if open_low else '>='} {low}" + (f" and < {high}" if high is not None else "")
-        raise InputError(f"{name} is {value}, but must be {bounds}")
 
 
 def _check_divisible(image_size: int, levels: int, what: str) -> None:

@@ -1,4 +1,4 @@
-"""The one exception that means: what the user gave cannot be used."""
+"""The one exception that means: what the user gave cannot be used; and the checks that raise it."""
 
 
 class InputError(ValueError):
@@ -12,3 +12,16 @@ class InputError(ValueError):
 def unknown_name(what: str, name: object, known) -> InputError:
     """The error for a `name` that is not among the `known` ones (any iterable of strings)."""
     return InputError(f"{what} is {name!r}, but must be one of: {', '.join(known)}")
+
+
+def check_name(name: str, value: object, known) -> None:
+    """Raises InputError unless `value`, called `name`, is among the `known` ones."""
+    if value not in known:
+        raise unknown_name(name, value, known)
+
+
+def check_range(name: str, value, *, low, high=None, open_low: bool = False) -> None:
+    """Raises InputError unless low <= value (low < value if open_low), and value < high if there is one."""
+    if not (value > low if open_low else value >= low) or (high is not None and not value < high):
+        bounds = f"{'>' if open_low else '>='} {low}" + (f" and < {high}" if high is not None else "")
+        raise InputError(f"{name} is {value}, but must be {bounds}")

@@ -48,7 +48,7 @@ class FlexiUNet(nnx.Module):
 
         self.config = config
         self.embed_1, self.embed_2 = linear(widths[0], embedding), linear(embedding, embedding)
-        classes = config.num_classes
+        classes = config.num_classes + (config.null_label is not None)
         self.embed_label = nnx.Embed(classes, embedding, dtype=dtype, rngs=rngs) if classes else None
         self.stem = conv(IMAGE_CHANNELS, widths[0])
         self.adapters_in = nnx.List([width_adapter(widths[0], width) for width in entry])
@@ -94,7 +94,7 @@ class FlexiUNet(nnx.Module):
         Args:
             x: noisy images at in_level, [batch, h, w, 3]; h and w divisible by 2^(levels below in_level).
             t: timesteps, [batch].
-            label: classes, int [batch], exactly if the network has classes.
+            label: classes, int [batch], exactly if the network has classes; with label dropout also `config.null_label`.
             in_level, out_level: static ints, 0 <= out_level <= in_level < number of levels.
             train: whether dropout is on.
             rngs: a source of dropout keys, needed when `train` and dropout > 0.

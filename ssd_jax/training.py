@@ -167,7 +167,8 @@ def compile_train_step(config: Config, mesh: jax.sharding.Mesh) -> TrainStep:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(train.seed), step), stages.index(stage))
         images = batch["image"].astype(jnp.float32) / 127.5 - 1
         model = nnx.merge(graphdef, parameters)
-        return stage_loss(model, process, stage, images, batch.get("label"), key, train.loss_weighting)
+        dropping: Any = {"label_dropout": config.model.label_dropout, "null_label": config.model.null_label}
+        return stage_loss(model, process, stage, images, batch.get("label"), key, train.loss_weighting, **dropping)
 
     def add_gradient(stage: Stage, parameters: Tree, total: Tree, batch: dict[str, jax.Array], step: jax.Array):
         value, gradient = jax.value_and_grad(partial(loss, stage))(parameters, batch, step)
