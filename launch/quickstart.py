@@ -53,8 +53,8 @@ def draw(trained: ssd_jax.Trained) -> list[ssd_jax.Snapshot]:
     plan = ssd_jax.plan_steps(trained.process, solver=settings.solver, num_steps=settings.steps)
     every = -(-settings.steps // 8)
     key, label = jax.random.key(1), trained.classes_in_turn(settings.num)
-    start = trained.start(key, settings.num)
-    return list(ssd_jax.iterate(trained.denoiser, plan, key, settings.num, label=label, start=start, every=every))
+    denoise, start = trained.guided(settings.guidance), trained.start(key, settings.num)
+    return list(ssd_jax.iterate(denoise, plan, key, settings.num, label=label, start=start, every=every))
 
 
 if __name__ == "__main__":

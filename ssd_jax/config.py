@@ -208,15 +208,18 @@ class SampleConfig:
         num: images in a grid.
         solver: "ddim" or "ancestral".
         steps: network calls per image.
+        guidance: scale of classifier-free guidance, >= 0; 1 is none.
     """
 
     num: int = 64
     solver: str = "ddim"
     steps: int = 50
+    guidance: float = 1.0
 
     def __post_init__(self):
         check_range("sample.num", self.num, low=1)
         check_range("sample.steps", self.steps, low=1)
+        check_range("sample.guidance", self.guidance, low=0)
 
 
 @dataclass(frozen=True)
@@ -237,6 +240,9 @@ class Config:
                 "(entries of model.widths); lower the one or lengthen the other"
             )
         _check_divisible(self.process.image_size, network_levels, "entries of model.widths")
+        if self.sample.guidance != 1 and self.model.null_label is None:
+            guidance = f"sample.guidance is {self.sample.guidance}"
+            raise InputError(f"{guidance}, but must be 1 unless model.num_classes and model.label_dropout are above 0")
 
 
 def to_config_dict(config: Config) -> ConfigDict:

@@ -6,7 +6,6 @@ Samplers, guidance and analytic denoisers all meet at this signature; anything c
 from dataclasses import dataclass, field
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
@@ -17,17 +16,17 @@ from ssd_jax.stages import Stage
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Denoiser:
-    """A FlexiUNet that predicts z, clipped to the range of images. A pytree: `parameters` are its leaves.
+    """A FlexiUNet that predicts z. A pytree: `parameters` are its leaves.
+
+    Predictions are the network's own; `guidance` has what may follow: guidance, then clipping to the range of images.
 
     Attributes:
         parameters: pure dict of arrays.
         graphdef: the network without its parameters, static (`flax.nnx.split`).
-        bounds: largest absolute value of clean images at each level that is used (`ScaleSpaceProcess.bounds`), static.
     """
 
     parameters: dict
     graphdef: nnx.GraphDef[FlexiUNet] = field(metadata={"static": True})
-    bounds: tuple[float, ...] = field(metadata={"static": True})
 
     def __call__(
         self,
@@ -37,7 +36,7 @@ class Denoiser:
         *,
         stage: Stage,
     ) -> Float[Array, "batch height width channels"]:
-        """z-hat at stage.out_level, within its bound.
+        """z-hat at stage.out_level.
 
         Args:
             x: states at stage.in_level, [batch, h, w, channels].
@@ -46,5 +45,4 @@ class Denoiser:
             stage: which path of the network to take.
         """
         model = nnx.merge(self.graphdef, self.parameters)
-        z = model(x, t, label, in_level=stage.in_level, out_level=stage.out_level)
-        return jnp.clip(z, -self.bounds[stage.out_level], self.bounds[stage.out_level])
+        return model(x, t, label, in_level=stage.in_level, out_level=stage.out_level)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ssd_jax.config import Config
 from ssd_jax.data import check_classes, make_iterator, make_source
 from ssd_jax.denoiser import Denoiser
 from ssd_jax.errors import InputError
+from ssd_jax.guidance import Interval, classifier_free, clipped, dynamically_thresholded
 from ssd_jax.process import ScaleSpaceProcess, make_process
 from ssd_jax.sampling import sample
 from ssd_jax.sharding import data_mesh, replicated
@@ -31,19 +33,65 @@ class Trained:
     Attributes:
         config: of the run.
         process: its scale-space process.
-        denoiser: the network with its averaged parameters, for `ssd_jax.sample` and friends.
+        network: the network with its averaged parameters; predicts unclipped, for `guidance`.
         step: training steps taken.
     """
 
     config: Config
     process: ScaleSpaceProcess
-    denoiser: Denoiser
+    network: Denoiser
     step: int
 
-    def classes_in_turn(self, num: int) -> np.ndarray | None:
+    @property
+    def denoiser(self) -> Callable:
+        """`network`, clipped to the range of images, for `ssd_jax.sample` and friends."""
+        return clipped(self.network, self.process.bounds)
+
+    def guided(
+        self, guidance: float, interval: Interval | None = None, threshold_quantile: float | None = None
+    ) -> Callable:
+        """`denoiser` with classifier-free guidance before its clipping.
+
+        Args:
+            guidance: scale, >= 0; 1 is none, and any model can do that.
+            interval: (low, high) in `process.image_log_snr`, where to guide; everywhere if not given.
+            threshold_quantile: thresholds dynamically instead of clipping, see `dynamically_thresholded`.
+
+        Raises:
+            InputError: for values out of range, or guidance of a model that was trained without label dropout.
+        """
+        model = self.config.model
+        if guidance != 1 and model.null_label is None:
+            lack = "was trained without label dropout" if model.num_classes else "has no classes"
+            raise InputError(
+                f"guidance is {guidance}, but the model {lack}; leave guidance at 1, or train a model with "
+                "--config.model.num_classes and --config.model.label_dropout=0.1"
+            )
+        denoise = classifier_free(
+            self.network, guidance, null_label=model.num_classes, interval=interval, log_snr=self.process.image_log_snr
+        )
+        if threshold_quantile is None:
+            return clipped(denoise, self.process.bounds)
+        return dynamically_thresholded(denoise, threshold_quantile, self.process.bounds)
+
+    def classes_in_turn(self, num: int, first_index: int = 0) -> np.ndarray | None:
         """Labels 0, 1, .. of a grid that shows every class: int [num]; None for a model without classes."""
         classes = self.config.model.num_classes
-        return np.arange(num) % classes if classes else None
+        return np.arange(first_index, first_index + num) % classes if classes else None
+
+    def _labels(self, label: int | np.ndarray | None, num: int, first_index: int) -> np.ndarray | None:
+        """The label of every image, checked: int [num], or None for a model without classes."""
+        classes = self.config.model.num_classes
+        if label is None:
+            return self.classes_in_turn(num, first_index)
+        label = np.asarray(label)
+        if not classes:
+            raise InputError("label is given, but the model has 0 classes; leave it out")
+        if label.shape not in ((), (num,)) or not np.issubdtype(label.dtype, np.integer):
+            raise InputError(f"label is {label.dtype} {label.shape}, but must be one int or int [{num}]")
+        if label.min() < 0 or label.max() >= classes:
+            raise InputError(f"label holds {label.min()}..{label.max()}, but the model's classes are 0..{classes - 1}")
+        return np.broadcast_to(label, num)
 
     def start(self, key: jax.Array, num: int, first_index: int = 0) -> jax.Array | None:
         """x_{T-1} for a process that does not end in noise: images of the training data, degraded; None if it does.
@@ -73,7 +121,10 @@ class Trained:
         solver: str = "ddim",
         num_steps: int = 50,
         eta: float | None = None,
-        label: np.ndarray | None = None,
+        label: int | np.ndarray | None = None,
+        guidance: float = 1.0,
+        guidance_interval: Interval | None = None,
+        threshold_quantile: float | None = None,
         first_index: int = 0,
     ) -> jax.Array:
         """Draws `num` images, float32 [num, size, size, 3] in [-1, 1]; image i depends on (key, first_index + i) only.
@@ -82,25 +133,18 @@ class Trained:
             key: the seed.
             num: images, all in one batch.
             solver, num_steps, eta: as in `plan_steps`.
-            label: classes, int [num], for a model with classes.
+            label: one class for all images or int [num], for a model with classes; the classes in turn if not given.
+            guidance, guidance_interval, threshold_quantile: as in `guided`.
             first_index: index of the first image.
 
         Raises:
-            InputError: for labels out of range or missing, and as `plan_steps`.
+            InputError: for labels out of range, and as `plan_steps` and `guided`.
         """
-        classes = self.config.model.num_classes
-        if (label is None) != (classes == 0):
-            raise InputError(f"label is {'missing' if label is None else 'given'}, but the model has {classes} classes")
-        if label is not None:
-            label = np.asarray(label)
-            if label.shape != (num,) or label.min() < 0 or label.max() >= classes:
-                raise InputError(
-                    f"label has shape {label.shape} and values {label.min()}..{label.max()}; it must be [{num}] with "
-                    f"values 0..{classes - 1}"
-                )
+        label = self._labels(label, num, first_index)
+        denoise = self.guided(guidance, guidance_interval, threshold_quantile)
         plan = plan_steps(self.process, solver=solver, num_steps=num_steps, eta=eta)
         start = self.start(key, num, first_index)
-        return sample(self.denoiser, plan, key, num, label=label, first_index=first_index, start=start)
+        return sample(denoise, plan, key, num, label=label, first_index=first_index, start=start)
 
 
 def load(workdir: str | Path) -> Trained:
@@ -112,8 +156,7 @@ def load(workdir: str | Path) -> Trained:
     config = checkpoint.load_config(Path(workdir))
     graphdef, abstract = training.abstract_model(config.model)
     step, ema = checkpoint.restore_ema(Path(workdir), _placed(abstract, replicated(data_mesh())))
-    process = make_process(config.process)
-    return Trained(config, process, Denoiser(ema, graphdef, process.bounds), step)
+    return Trained(config, make_process(config.process), Denoiser(ema, graphdef), step)
 
 
 def train(config: Config, workdir: str | Path) -> None:
@@ -189,7 +232,7 @@ def _loop(config, workdir, train_step, state, step, iterator, checkpoints, write
             if step % settings.checkpoint_every == 0 or last:
                 checkpoint.save(checkpoints, step, state.as_dict(), iterator.get_state())
             if step % settings.sample_every == 0 or last:
-                trained = Trained(config, process, Denoiser(state.ema, graphdef, process.bounds), step)
+                trained = Trained(config, process, Denoiser(state.ema, graphdef), step)
                 _write_samples(trained, workdir / "samples" / f"step_{step:07d}.png")
                 started = time.perf_counter()
 
@@ -210,9 +253,8 @@ def _mean_losses(steps: list[dict[str, jax.Array]], train_step: training.TrainSt
 def _write_samples(trained: Trained, path: Path) -> None:
     """A grid of samples, always from the same seed."""
     settings = trained.config.sample
-    label = trained.classes_in_turn(settings.num)
     pictures = trained.sample(
-        jax.random.key(0), settings.num, solver=settings.solver, num_steps=settings.steps, label=label
+        jax.random.key(0), settings.num, solver=settings.solver, num_steps=settings.steps, guidance=settings.guidance
     )
     if jax.process_index() == 0:
         images.write_png(path, images.grid(images.to_uint8(pictures)))

@@ -55,6 +55,8 @@ BAD = {
     "model.num_heads is 5, but must divide": {"model": {"num_heads": 5}},
     "model.attention_levels names level 4": {"model": {"attention_levels": (4,)}},
     "model.label_dropout is 1.0, but must be >= 0 and < 1": {"model": {"label_dropout": 1.0}},
+    "sample.guidance is 2.0, but must be 1 unless model.num_classes": {"sample": {"guidance": 2.0}},
+    "sample.guidance is -1.0": {"sample": {"guidance": -1.0}},
     "model.dtype is 'float16'": {"model": {"dtype": "float16"}},
     "data.source is 'web'.*openmoji, folder, tfds": {"data": {"source": "web"}},
 }

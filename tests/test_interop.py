@@ -250,7 +250,7 @@ def test_a_checkpoint_becomes_a_run(tmp_path):
     trained = ssd_jax.load(tmp_path / "run")
     assert trained.step == 7 and trained.config.process.snr_policy == "published"
     assert trained.config.model == config_from_reference(weights, image_size=16, num_levels=2)
-    np.testing.assert_array_equal(trained.denoiser.parameters["embed_1"]["kernel"], weights["time_embed.0.weight"].T)
+    np.testing.assert_array_equal(trained.network.parameters["embed_1"]["kernel"], weights["time_embed.0.weight"].T)
     drawn = trained.sample(jax.random.key(0), 2, num_steps=4)
     assert drawn.shape == (2, 16, 16, 3) and np.isfinite(drawn).all() and np.ptp(drawn) > 0.1
     again = launch("launch.import_reference", f"--checkpoint={path}", f"--workdir={tmp_path}/run")

@@ -19,6 +19,7 @@ TINY = [
     "--config.model.widths=(8, 16)",
     "--config.model.attention_levels=(1,)",
     "--config.model.num_heads=2",
+    "--config.model.label_dropout=0.1",
     "--config.train.steps=3",
     "--config.train.batch_size=8",
     "--config.sample.num=4",
@@ -61,6 +62,7 @@ def test_train_goes_on_and_sample_repeats_itself(quickstart, tmp_path):
     result = launch("launch.train", "--config=configs/openmoji32.py", f"--workdir={workdir}", *more)
     assert result.returncode == 0 and "going on from step 3" in result.stderr, result.stderr
     sample = ["launch.sample", f"--workdir={workdir}", "--num=5", "--steps=6", "--seed=3"]
+    sample += ["--guidance=2", "--guidance_interval=-4,4", "--threshold_quantile=0.99"]
     assert launch(*sample, "--batch=5", f"--out={tmp_path}/a").returncode == 0
     result = launch(*sample, "--batch=2", f"--out={tmp_path}/b")
     assert result.returncode == 0 and "step 5" in result.stdout, result.stderr
@@ -83,6 +85,11 @@ def test_train_goes_on_and_sample_repeats_itself(quickstart, tmp_path):
         (["launch.train", "--config=configs/folder.py", "--config.data.folder=nowhere"], "'nowhere'"),
         (["launch.sample", "--out=nowhere"], "no config.json"),
         (["launch.sample", "--out=nowhere", "stray"], "'stray'"),
+        (["launch.sample", "--out=nowhere", "--label=face"], "--label is 'face', but must be all or"),
+        (
+            ["launch.sample", "--out=nowhere", "--guidance_interval=1"],
+            "--guidance_interval is '1', but must be two numbers",
+        ),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, tmp_path):

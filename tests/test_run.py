@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import chex
@@ -78,23 +79,41 @@ def test_load_and_sample(run):
     trained = ssd_jax.load(workdir)
     assert trained.step == 4 and trained.config == config
     saved = jax.tree.leaves(everything(workdir, 4)["ema"])
-    chex.assert_trees_all_equal(jax.tree.leaves(trained.denoiser.parameters), saved)
+    chex.assert_trees_all_equal(jax.tree.leaves(trained.network.parameters), saved)
     drawn = trained.sample(jax.random.key(0), 3, solver="ancestral", num_steps=6)
     assert drawn.shape == (3, 8, 8, 3) and np.abs(drawn).max() <= 1
     np.testing.assert_array_equal(drawn, trained.sample(jax.random.key(0), 3, solver="ancestral", num_steps=6))
     with pytest.raises(InputError, match="label is given, but the model has 0 classes"):
         trained.sample(jax.random.key(0), 1, label=np.array([0]))
+    with pytest.raises(InputError, match="guidance is 2.0, but the model has no classes"):
+        trained.sample(jax.random.key(0), 1, guidance=2.0)
 
 
 def test_a_conditional_run(folder, tmp_path):
     config = tiny_config(folder, steps=2)
-    config = replace(config, model=replace(config.model, num_classes=2))
+    config = replace(config, model=replace(config.model, num_classes=2, label_dropout=0.5))
     ssd_jax.train(config, tmp_path)
     trained = ssd_jax.load(tmp_path)
-    assert trained.sample(jax.random.key(0), 2, num_steps=4, label=np.array([0, 1])).shape == (2, 8, 8, 3)
-    for label in (None, np.array([0, 2]), np.array([-1, 0]), np.array([0])):
+    network = replace(trained.network, parameters=jax.tree.map(lambda p: p + 0.1, trained.network.parameters))
+    trained = replace(trained, network=network)  # two steps teach it nothing about classes
+    draw = partial(trained.sample, jax.random.key(0), 2, num_steps=4)
+    in_turn = draw(label=np.array([0, 1]))
+    np.testing.assert_array_equal(draw(), in_turn)
+    np.testing.assert_allclose(draw(first_index=1)[0], in_turn[1], atol=1e-5)
+    np.testing.assert_array_equal(draw(label=1), draw(label=np.array([1, 1])))
+    for label in (np.array([0, 2]), -1, np.array([0]), np.array([0.0, 1.0])):
         with pytest.raises(InputError, match="label"):
-            trained.sample(jax.random.key(0), 2, num_steps=4, label=label)
+            draw(label=label)
+    np.testing.assert_array_equal(draw(guidance=1.0, guidance_interval=(-4.0, 4.0)), in_turn)
+    drawn = draw(guidance=3.0, threshold_quantile=0.9)
+    assert drawn.shape == (2, 8, 8, 3) and np.abs(drawn).max() <= 1 and (drawn != in_turn).any()
+    with pytest.raises(InputError, match=r"guidance interval is \(4.0, -4.0\)"):
+        draw(guidance=3.0, guidance_interval=(4.0, -4.0))
+    undropped = replace(trained, config=replace(config, model=replace(config.model, label_dropout=0.0)))
+    with pytest.raises(
+        InputError, match=r"guidance is 2.0, but the model was trained without label dropout.*label_dropout"
+    ):
+        undropped.sample(jax.random.key(0), 2, guidance=2.0)
 
 
 def test_blur_instead_of_noise_starts_from_the_data(folder, tmp_path):

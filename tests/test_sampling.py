@@ -77,7 +77,7 @@ def tiny_denoiser() -> Denoiser:
     graphdef, state = nnx.split(nnx.eval_shape(lambda: FlexiUNet(config, rngs=nnx.Rngs(0))))
     rng = np.random.default_rng(1)
     noise = jax.tree.map(lambda p: jnp.asarray(0.3 * rng.standard_normal(p.shape, np.float32)), nnx.to_pure_dict(state))
-    return Denoiser(noise, graphdef, PROCESS.bounds)
+    return Denoiser(noise, graphdef)
 
 
 def test_images_depend_on_key_and_index_only():
@@ -97,7 +97,7 @@ def test_one_program_per_stage_whatever_the_steps():
     up.clear_cache()
     for solver, num_steps in (("ddim", 5), ("ancestral", 9), ("ddim", 200)):
         sample(denoiser, plan_steps(PROCESS, solver=solver, num_steps=num_steps), jax.random.key(num_steps), 4)
-    other = Denoiser(jax.tree.map(lambda p: 2 * p, denoiser.parameters), denoiser.graphdef, PROCESS.bounds)
+    other = Denoiser(jax.tree.map(lambda p: 2 * p, denoiser.parameters), denoiser.graphdef)
     sample(other, plan_steps(PROCESS, num_steps=7, eta=0.5), jax.random.key(0), 4)
     assert stay._cache_size() == 2 and up._cache_size() == 1
 
