@@ -3,7 +3,8 @@
 python -m launch.train --config configs/folder.py --workdir runs/mine --config.data.folder=PATH
 
 Images are centre-cropped, resized and flipped at random. `--config.data.split_file=FILE` restricts training to the paths
-listed in FILE. If the folder has one sub-folder per class, `--config.model.num_classes=N` makes a conditional model.
+listed in FILE. If the folder has one sub-folder per class, `--config.model.num_classes=N` makes a conditional model; its
+samples can be guided.
 """
 
 from ml_collections import ConfigDict
@@ -13,6 +14,7 @@ from configs import openmoji64
 
 def get_config() -> ConfigDict:
     config = openmoji64.get_config()
-    config.data.source, config.data.flip = "folder", True
+    config.data.update(source="folder", flip=True, balance=False)
+    config.model.num_classes = 0
     config.train.update(steps=200_000, learning_rate=1e-4, ema_decay=0.9999)
     return config

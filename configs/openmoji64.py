@@ -2,7 +2,7 @@
 
 python -m launch.train --config configs/openmoji64.py --workdir runs/openmoji64
 
-Sized for a GPU with 24 GB or more; not tried on one yet.
+Eight classes, with label dropout for guidance. Sized for a GPU with 24 GB or more; not tried on one yet.
 """
 
 from ml_collections import ConfigDict
@@ -13,13 +13,15 @@ from ssd_jax.config import Config, DataConfig, ModelConfig, ProcessConfig, Train
 def get_config() -> ConfigDict:
     return to_config_dict(
         Config(
-            data=DataConfig(source="openmoji"),
+            data=DataConfig(source="openmoji", balance=True),
             process=ProcessConfig(image_size=64, num_levels=4, resolution_schedule="convex_decay", gamma=0.5),
             model=ModelConfig(
                 widths=(128, 256, 256, 256),
                 num_res_blocks=2,
                 attention_levels=(2, 3),
                 dropout=0.1,
+                num_classes=8,
+                label_dropout=0.1,
                 dtype="bfloat16",
             ),
             train=TrainConfig(
