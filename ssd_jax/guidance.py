@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from ssd_jax.errors import InputError, check_range
 
@@ -145,7 +145,7 @@ def _autoguidance(denoise, weak, weights, x, t, label=None, *, stage):
     return _guided(weights, t, plain, lambda: (plain(), weak(x, t, label, stage=stage)))
 
 
-def _guided(weights: jax.Array | np.ndarray, t: jax.Array, plain: Callable, both: Callable) -> Float[Array, "batch *shape channels"]:
+def _guided(weights, t, plain: Callable, both: Callable) -> jax.Array:
     """z + (scale - 1) (z - z_weak), exactly z where scale is 1; `plain` gives z and `both` gives z and z_weak."""
     weight = jnp.take(weights, t, mode="clip")  # a single one is that of all timesteps
 
