@@ -6,6 +6,8 @@ Every state is blurred as well as noisy, up to a standard deviation of 8 pixels 
 image. All calls are at full resolution: this shows another operator at work, it saves nothing.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import openmoji32
@@ -13,6 +15,6 @@ from ssd_jax.config import ProcessConfig
 
 
 def get_config() -> ConfigDict:
-    config = openmoji32.get_config()
+    config: Any = openmoji32.get_config()
     config.process.update(vars(ProcessConfig(image_size=32, num_levels=1, blur=8.0)))
     return config

@@ -7,13 +7,15 @@ listed in FILE. If the folder has one sub-folder per class, `--config.model.num_
 samples can be guided.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import openmoji64
 
 
 def get_config() -> ConfigDict:
-    config = openmoji64.get_config()
+    config: Any = openmoji64.get_config()
     config.data.update(source="folder", flip=True, balance=False)
     config.model.num_classes = 0
     config.train.update(steps=200_000, learning_rate=1e-4, ema_decay=0.9999)

@@ -6,6 +6,8 @@ The noise stays at sigma = 0.01 while the blur grows until only the mean colour 
 start from blurred training images.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import openmoji32
@@ -13,7 +15,7 @@ from ssd_jax.config import ProcessConfig
 
 
 def get_config() -> ConfigDict:
-    config = openmoji32.get_config()
+    config: Any = openmoji32.get_config()
     config.process.update(
         vars(ProcessConfig(image_size=32, num_levels=1, num_timesteps=200, noise_schedule="constant", blur=24.0))
     )

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 from ssd_jax.config import ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.matrix_free import MatrixFreeOperator
-from ssd_jax.operators import OPERATORS, SeparableOperator, along_axes, box
+from ssd_jax.operators import OPERATORS, SeparableOperator, along_axes, box, heat
 from ssd_jax.process import PRIOR_LOG_SNR, ScaleSpaceProcess, make_process
 from ssd_jax.reverse import matrix_free_up_step, up_step
 from tests.gaussians import dense
@@ -150,6 +151,20 @@ def test_sharp_images_lead_to_the_marginal(config):
         z = process.degrade(x0, int(process.levels[t]))
         x = process.add_noise(z, jnp.array([t]), jnp.zeros_like(z))
         np.testing.assert_allclose(np.ravel(x), process.alpha[t] * whole @ np.ravel(x0), atol=2e-6)
+
+
+def test_blur_goes_on_across_a_change_of_resolution():
+    """Ideal low-passes and blurs commute, so that z_t is one blur for the whole time, then the low-passes."""
+    config = ProcessConfig(image_size=8, num_levels=3, num_timesteps=100, operator="ideal", blur=1.5)
+    process, x0 = make_process(config), jax.random.normal(jax.random.key(0), (1, 8, 8, 1))
+    assert process.dissipation is not None
+    for t in (20, 60, 80, 99):
+        level = int(process.levels[t])
+        z = process.degrade(x0, level)
+        x = process.add_noise(z, jnp.array([t]), jnp.zeros_like(z))
+        lowpass = reduce(lambda y, operator: operator.apply(y), process.operators[:level], x0)
+        blurred = heat(process.level_shape(level), process.dissipation[t], (8, 8)).apply(lowpass)
+        np.testing.assert_allclose(x, process.alpha[t] * blurred, atol=2e-6)
 
 
 def test_a_function_does_what_its_matrices_do():

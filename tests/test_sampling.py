@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 from typing import Any, cast
 
@@ -28,7 +29,7 @@ def covariance_of(images: jax.Array) -> np.ndarray:
     return flat.T @ flat / len(flat)
 
 
-@pytest.mark.parametrize(("solver", "num_steps"), [("ddim", 20), ("ancestral", 200)])
+@pytest.mark.parametrize(("solver", "num_steps"), [("ddim", 20), ("ancestral", 200), ("dpmpp_2m", 8), ("dpmpp_2m_sde", 12)])
 def test_samples_have_the_covariance_of_the_plan(solver, num_steps):
     plan = plan_steps(PROCESS, solver=solver, num_steps=num_steps)
     drawn = covariance_of(sample(DATA.denoise, plan, jax.random.key(0), 8192))
@@ -37,7 +38,7 @@ def test_samples_have_the_covariance_of_the_plan(solver, num_steps):
     assert relative_error(expected, DATA.covariance) < 0.02
 
 
-@pytest.mark.parametrize("changes", [{"num_levels": 2, "blur": 1.0}, {"num_levels": 3, "thresholds": (0.6, 0.6)}], ids=str)
+@pytest.mark.parametrize("changes", [{"num_levels": 2, "blur": 3.0}, {"num_levels": 3, "thresholds": (0.6, 0.6)}], ids=str)
 def test_blur_and_skipped_levels_on_the_device(changes):
     schedule = "threshold" if "thresholds" in changes else "equal"
     process = make_process(ProcessConfig(image_size=4, num_timesteps=100, resolution_schedule=schedule, **changes))
@@ -45,6 +46,22 @@ def test_blur_and_skipped_levels_on_the_device(changes):
     drawn = covariance_of(sample(data.denoise, plan, jax.random.key(0), 8192))
     expected = data.sampled_covariance(plan)
     np.testing.assert_allclose(drawn, expected, atol=6 * expected.max() / (3 * 8192) ** 0.5)
+
+
+def test_an_up_step_blurs_the_prediction_as_far_as_the_state_is():
+    """Without noise, and with the right prediction, the step from a_t z_t leads to a_s z_s."""
+    config = ProcessConfig(image_size=8, num_levels=2, num_timesteps=100, blur=3.0, noise_schedule="cosine")
+    process = make_process(config)
+    plan = plan_steps(process, num_steps=10)
+    part = next(part for part in plan.stages if part.stage.is_up)
+    (t,), s = part.timesteps.tolist(), int(plan.timesteps[plan.timesteps < part.timesteps[0]][0])
+    x0 = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
+    sharp = process.degrade(x0, 1)
+    x = process.add_noise(sharp, jnp.array([t]), jnp.zeros_like(sharp))
+    silent = dataclasses.replace(part, table=part.table * (np.arange(part.table.shape[-1]) < part.table.shape[-1] - 1))
+    run = dataclasses.replace(plan, stages=(silent,))
+    *_, last = iterate(lambda x, t, label, *, stage: x0, run, jax.random.key(0), 1, start=x)
+    np.testing.assert_allclose(last.x, process.add_noise(x0, jnp.array([s]), jnp.zeros_like(x0)), atol=1e-5)
 
 
 def test_a_function_as_operator_draws_what_its_matrices_draw():
@@ -95,7 +112,7 @@ def test_one_program_per_stage_whatever_the_steps():
     stay, up = cast(Any, sampling._run_stay), cast(Any, sampling._run_up)
     stay.clear_cache()
     up.clear_cache()
-    for solver, num_steps in (("ddim", 5), ("ancestral", 9), ("ddim", 200)):
+    for solver, num_steps in (("ddim", 5), ("ancestral", 9), ("dpmpp_2m", 8), ("dpmpp_2m_sde", 200)):
         sample(denoiser, plan_steps(PROCESS, solver=solver, num_steps=num_steps), jax.random.key(num_steps), 4)
     other = Denoiser(jax.tree.map(lambda p: 2 * p, denoiser.parameters), denoiser.graphdef)
     sample(other, plan_steps(PROCESS, num_steps=7, eta=0.5), jax.random.key(0), 4)

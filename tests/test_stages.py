@@ -38,6 +38,7 @@ def test_split_batch(batch_size, devices):
     p = stage_probabilities(STAGES, 0.05)
     sizes = split_batch(batch_size, p, devices)
     assert sizes.sum() == batch_size and (sizes >= devices).all() and (sizes % devices == 0).all()
+    assert np.abs(sizes - p * batch_size).max() <= max(2, len(p) / 2) * devices
 
 
 def test_split_batch_of_a_bad_size():
