@@ -123,7 +123,16 @@ class SeparableOperator:
 
     @cached_property
     def _svd(self):
-        return tuple(np.linalg.svd(matrix, full_matrices=True) for matrix in self.matrices)
+        return tuple(_svd(matrix) for matrix in self.matrices)
+
+
+def _svd(matrix: Float[np.ndarray, "out in"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """U, s, V^T with a null space that is sorted by frequency, where the SVD alone would leave it to chance."""
+    u, s, vt = np.linalg.svd(matrix, full_matrices=True)
+    null = vt[len(u) :] @ dct_basis(vt.shape[1]).T
+    _, turn = np.linalg.eigh(null * np.arange(vt.shape[1]) @ null.T)
+    vt[len(u) :] = turn.T @ vt[len(u) :]
+    return u, s, vt
 
 
 def check_chain(after, before) -> None:
