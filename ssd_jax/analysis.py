@@ -117,7 +117,7 @@ def _drawn_covariance(plan: Plan, data: GaussianData) -> Float[np.ndarray, "batc
 
     `p` is the covariance [2, 2, batch, d, d] of the state and the prediction before it; [1, 1, ..] if no step needs that.
     """
-    tables = [_coefficients(part.table) for part in plan.stages]
+    tables = [np.moveaxis(part.table, -1, 0) for part in plan.stages]
     remembered = 2 if any(k_p.any() for _, _, k_p, _ in tables) else 1
     first = data.state_covariance(plan.process.num_timesteps - 1)
     p = np.zeros((remembered, remembered, *first.shape))
@@ -128,13 +128,7 @@ def _drawn_covariance(plan: Plan, data: GaussianData) -> Float[np.ndarray, "batc
     return p[0, 0]
 
 
-def _coefficients(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """k_x, k_z, k_p, k_n of rows [..., 3], where k_p = 0, or [..., 4]."""
-    k_x, k_z, *k_p, k_n = np.moveaxis(table, -1, 0)
-    return k_x, k_z, k_p[0] if k_p else np.zeros_like(k_x), k_n
-
-
-def _stay(data: GaussianData, part: StagePlan, table: tuple[np.ndarray, ...], p: np.ndarray) -> np.ndarray:
+def _stay(data: GaussianData, part: StagePlan, table: np.ndarray, p: np.ndarray) -> np.ndarray:
     """Through a stay stage: steps are elementwise in the eigenbasis of C, as the denoiser a C (a^2 C + sigma^2)^-1 is."""
     process, remembered = data.process, len(p)
     values, vectors = np.linalg.eigh(data.covariance(part.stage.in_level))
@@ -158,7 +152,7 @@ def _step(through: np.ndarray, gain: np.ndarray, k_p: float, v: np.ndarray) -> n
     return np.stack([through * v[0] + k_p * v[-1], gain * v[0]][: len(v)])
 
 
-def _stay_and_blur(data: GaussianData, part: StagePlan, table: tuple[np.ndarray, ...], p: np.ndarray) -> np.ndarray:
+def _stay_and_blur(data: GaussianData, part: StagePlan, table: np.ndarray, p: np.ndarray) -> np.ndarray:
     """Through a stay stage whose rows stand along DCT frequencies, step by step: here nothing commutes."""
     level = part.stage.in_level
     everywhere = [np.eye(n)[own[level]] for n, own in zip(data.process.level_shape(level), data.components, strict=True)]
@@ -166,24 +160,30 @@ def _stay_and_blur(data: GaussianData, part: StagePlan, table: tuple[np.ndarray,
         k_x, k_z, k_p, k_n = (along_directions(k, everywhere, everywhere) for k in row)
         denoise = data.denoiser(t, level)
         linear = np.array([[k_x + k_z @ denoise, k_p], [denoise, np.zeros_like(k_p)]])[: len(p), : len(p)]
-        p = (linear[:, :, None] @ p[None]).sum(axis=1)
-        p = (p[:, None] @ linear[None].mT).sum(axis=2)
+        p = _advance(linear, p)
         p[0, 0] += k_n**2
     return p
 
 
-def _up(data: GaussianData, part: StagePlan, table: tuple[np.ndarray, ...], p: np.ndarray) -> np.ndarray:
-    """Through an up-step, x_s = V (k_x U^T x_t + k_z V^T z_s + k_n xi)."""
+def _advance(linear: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """linear p linear^T, both in blocks [1 or 2, 1 or 2, ..]."""
+    p = (linear[:, :, None] @ p[None]).sum(axis=1)
+    return (p[:, None] @ linear[None].mT).sum(axis=2)
+
+
+def _up(data: GaussianData, part: StagePlan, table: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Through an up-step, x_s = V (k_x U^T x_t + k_z V^T z_s + k_p U^T z_prev + k_n xi)."""
     below, above = part.stage.in_level, part.stage.out_level
     assert isinstance(part.operator, SeparableOperator), "checked in level_operators"
-    k_x, k_z, _, k_n = (k[0] for k in table)
+    k_x, k_z, k_p, k_n = table[:, 0]
     left = [(dct_basis(len(u)) @ u)[own[below]] for u, own in zip(part.operator.left, data.components, strict=True)]
     right = [(dct_basis(len(v)) @ v)[own[above]] for v, own in zip(part.operator.right, data.components, strict=True)]
     denoise = data.denoiser(int(part.timesteps[0]), above)
     target = denoise if part.target is None else data.restrict(part.target, above, above) @ denoise
     through = along_directions(k_x, right, left) + along_directions(k_z, right, right) @ target
-    linear = np.stack([through, denoise][: len(p)])
-    p = (linear[:, None] @ p[0, 0]) @ linear.mT
+    back = along_directions(k_p, right, left)
+    linear = np.array([[through, back], [denoise, np.zeros_like(back)]])[: len(p), : len(p)]
+    p = _advance(linear, p)
     p[0, 0] += along_directions(k_n**2, right, right)
     return p
 

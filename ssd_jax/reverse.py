@@ -31,9 +31,10 @@ def up_step(
     x: Float[Array, "batch *out_shape channels"],
     z: Float[Array, "batch *in_shape channels"],
     noise: Float[Array, "batch *in_shape channels"],
-    coefficients: Float[Array, "*in_shape 3"],
+    coefficients: Float[Array, "*in_shape k"],
     left: tuple[Float[Array | np.ndarray, "_ _"], ...],
     right: tuple[Float[Array | np.ndarray, "_ _"], ...],
+    z_prev: Float[Array, "batch *out_shape channels"] | None = None,
 ) -> Float[Array, "batch *in_shape channels"]:
     """x_s from x_t one level below, equations (5)-(6), exact for a separable operator M = U diag(m) V^T.
 
@@ -42,16 +43,22 @@ def up_step(
         z: the (predicted) clean image at the level of s, [batch, *in_shape, channels].
         noise: xi ~ N(0, I) along the right singular directions, the shape of z; in an orthonormal basis it is as white as
             in any other, so that drawing it costs one transform.
-        coefficients: `reverse_coefficients`, [*in_shape, 3].
+        coefficients: (k_x, k_z, k_n) as from `reverse_coefficients`, [*in_shape, 3], or with z_prev (k_x, k_z, k_p, k_n).
         left, right: U and V of M, one matrix per axis (`SeparableOperator.left`, `.right`).
+        z_prev: the prediction before, at the level of x_t; only its part along U enters.
 
     Returns:
         x_s, the shape of z.
     """
-    k_x, k_z, k_n = (coefficients[..., i, None] for i in range(3))
+    k_x, k_z, *k_p, k_n = jnp.moveaxis(coefficients, -1, 0)[..., None]
     padding = [(0, 0), *((0, v.shape[0] - u.shape[0]) for u, v in zip(left, right, strict=True)), (0, 0)]
-    x = jnp.pad(along_axes(x, [u.T for u in left]), padding)
-    return along_axes(k_x * x + k_z * along_axes(z, [v.T for v in right]) + k_n * noise, right)
+
+    def lift(y):
+        """U^T y, zero along the null space of M."""
+        return jnp.pad(along_axes(y, [u.T for u in left]), padding)
+
+    total = k_x * lift(x) + k_z * along_axes(z, [v.T for v in right]) + k_n * noise
+    return along_axes(total if z_prev is None else total + k_p[0] * lift(z_prev), right)
 
 
 def matrix_free_up_step(

@@ -109,7 +109,7 @@ def iterate(
                 x, z = _run_matrix_free_up(denoise, x, keys, label, t, row, target, part.operator, stage=part.stage)
             else:
                 left, right = part.operator.left, part.operator.right
-                x, z = _run_up(denoise, x, keys, label, t, row, target, left, right, stage=part.stage)
+                x, z = _run_up(denoise, x, z, keys, label, t, row, target, left, right, stage=part.stage)
             calls += 1
             yield Snapshot(part.stage, calls, x, z)
             continue
@@ -149,23 +149,23 @@ def _run_stay(denoise, x, z, keys, label, timesteps, table, basis, start, stop, 
     """Rows start .. stop - 1 of a stay stage, along `basis` if there is one."""
 
     def step(i, carry):
-        x, _ = carry
-        t, (k_x, k_z, k_n) = timesteps[i], jnp.moveaxis(table[i], -1, 0)[..., None]
+        x, z_prev = carry
+        t, (k_x, k_z, k_p, k_n) = timesteps[i], jnp.moveaxis(table[i], -1, 0)[..., None]
         z = denoise(x, jnp.full(x.shape[:1], t), label, stage=stage)
         noise = jax.lax.cond((k_n > 0).any(), lambda: _noise(keys, t, x.shape), lambda: jnp.zeros_like(x))
         if basis is None:
-            return k_x * x + k_z * z + k_n * noise, z
-        x, along = (along_axes(array, [v.T for v in basis]) for array in (x, z))
-        return along_axes(k_x * x + k_z * along + k_n * noise, basis), z
+            return k_x * x + k_z * z + k_p * z_prev + k_n * noise, z
+        x, along, before = (along_axes(array, [v.T for v in basis]) for array in (x, z, z_prev))
+        return along_axes(k_x * x + k_z * along + k_p * before + k_n * noise, basis), z
 
     return jax.lax.fori_loop(start, stop, step, (x, z))
 
 
 @partial(jax.jit, static_argnames="stage")
-def _run_up(denoise, x, keys, label, t, coefficients, target, left, right, *, stage):
+def _run_up(denoise, x, z_prev, keys, label, t, coefficients, target, left, right, *, stage):
     """The one step of an up stage."""
     z = denoise(x, jnp.full(x.shape[:1], t), label, stage=stage)
-    return up_step(x, along_axes(z, target), _noise(keys, t, z.shape), coefficients, left, right), z
+    return up_step(x, along_axes(z, target), _noise(keys, t, z.shape), coefficients, left, right, z_prev), z
 
 
 @partial(jax.jit, static_argnames=("operator", "stage"))

@@ -1,30 +1,101 @@
 """Sampling plans, on the host in float64: which timesteps to visit and the coefficients of every step.
 
-Inside a stage every solver is a row of a table, x_s = k_x x_t + k_z z_hat + k_n xi; a change of resolution is the same row
-read along the singular directions of M (equation 6). The last row of a plan is (0, 1, 0): equation (7), x_0 = z_hat.
+Inside a stage every solver is a row of a table, x_s = k_x x_t + k_z z + k_p z_prev + k_n xi, where z is the prediction at t
+and z_prev the one before; a change of resolution is the same row read along the singular directions of M (equation 6). The
+last row of a plan is (0, 1, 0, 0): equation (7), x_0 = z.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, reduce
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from ssd_jax.errors import InputError, unknown_name
-from ssd_jax.operators import SeparableOperator
-from ssd_jax.process import PRIOR_LOG_SNR, LinearOperator, ScaleSpaceProcess
+from ssd_jax.operators import SeparableOperator, dct_basis, heat_rates, identity
+from ssd_jax.optimal import optimal_timesteps
+from ssd_jax.process import LinearOperator, ScaleSpaceProcess, compose
+from ssd_jax.spacing import SPACINGS, check_timesteps, lay_out
 from ssd_jax.stages import Stage, make_stages
 
+DEFAULT_STEPS = 30
+MAX_EXTRAPOLATION = 0.75  # of w in `second_order`: the ratio of steps half as large again as even ones
 
-def _timestep(process: ScaleSpaceProcess) -> Float[np.ndarray, "t"]:
-    return -np.arange(process.num_timesteps, dtype=np.float64)
+
+def first_order(
+    process: ScaleSpaceProcess, before: int | None, t: int, s: int, eta: float
+) -> Float[np.ndarray, "*shape 4"]:
+    """Equation (6): DDIM with eta = 0, the posterior (4) with eta = 1.
+
+    Args:
+        process: the process to run backwards.
+        before: timestep of the network call before this one, None at the first.
+        t, s: the step leads from t to s < t.
+        eta: 0 to 1.
+
+    Returns:
+        float64 (k_x, k_z, k_p, k_n), [4] or along the directions of `ScaleSpaceProcess.reverse_coefficients`.
+    """
+    k_x, k_z, k_n = np.moveaxis(process.reverse_coefficients(s, t, eta), -1, 0)
+    return np.stack([k_x, k_z, np.zeros_like(k_z), k_n], axis=-1)
 
 
-SOLVERS = {"ancestral": 1.0, "ddim": 0.0}  # the eta of equation (6), unless one is given
-SPACINGS = {
-    # Bounded where the SNR is zero; the timestep decides where the SNR does not change.
-    "log_snr": lambda process: np.maximum(process.image_log_snr, 2 * PRIOR_LOG_SNR) + 1e-6 * _timestep(process),
-    "timestep": lambda process: _timestep(process),
+def second_order(
+    process: ScaleSpaceProcess, before: int | None, t: int, s: int, eta: float
+) -> Float[np.ndarray, "*shape 4"]:
+    """DPM-Solver++(2M) with eta = 0 and its SDE form with eta = 1 (Lu et al. 2022): `first_order`, with the prediction
+
+        z + w (z - z_prev),  w = h / (2 h_prev)
+
+    extrapolated to the middle of the step; h and h_prev are this step and the one before in half log-SNR. An up-step knows
+    the change of the coarse image only: it takes z + w M^T (M z - z_prev) / lambda_max(M M^T). w is at most
+    MAX_EXTRAPOLATION, so that a long step after a short one does not magnify what separates two predictions.
+    """
+    row = first_order(process, before, t, s, eta)
+    if before is None or (process.levels[s] != process.levels[t] and process.dissipation is not None):
+        return row
+    m, lambda_max = np.ones(()), 1.0
+    if process.levels[s] != process.levels[t]:
+        operator = process.transition_operator(s, t)
+        assert isinstance(operator, SeparableOperator), "other up-steps are of first order"
+        m, lambda_max = operator.singular_values, operator.lambda_max
+    k_x, k_z, _, k_n = np.moveaxis(row, -1, 0)
+    w = _extrapolation(process, before, t, s)
+    return np.stack([k_x, (1 + w * m**2 / lambda_max) * k_z, -w * m / lambda_max * k_z, k_n], axis=-1)
+
+
+def _extrapolation(process: ScaleSpaceProcess, before: int, t: int, s: int) -> Float[np.ndarray, "*shape"]:
+    """w of `second_order`; of a process that blurs one for each frequency, whose signal is also lost to the blur."""
+    half = np.array(process.image_log_snr[[before, t, s]] / 2)
+    if process.dissipation is not None:
+        shape = process.level_shape(int(process.levels[t]))
+        rates = reduce(np.add.outer, [heat_rates(n, full) for n, full in zip(shape, process.shape, strict=True)])
+        half = half.reshape(3, *[1] * rates.ndim) - np.multiply.outer(process.dissipation[[before, t, s]], rates)
+    h_prev, h = np.maximum(np.diff(half, axis=0), 0.0)
+    ratio = np.divide(h, h_prev, out=np.zeros_like(h), where=h_prev > 0)
+    return np.asarray(np.minimum(ratio / 2, MAX_EXTRAPOLATION))
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A function with the arguments and the result of `first_order`, and its eta unless another is given."""
+
+    function: Callable[[ScaleSpaceProcess, int | None, int, int, float], np.ndarray]
+    eta: float
+
+    def row(self, process: ScaleSpaceProcess, before: int | None, t: int, s: int) -> Float[np.ndarray, "*shape 4"]:
+        """The coefficients of the step from t to s."""
+        return self.function(process, before, t, s, self.eta)
+
+
+SOLVERS = {
+    "ancestral": Solver(first_order, 1.0),
+    "ddim": Solver(first_order, 0.0),
+    "dpmpp_2m": Solver(second_order, 0.0),
+    "dpmpp_2m_sde": Solver(second_order, 1.0),
 }
 
 
@@ -35,8 +106,8 @@ class StagePlan:
     Attributes:
         stage: the stage.
         timesteps: t of every network call, decreasing, int [steps].
-        table: what the steps compute, float64. Of a stay stage (k_x, k_z, k_n), [steps, 3], or [steps, *shape, 3] along
-            `basis`. Of an up stage the same along the singular directions of `operator`, [1, *shape, 3], or the
+        table: what the steps compute, float64. Of a stay stage (k_x, k_z, k_p, k_n), [steps, 4], or [steps, *shape, 4]
+            along `basis`. Of an up stage the same along the singular directions of `operator`, [1, *shape, 4], or the
             `ScaleSpaceProcess.step_constants` if it is a MatrixFreeOperator, [1, 6].
         operator: M of an up stage, else None.
         basis: V per axis along which the rows of a stay stage stand, if the process blurs within the stage.
@@ -53,7 +124,7 @@ class StagePlan:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A whole sampling run: stages in order, noisiest first."""
+    """A whole sampling run: stages in order, noisiest first. `print(plan)` shows it as a table."""
 
     process: ScaleSpaceProcess
     stages: tuple[StagePlan, ...]
@@ -63,92 +134,152 @@ class Plan:
         """t of every network call, from T - 1 down to 0."""
         return np.concatenate([stage.timesteps for stage in self.stages])
 
+    def describe(self, flops: Sequence[float] | None = None) -> str:
+        """One line a stage: resolution, timesteps and log-SNR of its first and last call, calls.
+
+        Args:
+            flops: of one call of each stage (`cost.PlanCost.stages`), for a column of what the stages cost.
+        """
+        rows = [("stage", "resolution", "t", "log-SNR", "calls", *(["GFLOPs"] if flops else []))]
+        spent = [len(part.timesteps) * each / 1e9 for part, each in zip(self.stages, flops or [], strict=bool(flops))]
+        for i, part in enumerate(self.stages):
+            ends = [int(t) for t in part.timesteps[[0, -1]]] if len(part.timesteps) else []
+            size = "x".join(map(str, self.process.level_shape(part.stage.out_level)))
+            log_snr = " .. ".join(f"{self.process.log_snr[t]:.2f}" for t in ends)
+            own = (str(part.stage), size, " .. ".join(map(str, ends)), log_snr, str(len(part.timesteps)))
+            rows.append((*own, *(f"{cost:.4g}" for cost in spent[i : i + 1])))
+        rows.append(("all", "", "", "", str(len(self.timesteps)), *([f"{sum(spent):.4g}"] if spent else [])))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
+
+    def __str__(self) -> str:
+        return self.describe()
+
 
 def plan_steps(
     process: ScaleSpaceProcess,
     *,
-    solver: str = "ddim",
-    num_steps: int = 50,
-    spacing: str = "log_snr",
+    solver: str = "dpmpp_2m",
+    num_steps: int | None = None,
+    spacing: str | Sequence[int] | np.ndarray = "log_snr",
     eta: float | None = None,
+    spectrum: Float[np.ndarray, "*shape"] | None = None,
 ) -> Plan:
-    """Lays out `num_steps` network calls and computes their coefficients.
+    """Lays out network calls and computes their coefficients.
 
     Every up-step's timestep is visited, and the calls between two of them are spaced evenly in `spacing` and in
     proportion to the distance; num_steps = T visits every timestep.
 
     Args:
         process: the process to run backwards.
-        solver: "ancestral" (equation 4) or "ddim".
-        num_steps: network calls, num_levels + 1 .. T.
-        spacing: "log_snr" or "timestep".
-        eta: 0 (DDIM) to 1 (ancestral); overrides the solver's own.
+        solver: a key of SOLVERS: "ancestral" (equation 4), "ddim", "dpmpp_2m" or "dpmpp_2m_sde".
+        num_steps: network calls, levels + 1 .. T; 30 by default.
+        spacing: "log_snr", "timestep", "edm_rho", "optimal" (`optimal_timesteps`), or the timesteps themselves.
+        eta: 0 (no fresh noise within a level) to 1 (ancestral); overrides the solver's own.
+        spectrum: variance of every DCT coefficient of the data, > 0, [*process.shape] (`spectrum`). If given, up-steps draw
+            the detail that x_t never saw with the variance it has in the data (equation 6'); and "optimal" is so for it.
 
     Raises:
-        InputError: for an unknown name or a number out of range.
+        InputError: for an unknown name, a number out of range, timesteps that are no plan, or a bad spectrum.
     """
     if solver not in SOLVERS:
         raise unknown_name("solver", solver, SOLVERS)
+    chosen = SOLVERS[solver] if eta is None else replace(SOLVERS[solver], eta=eta)
+    if not 0 <= chosen.eta <= 1:
+        raise InputError(f"eta is {eta}, but must be between 0 (no fresh noise within a level) and 1 (ancestral)")
+    if spectrum is not None and (spectrum.shape != process.shape or not (spectrum > 0).all()):
+        raise InputError(f"spectrum has shape {spectrum.shape}, but must be positive and of shape {process.shape}")
+    timesteps = _timesteps(process, chosen, num_steps, spacing, spectrum).tolist()
+    if len(timesteps) < 2 * len(process.used_levels):
+        warnings.warn(f"{len(timesteps)} steps are fewer than two a level; give more", stacklevel=2)
+    before = dict(zip(timesteps, [None, *timesteps], strict=False))
+    after = dict(pairwise(timesteps))
+
+    def part(stage: Stage) -> StagePlan:
+        own = [t for t in timesteps if stage.first <= t <= stage.last]
+        if stage.is_up:
+            return _plan_up(process, stage, chosen, before[own[0]], own[0], after[own[0]], spectrum)
+        basis = process.frequency_basis(stage.in_level)
+        shape = () if basis is None else process.level_shape(stage.in_level)
+        rows = [chosen.row(process, before[t], t, after[t]) for t in own if t]
+        if 0 in own:
+            rows.append(np.broadcast_to([0.0, 1.0, 0.0, 0.0], (*shape, 4)))  # (7)
+        return StagePlan(stage, np.array(own, int), np.array(rows).reshape(len(own), *shape, 4), basis=basis)
+
+    return Plan(process, tuple(map(part, make_stages(process))))
+
+
+def _timesteps(
+    process: ScaleSpaceProcess,
+    solver: Solver,
+    num_steps: int | None,
+    spacing: str | Sequence[int] | np.ndarray,
+    spectrum: Float[np.ndarray, "*shape"] | None,
+) -> Int[np.ndarray, "steps"]:
+    if not isinstance(spacing, str):
+        timesteps = check_timesteps(process, spacing)
+        if num_steps not in (None, len(timesteps)):
+            raise InputError(f"num_steps is {num_steps}, but {len(timesteps)} timesteps are given; leave num_steps out")
+        return timesteps
+    num_steps = DEFAULT_STEPS if num_steps is None else num_steps
+    if spacing == "optimal":
+        start = tuple(lay_out(process, num_steps, "log_snr").tolist())
+        return _optimal_timesteps(process, solver, start, None if spectrum is None else spectrum.astype(float).tobytes())
     if spacing not in SPACINGS:
-        raise unknown_name("spacing", spacing, SPACINGS)
-    eta = SOLVERS[solver] if eta is None else eta
-    if not 0 <= eta <= 1:
-        raise InputError(f"eta is {eta}, but must be between 0 (DDIM) and 1 (ancestral)")
-    timesteps = _lay_out(process, num_steps, SPACINGS[spacing](process))
-    targets = dict(zip(timesteps[:-1].tolist(), timesteps[1:].tolist(), strict=True))
-    plans = []
-    for stage in make_stages(process):
-        own = timesteps[(timesteps >= stage.first) & (timesteps <= stage.last)]
-        plan = _plan_up if stage.is_up else _plan_stay
-        plans.append(plan(process, stage, own, targets, eta))
-    return Plan(process, tuple(plans))
+        raise unknown_name("spacing", spacing, [*SPACINGS, "optimal", "a list of timesteps"])
+    return lay_out(process, num_steps, spacing)
 
 
-def _plan_stay(
-    process: ScaleSpaceProcess, stage: Stage, timesteps: Int[np.ndarray, "t"], targets: dict[int, int], eta: float
-) -> StagePlan:
-    basis = process.frequency_basis(stage.in_level)
-    shape = () if basis is None else process.level_shape(stage.in_level)
-    rows = [process.reverse_coefficients(targets[t], t, eta) for t in timesteps.tolist() if t]
-    if 0 in timesteps:
-        rows.append(np.broadcast_to([0.0, 1.0, 0.0], (*shape, 3)))  # (7)
-    return StagePlan(stage, timesteps, np.array(rows).reshape(len(timesteps), *shape, 3), basis=basis)
+@lru_cache(maxsize=16)  # a search takes seconds, and a run draws many batches with one plan
+def _optimal_timesteps(
+    process: ScaleSpaceProcess, solver: Solver, start: tuple[int, ...], spectrum: bytes | None
+) -> Int[np.ndarray, "steps"]:
+    array = None if spectrum is None else np.frombuffer(spectrum).reshape(process.shape)
+    return optimal_timesteps(process, solver.row, start, array, draw_unseen=array is not None)
 
 
 def _plan_up(
-    process: ScaleSpaceProcess, stage: Stage, timesteps: Int[np.ndarray, "t"], targets: dict[int, int], eta: float
+    process: ScaleSpaceProcess,
+    stage: Stage,
+    solver: Solver,
+    before: int | None,
+    t: int,
+    s: int,
+    spectrum: Float[np.ndarray, "*shape"] | None,
 ) -> StagePlan:
-    (t,) = timesteps.tolist()
-    s = targets[t]
     operator = process.transition_operator(s, t)
-    separable = isinstance(operator, SeparableOperator)
-    row = process.reverse_coefficients(s, t, eta) if separable else process.step_constants(s, t, eta)
-    return StagePlan(stage, timesteps, row[None], operator=operator, target=process.target_operator(s))
+    if isinstance(operator, SeparableOperator):
+        row = np.array(solver.row(process, before, t, s))
+        if spectrum is not None:
+            row[..., -1] = np.sqrt(row[..., -1] ** 2 + process.alpha[s] ** 2 * unseen_variance(process, s, t, spectrum))
+    elif spectrum is None:
+        row = process.step_constants(s, t, solver.eta)
+    else:
+        raise InputError("spectrum is given, but an operator of this process is a function, whose null space is not known")
+    return StagePlan(stage, np.array([t]), row[None], operator=operator, target=process.target_operator(s))
 
 
-def _lay_out(
-    process: ScaleSpaceProcess, num_steps: int, coordinate: Float[np.ndarray, "t"]
-) -> Int[np.ndarray, "{num_steps}"]:
-    """Decreasing timesteps from T - 1 to 0 through every up-step, evenly spaced in `coordinate` (decreasing in t)."""
-    starts = [process.first_timestep(level) for level in process.used_levels]
-    ends = np.unique([*starts, process.num_timesteps - 1])[::-1]
-    room = -np.diff(ends)
-    if not len(room) < num_steps <= process.num_timesteps:
-        raise InputError(
-            f"num_steps is {num_steps}, but this process of {len(starts)} levels and {process.num_timesteps} "
-            f"timesteps allows {len(room) + 1} to {process.num_timesteps}"
-        )
-    lengths = np.diff(coordinate[ends])
-    counts = np.ones(len(room), int)
-    for _ in range(num_steps - 1 - len(room)):
-        counts[np.argmax(np.where(counts < room, lengths / counts, -1.0))] += 1
-    timesteps = [ends[0]]
-    for high, low, count in zip(ends[:-1], ends[1:], counts, strict=True):
-        segment = np.arange(high, low - 1, -1)
-        wanted = np.linspace(coordinate[high], coordinate[low], count + 1)[1:]
-        nearest = np.rint(np.interp(wanted, coordinate[segment], np.arange(len(segment)))).astype(int)
-        index = 0
-        for i, position in enumerate(nearest):  # rounding may not visit a timestep twice or leave too few for the rest
-            index = min(max(position, index + 1), len(segment) - 1 - (count - 1 - i))
-            timesteps.append(segment[index])
-    return np.array(timesteps)
+def unseen_variance(
+    process: ScaleSpaceProcess, s: int, t: int, spectrum: Float[np.ndarray, "*shape"]
+) -> Float[np.ndarray, "..."]:
+    """Var_i of equation (6'): the variance of z_s along the right singular directions of M that x_t knows nothing of.
+
+    Args:
+        process: with a separable change of resolution between t and s.
+        s, t: timesteps, s < t.
+        spectrum: variance of the DCT coefficients of the data.
+
+    Returns:
+        float64 [*in_shape of M], 0 outside the null space of M.
+    """
+    operator = process.transition_operator(s, t)
+    assert isinstance(operator, SeparableOperator)
+    level = int(process.levels[s])
+    parts = [process.level_operators[used] for used in process.used_levels[1:] if used <= level]
+    whole = compose([identity(process.shape), *parts, process.target_operator(s) or identity(process.level_shape(level))])
+    assert isinstance(whole, SeparableOperator)
+    variance = spectrum
+    for axis, (v, matrix) in enumerate(zip(operator.right, whole.matrices, strict=True)):
+        weights = (v.T @ matrix @ dct_basis(matrix.shape[1]).T) ** 2
+        variance = np.moveaxis(np.tensordot(weights, variance, (1, axis)), 0, axis)
+    return np.where(operator.in_range, 0.0, variance)

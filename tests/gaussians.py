@@ -55,26 +55,34 @@ class GaussianData:
         return z.reshape(x.shape[0], side, side, x.shape[-1])
 
     def sampled_covariance(self, plan: Plan) -> np.ndarray:
-        """Covariance of what a plan draws with the exact denoiser, from its own tables, in float64."""
-        p = np.eye(len(self.matrices[plan.process.num_timesteps - 1]))
+        """Covariance of what a plan draws with the exact denoiser, from its own tables, in float64.
+
+        Where a row has a k_p, (x, z_prev) is carried jointly: [2 n, 2 n].
+        """
+        remembered = 2 if any(part.table[..., 2].any() for part in plan.stages) else 1
+        n = len(self.matrices[plan.process.num_timesteps - 1])
+        p = np.zeros((remembered * n, remembered * n))
+        p[:n, :n] = np.eye(n)
         for part in plan.stages:
             for t, row in zip(part.timesteps, part.table, strict=True):
                 d = self.matrices[int(t)]
                 if part.operator is None:
-                    turn = np.eye(len(d)) if part.basis is None else np.kron(*part.basis)
-                    k_x, k_z, fresh = (turn * np.ravel(row[..., i]) @ turn.T for i in range(3))
-                    step = k_x + k_z @ d
+                    right = np.eye(len(d)) if part.basis is None else np.kron(*part.basis)
+                    inward = right.T
                 else:
                     assert isinstance(part.operator, SeparableOperator)
-                    left, right = np.kron(*part.operator.left), np.kron(*part.operator.right)
-                    k_x, k_z, k_n = (row[..., i].ravel() for i in range(3))
-                    d = d if part.target is None else dense(part.target) @ d
-                    embed = np.zeros((len(right), len(left)))
-                    embed[part.operator.in_range.ravel()] = np.eye(len(left))
-                    step = right @ (k_x[:, None] * (embed @ left.T) + k_z[:, None] * (right.T @ d))
-                    fresh = right * k_n @ right.T
-                p = step @ p @ step.T + fresh @ fresh.T
-        return p
+                    right = np.kron(*part.operator.right)
+                    inward = np.zeros((len(right), len(self.matrices[int(t)].T)))
+                    inward[part.operator.in_range.ravel()] = np.kron(*part.operator.left).T
+                k_x, k_z, k_p, k_n = (right * np.ravel(row[..., i]) for i in range(4))
+                z_s = d if part.target is None else dense(part.target) @ d
+                step = k_x @ inward + k_z @ right.T @ z_s
+                if remembered == 2:
+                    step = np.block([[step, k_p @ inward], [d, np.zeros_like(d)]])
+                p = step @ p @ step.T
+                p[: len(d), : len(d)] += k_n @ k_n.T
+        n = len(p) // remembered
+        return p[:n, :n]
 
 
 def relative_error(p: np.ndarray, s: np.ndarray) -> float:

@@ -10,7 +10,7 @@ from ssd_jax.analysis import gaussian_error, stage_information
 from ssd_jax.config import ModelConfig, ProcessConfig
 from ssd_jax.cost import path_cost, plan_cost
 from ssd_jax.errors import InputError
-from ssd_jax.operators import SeparableOperator, dct_basis
+from ssd_jax.operators import dct_basis
 from ssd_jax.process import ScaleSpaceProcess, make_process
 from ssd_jax.solvers import plan_steps
 from ssd_jax.spectrum import information, natural_spectrum
@@ -36,7 +36,7 @@ def check(error, drawn, spectrum, basis, covariance):
     np.testing.assert_allclose(error.variance_ratio, variance / spectrum, rtol=1e-9)
 
 
-@pytest.mark.parametrize("solver", ["ancestral", "ddim"])
+@pytest.mark.parametrize("solver", ["ancestral", "ddim", "dpmpp_2m"])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -55,42 +55,12 @@ def test_components_agree_with_dense_matrices(settings, solver):
     check(gaussian_error(plan, spectrum), drawn, spectrum, basis, covariance)
 
 
-@pytest.mark.parametrize("blur", [0.0, 1.0])
-def test_rows_may_look_back_at_the_prediction_before(blur):
-    """x_s = k_x x_t + k_z z + k_p z_prev + k_n xi within a level, against the dense covariance of (x, z_prev)."""
-    process = make_process(ProcessConfig(image_size=8, num_levels=2, num_timesteps=60, blur=blur))
-    plan = plan_steps(process, solver="ancestral", num_steps=12)
-    plan = dataclasses.replace(plan, stages=tuple(looking_back(part) for part in plan.stages))
+def test_the_null_space_variance_agrees_too():
+    process = make_process(ProcessConfig(image_size=8, num_levels=3, num_timesteps=60, operator="bilinear"))
     spectrum, basis, covariance = dense_data(process)
-    data = GaussianData(process, covariance)
-    joint = np.zeros((32, 32))
-    joint[:16, :16] = np.eye(16)
-    for part in plan.stages:
-        for t, row in zip(part.timesteps.tolist(), part.table, strict=True):
-            d = data.matrices[t]
-            left = right = np.eye(len(d))
-            if part.basis is not None:
-                left = right = np.kron(*part.basis)
-            if isinstance(part.operator, SeparableOperator):
-                left, right = np.kron(*part.operator.left), np.kron(*part.operator.right)
-                left = np.eye(64)[:, part.operator.in_range.ravel()] @ left.T
-                x = right * row[..., 0].ravel() @ left
-            else:
-                x = right * row[..., 0].ravel() @ left.T
-            z, back, fresh = (right * row[..., i].ravel() @ right.T for i in (1, 2, 3))
-            back = back if len(back) == len(joint) // 2 else np.zeros((len(d), len(joint) // 2))
-            target = np.eye(len(d)) if part.target is None else np.kron(*part.target.matrices)
-            step = np.block([[x + z @ target @ d, back], [d, np.zeros_like(back)]])
-            joint = step @ joint @ step.T
-            joint[: len(d), : len(d)] += fresh @ fresh.T
-    check(gaussian_error(plan, spectrum), joint[:64, :64], spectrum, basis, covariance)
-
-
-def looking_back(part):
-    """The part with a k_p of its own, the same for all steps of a stage, taken from k_z; 0 at an up-step."""
-    k_x, k_z, k_n = np.moveaxis(part.table, -1, 0)
-    k_p = np.zeros_like(k_z) if part.operator is not None else -0.1 * k_z
-    return dataclasses.replace(part, table=np.stack([k_x, k_z - k_p, k_p, k_n], axis=-1))
+    plan = plan_steps(process, solver="dpmpp_2m_sde", num_steps=12, spectrum=spectrum)
+    drawn = GaussianData(process, covariance).sampled_covariance(plan)
+    check(gaussian_error(plan, spectrum), drawn, spectrum, basis, covariance)
 
 
 def test_single_frequencies_are_a_scalar_recursion():

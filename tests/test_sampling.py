@@ -104,7 +104,7 @@ def test_images_depend_on_key_and_index_only():
     np.testing.assert_allclose(whole[2:], part, atol=1e-5)
     np.testing.assert_array_equal(whole, sample(denoiser, plan, jax.random.key(5), 4))
     assert np.abs(whole - sample(denoiser, plan, jax.random.key(6), 4)).max() > 0.1
-    assert np.abs(whole[0] - whole[1]).max() > 0.1
+    assert np.abs(whole[0] - whole[1]).max() > 0.05
 
 
 def test_one_program_per_stage_whatever_the_steps():
