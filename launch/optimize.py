@@ -1,0 +1,93 @@
+"""Searches the timesteps that draw best with few network calls, for a config, its data's spectrum and a budget.
+
+python -m launch.optimize --config configs/openmoji32.py --steps 12 [--flops 20 --spectrum natural]
+
+Prints the plan, its exact Gaussian error and cost beside those of spacing "log_snr", and the timesteps. With --flops the
+budget is not a number of calls but what they cost together, in calls at full size. Nothing is trained or drawn.
+"""
+
+import bisect
+from collections.abc import Callable
+
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from launch.command import read_config, run
+from ssd_jax.analysis import gaussian_error
+from ssd_jax.config import Config
+from ssd_jax.cost import path_cost, plan_cost
+from ssd_jax.data import make_source
+from ssd_jax.errors import InputError
+from ssd_jax.optimal import optimal_timesteps
+from ssd_jax.process import ScaleSpaceProcess, make_process
+from ssd_jax.solvers import SOLVERS, Plan, plan_steps
+from ssd_jax.spacing import fixed_timesteps, lay_out
+from ssd_jax.spectrum import measured_spectrum, natural_spectrum
+from ssd_jax.stages import make_stages
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; any field can be set: --config.SECTION.FIELD=VALUE.")
+SOLVER = flags.DEFINE_enum("solver", "dpmpp_2m", list(SOLVERS), "Solver of the plan.")
+STEPS = flags.DEFINE_integer("steps", 20, "Network calls.")
+FLOPS = flags.DEFINE_float("flops", None, "A budget of operations instead, in network calls at full size.", lower_bound=0)
+SPECTRUM = flags.DEFINE_enum("spectrum", "data", ["data", "natural"], "That of the config's data or a power law.")
+SLOPE = flags.DEFINE_float("slope", 2.0, "Of the power law.")
+IMAGES = flags.DEFINE_integer("images", 2048, "Images to measure the spectrum on.", lower_bound=2)
+flags.mark_flag_as_required("config")
+
+
+def main() -> None:
+    config = read_config(CONFIG)
+    process = make_process(config.process)
+    spectrum = natural_spectrum(process.shape, slope=SLOPE.value) if SPECTRUM.value == "natural" else _measure(config)
+    cost = call_cost(process, config)
+    steps = STEPS.value if FLOPS.value is None else affordable_steps(process, FLOPS.value, cost)
+    start = lay_out(process, steps, "log_snr").tolist()
+    price = cost if FLOPS.value is not None else lambda t: 1.0
+    found = optimal_timesteps(process, SOLVERS[SOLVER.value].row, start, spectrum, cost=price)
+    for name, timesteps in (("log_snr", start), ("optimal", found)):
+        plan = plan_steps(process, solver=SOLVER.value, spacing=timesteps)
+        print("\n".join(_report(name, plan, config, spectrum)), end="\n\n")
+    print("timesteps:", ",".join(map(str, found)))
+
+
+def _measure(config: Config) -> np.ndarray:
+    source = make_source(config.data, config.process.image_size)
+    items = (source[int(i)] for i in np.unique(np.linspace(0, len(source) - 1, min(IMAGES.value, len(source))).astype(int)))
+    return measured_spectrum(item["image"][None] for item in items if item is not None)
+
+
+def call_cost(process: ScaleSpaceProcess, config: Config) -> Callable[[int], float]:
+    """What the network call at t costs, in calls at full size."""
+    full = path_cost(config.model, process.shape, 0, 0).flops
+    costs = np.empty(process.num_timesteps)
+    for stage in make_stages(process):
+        path = path_cost(config.model, process.shape, stage.in_level, stage.out_level)
+        costs[stage.first : stage.last + 1] = path.flops / full
+    return lambda t: float(costs[t])
+
+
+def affordable_steps(process: ScaleSpaceProcess, budget: float, cost: Callable[[int], float]) -> int:
+    """The most steps, even in log-SNR, that cost no more than `budget`."""
+    least = len(fixed_timesteps(process))
+    counts = range(least, process.num_timesteps + 1)
+    index = bisect.bisect_right(counts, budget, key=lambda n: sum(map(cost, lay_out(process, n, "log_snr").tolist())))
+    if not index:
+        price = sum(map(cost, fixed_timesteps(process).tolist()))
+        raise InputError(f"--flops is {budget:g}, but the shortest plan costs {price:.3g} calls at full size")
+    return counts[index - 1]
+
+
+def _report(name: str, plan: Plan, config: Config, spectrum: np.ndarray) -> list[str]:
+    cost = plan_cost(plan, config.model)
+    error = gaussian_error(plan, spectrum)
+    calls = cost.relative_flops * len(plan.timesteps)
+    return [
+        f"spacing {name!r}: relative error {error.relative_error:.3g}, low frequencies {error.low_frequency_ratio:.4f}, "
+        f"{len(plan.timesteps)} calls for the operations of {calls:.1f} at full size",
+        plan.describe([path.flops for path in cost.stages]),
+    ]
+
+
+if __name__ == "__main__":
+    run(main)
