@@ -206,14 +206,14 @@ class SampleConfig:
 
     Attributes:
         num: images in a grid.
-        solver: "ddim" or "ancestral".
+        solver: a key of solvers.SOLVERS.
         steps: network calls per image.
         guidance: scale of classifier-free guidance, >= 0; 1 is none.
     """
 
     num: int = 64
-    solver: str = "ddim"
-    steps: int = 50
+    solver: str = "dpmpp_2m"
+    steps: int = 30
     guidance: float = 1.0
 
     def __post_init__(self):

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,8 +118,9 @@ class Trained:
         key: jax.Array,
         num: int = 16,
         *,
-        solver: str = "ddim",
-        num_steps: int = 50,
+        solver: str = "dpmpp_2m",
+        num_steps: int = 30,
+        spacing: str | Sequence[int] = "log_snr",
         eta: float | None = None,
         label: int | np.ndarray | None = None,
         guidance: float = 1.0,
@@ -132,7 +133,7 @@ class Trained:
         Args:
             key: the seed.
             num: images, all in one batch.
-            solver, num_steps, eta: as in `plan_steps`.
+            solver, num_steps, spacing, eta: as in `plan_steps`.
             label: one class for all images or int [num], for a model with classes; the classes in turn if not given.
             guidance, guidance_interval, threshold_quantile: as in `guided`.
             first_index: index of the first image.
@@ -142,7 +143,7 @@ class Trained:
         """
         label = self._labels(label, num, first_index)
         denoise = self.guided(guidance, guidance_interval, threshold_quantile)
-        plan = plan_steps(self.process, solver=solver, num_steps=num_steps, eta=eta)
+        plan = plan_steps(self.process, solver=solver, num_steps=num_steps, spacing=spacing, eta=eta)
         start = self.start(key, num, first_index)
         return sample(denoise, plan, key, num, label=label, first_index=first_index, start=start)
 
