@@ -1,6 +1,7 @@
 """Parity with the published PyTorch model and process (tests/data/), and the way of a checkpoint into a run."""
 
 import os
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from flax import nnx
 
 import ssd_jax
-from ssd_jax.config import ProcessConfig
+from ssd_jax.config import DataConfig, ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.interop import config_from_reference, import_checkpoint, model_from_reference, settings_from_name
 from ssd_jax.loss import LOSS_WEIGHTINGS
@@ -255,6 +256,9 @@ def test_a_checkpoint_becomes_a_run(tmp_path):
     assert drawn.shape == (2, 16, 16, 3) and np.isfinite(drawn).all() and np.ptp(drawn) > 0.1
     again = launch("launch.import_reference", f"--checkpoint={path}", f"--workdir={tmp_path}/run")
     assert again.returncode == 2 and "is not an empty folder" in again.stderr
+    settings = replace(trained.config.train, steps=9, batch_size=24)
+    with pytest.raises(InputError, match="averaged parameters only"):
+        ssd_jax.train(replace(trained.config, data=DataConfig(), train=settings), tmp_path / "run")
 
 
 def test_a_bare_state_dict_takes_its_step_from_the_name(tmp_path):
