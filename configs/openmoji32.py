@@ -29,6 +29,6 @@ def get_config() -> ConfigDict:
                 sample_every=1700,
                 checkpoint_every=200,
             ),
-            sample=SampleConfig(solver="ancestral", steps=40, guidance=2.0),
+            sample=SampleConfig(solver="dpmpp_2m_sde", steps=30, guidance=2.0),
         )
     )
