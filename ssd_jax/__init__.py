@@ -1,5 +1,6 @@
 """Scale Space Diffusion in JAX: noisy states are processed as the small images they are."""
 
+from ssd_jax import editing as editing
 from ssd_jax import interop as interop
 from ssd_jax.config import Config as Config
 from ssd_jax.config import ModelConfig as ModelConfig

@@ -18,9 +18,10 @@ from ssd_jax.data import check_classes, make_iterator, make_source
 from ssd_jax.denoiser import Denoiser
 from ssd_jax.errors import InputError
 from ssd_jax.guidance import Interval, classifier_free, clipped, dynamically_thresholded
+from ssd_jax.noise import NoiseSource, seeded
 from ssd_jax.process import ScaleSpaceProcess, make_process
 from ssd_jax.sampling import sample
-from ssd_jax.sharding import data_mesh, replicated
+from ssd_jax.sharding import data_mesh, replicated, split_along_batch
 from ssd_jax.solvers import plan_steps
 
 logger = logging.getLogger(__name__)
@@ -79,8 +80,11 @@ class Trained:
         classes = self.config.model.num_classes
         return np.arange(first_index, first_index + num) % classes if classes else None
 
-    def _labels(self, label: int | np.ndarray | None, num: int, first_index: int) -> np.ndarray | None:
-        """The label of every image, checked: int [num], or None for a model without classes."""
+    def labels(self, label: int | np.ndarray | None, num: int, first_index: int = 0) -> np.ndarray | None:
+        """The label of every image, int [num]: one class, int [num], or None for the classes in turn.
+
+        None for a model without classes. Raises InputError for labels that cannot be.
+        """
         classes = self.config.model.num_classes
         if label is None:
             return self.classes_in_turn(num, first_index)
@@ -92,6 +96,16 @@ class Trained:
         if label.min() < 0 or label.max() >= classes:
             raise InputError(f"label holds {label.min()}..{label.max()}, but the model's classes are 0..{classes - 1}")
         return np.broadcast_to(label, num)
+
+    def noise(self, key: jax.Array, num: int, first_index: int = 0) -> NoiseSource:
+        """The noise of images first_index .. of the seed `key`, divided among the devices if `num` is a multiple of them.
+
+        `sample` and `iterate` take it for a key and then run on all devices.
+        """
+        source, mesh = seeded(key, first_index + np.arange(num)), data_mesh()
+        if jax.process_count() > 1 or num % mesh.size:
+            return source
+        return jax.device_put(source, split_along_batch(mesh))
 
     def start(self, key: jax.Array, num: int, first_index: int = 0) -> jax.Array | None:
         """x_{T-1} for a process that does not end in noise: images of the training data, degraded; None if it does.
@@ -132,7 +146,7 @@ class Trained:
 
         Args:
             key: the seed.
-            num: images, all in one batch.
+            num: images, all in one batch; on all devices if a multiple of their number.
             solver, num_steps, spacing, eta: as in `plan_steps`.
             label: one class for all images or int [num], for a model with classes; the classes in turn if not given.
             guidance, guidance_interval, threshold_quantile: as in `guided`.
@@ -141,11 +155,11 @@ class Trained:
         Raises:
             InputError: for labels out of range, and as `plan_steps` and `guided`.
         """
-        label = self._labels(label, num, first_index)
+        label = self.labels(label, num, first_index)
         denoise = self.guided(guidance, guidance_interval, threshold_quantile)
         plan = plan_steps(self.process, solver=solver, num_steps=num_steps, spacing=spacing, eta=eta)
         start = self.start(key, num, first_index)
-        return sample(denoise, plan, key, num, label=label, first_index=first_index, start=start)
+        return sample(denoise, plan, self.noise(key, num, first_index), num, label=label, start=start)
 
 
 def load(workdir: str | Path) -> Trained:

@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from tqdm import tqdm
 
 from ssd_jax.errors import InputError
 from ssd_jax.flexi_unet import IMAGE_CHANNELS
 from ssd_jax.matrix_free import MatrixFreeOperator
+from ssd_jax.noise import NoiseSource, seeded
 from ssd_jax.operators import along_axes
 from ssd_jax.reverse import matrix_free_up_step, up_step
 from ssd_jax.solvers import Plan, StagePlan
@@ -41,7 +43,7 @@ class Snapshot:
 def sample(
     denoise: Callable,
     plan: Plan,
-    key: jax.Array,
+    key: jax.Array | NoiseSource,
     batch_size: int = 16,
     *,
     label: Int[Array | np.ndarray, "{batch_size}"] | None = None,
@@ -57,14 +59,14 @@ def sample(
             z_hat the estimated clean image at stage.out_level. If it is a pytree (`Denoiser`,
             `jax.tree_util.Partial`) its leaves are arguments of the compiled programs, else constants.
         plan: from `plan_steps`.
-        key: the seed.
+        key: the seed, or the noise of every image (then first_index means nothing).
         batch_size: images to draw.
         label: classes, int [batch_size], handed to `denoise`.
         first_index: index of the first image.
-        start: x_{T-1}; drawn from N(0, I) if not given.
+        start: the state at the plan's first timestep; if that is T - 1 and none is given, drawn from N(0, I).
 
     Raises:
-        InputError: if `start` is missing although N(0, I) is not the distribution of x_{T-1}, or has a wrong shape.
+        InputError: if `start` is missing although N(0, I) is not its distribution, or has a wrong shape.
 
     Returns:
         float32 [batch_size, *process.shape, 3].
@@ -76,7 +78,7 @@ def sample(
 def iterate(
     denoise: Callable,
     plan: Plan,
-    key: jax.Array,
+    key: jax.Array | NoiseSource,
     batch_size: int = 16,
     *,
     label: Int[Array | np.ndarray, "{batch_size}"] | None = None,
@@ -87,17 +89,8 @@ def iterate(
     """`sample`, stage by stage: yields a snapshot after each stage, and within it after every `every` network calls."""
     if jax.tree_util.all_leaves([denoise]):  # not a pytree: a function
         denoise = jax.tree_util.Partial(denoise)
-    indices = jnp.arange(first_index, first_index + batch_size)
-    process = plan.process
-    shape = (batch_size, *process.level_shape(process.num_levels - 1), IMAGE_CHANNELS)
-    if start is None and not process.prior_is_noise:
-        raise InputError(
-            f"x_T-1 of this process is not noise (its log-SNR is {process.log_snr[-1]:.2f}): give degraded images as start"
-        )
-    if start is not None and start.shape != shape:
-        raise InputError(f"start has shape {start.shape}, but x_T-1 of this process has shape {shape}")
-    keys, noise = _prior(key, indices, np.int32(process.num_timesteps), shape=shape)
-    x = noise if start is None else start
+    noise = key if isinstance(key, NoiseSource) else seeded(key, np.arange(first_index, first_index + batch_size))
+    x = _first_state(plan, noise, start)
     label = None if label is None else jnp.asarray(label, jnp.int32)
     z, calls = x, 0
     for part in plan.stages:
@@ -106,70 +99,104 @@ def iterate(
             t, row = np.int32(part.timesteps[0]), np.float32(part.table[0])
             target = () if part.target is None else part.target.matrices
             if isinstance(part.operator, MatrixFreeOperator):
-                x, z = _run_matrix_free_up(denoise, x, keys, label, t, row, target, part.operator, stage=part.stage)
+                x, z = _run_matrix_free_up(denoise, x, noise, label, t, row, target, part.operator, stage=part.stage)
             else:
                 left, right = part.operator.left, part.operator.right
-                x, z = _run_up(denoise, x, z, keys, label, t, row, target, left, right, stage=part.stage)
+                x, z = _run_up(denoise, x, z, noise, label, t, row, target, left, right, stage=part.stage)
             calls += 1
             yield Snapshot(part.stage, calls, x, z)
             continue
-        timesteps, table = _padded(part, process.num_timesteps)
+        rows = _padded(part, plan.process.num_timesteps)
         for first in range(0, steps, every or max(steps, 1)):
             stop = min(first + (every or steps), steps)
             bounds = np.int32(first), np.int32(stop)
-            x, z = _run_stay(denoise, x, z, keys, label, timesteps, table, part.basis, *bounds, stage=part.stage)
+            x, z = _run_stay(denoise, x, z, noise, label, rows, part.basis, *bounds, stage=part.stage)
             yield Snapshot(part.stage, calls + stop, x, z)
         calls += steps
 
 
-def _padded(part: StagePlan, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Timesteps and table at a fixed number of rows, so that plans of any length share one program.
+def with_progress(snapshots: Iterator[Snapshot], bar: tqdm) -> Iterator[Snapshot]:
+    """Passes snapshots on and moves `bar`, in network calls.
+
+    The bar waits for the snapshot before the latest one, so that it says what the device has done and the device always has
+    work: nothing waits for single steps.
+    """
+    done, pending = 0, None
+    for snapshot in snapshots:
+        if pending is not None:
+            pending.x.block_until_ready()
+            bar.update(pending.calls - done)
+            done = pending.calls
+        bar.set_postfix_str(f"{snapshot.x.shape[1]} px", refresh=False)
+        pending = snapshot
+        yield snapshot
+    if pending is not None:
+        pending.x.block_until_ready()
+        bar.update(pending.calls - done)
+
+
+def _first_state(plan: Plan, noise: NoiseSource, start: Float[Array, "..."] | None) -> Float[Array, "..."]:
+    """The state at the plan's first timestep, [batch, *shape, channels]."""
+    process, first = plan.process, int(plan.timesteps[0])
+    shape = (*process.level_shape(int(process.levels[first])), IMAGE_CHANNELS)
+    name = "T-1" if first == process.num_timesteps - 1 else str(first)
+    if start is None and first < process.num_timesteps - 1:
+        raise InputError(f"the plan begins at t = {first}, where states are not noise: give x_{name} as start")
+    if start is None and not process.prior_is_noise:
+        raise InputError(
+            f"x_T-1 of this process is not noise (its log-SNR is {process.log_snr[-1]:.2f}): give degraded images as start"
+        )
+    if start is not None and start.shape != (len(noise.keys), *shape):
+        raise InputError(f"start has shape {start.shape}, but x_{name} of this plan has shape {(len(noise.keys), *shape)}")
+    return start_noise(noise, process.num_timesteps, shape) if start is None else start
+
+
+@partial(jax.jit, static_argnames=("num_timesteps", "shape"))
+def start_noise(noise: NoiseSource, num_timesteps: int, shape: tuple[int, ...]) -> Float[Array, "batch ..."]:
+    """eps ~ N(0, I) of the state that a plan begins with, [batch, *shape]."""
+    return noise.draw(num_timesteps, shape)
+
+
+def _padded(part: StagePlan, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Timesteps, table and the steps whose noise to draw, at a multiple of `rows`: plans of any length share one program.
 
     A table along frequencies is too large for that: its plans share a program with those of as many steps.
     """
-    padding = rows - len(part.timesteps) if part.basis is None else 0
+    visits = np.array([np.sum(part.timesteps[:i] == t) for i, t in enumerate(part.timesteps)], int)
+    draws = part.timesteps + 2 * rows * visits  # a timestep that comes again needs new noise; T is that of the start
+    padding = -len(part.timesteps) % rows if part.basis is None else 0
     pads = [(0, padding)] + [(0, 0)] * (part.table.ndim - 1)
-    return np.pad(np.int32(part.timesteps), (0, padding)), np.pad(np.float32(part.table), pads)
-
-
-@partial(jax.jit, static_argnames="shape")
-def _prior(key, indices, t, shape):
-    """One key per image and x_{T-1} ~ N(0, I)."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
-    return keys, _noise(keys, t, shape)
-
-
-def _noise(keys: jax.Array, t: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """xi ~ N(0, I) of the step that leaves timestep t, from each image's own key."""
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, t), shape[1:]))(keys)
+    timesteps, draws = (np.pad(np.int32(each), (0, padding)) for each in (part.timesteps, draws))
+    return timesteps, np.pad(np.float32(part.table), pads), draws
 
 
 @partial(jax.jit, static_argnames="stage")
-def _run_stay(denoise, x, z, keys, label, timesteps, table, basis, start, stop, *, stage):
+def _run_stay(denoise, x, z, noise, label, rows, basis, start, stop, *, stage):
     """Rows start .. stop - 1 of a stay stage, along `basis` if there is one."""
+    timesteps, table, draws = rows
 
     def step(i, carry):
         x, z_prev = carry
         t, (k_x, k_z, k_p, k_n) = timesteps[i], jnp.moveaxis(table[i], -1, 0)[..., None]
         z = denoise(x, jnp.full(x.shape[:1], t), label, stage=stage)
-        noise = jax.lax.cond((k_n > 0).any(), lambda: _noise(keys, t, x.shape), lambda: jnp.zeros_like(x))
+        xi = jax.lax.cond((k_n > 0).any(), lambda: noise.draw(draws[i], x.shape[1:]), lambda: jnp.zeros_like(x))
         if basis is None:
-            return k_x * x + k_z * z + k_p * z_prev + k_n * noise, z
+            return k_x * x + k_z * z + k_p * z_prev + k_n * xi, z
         x, along, before = (along_axes(array, [v.T for v in basis]) for array in (x, z, z_prev))
-        return along_axes(k_x * x + k_z * along + k_p * before + k_n * noise, basis), z
+        return along_axes(k_x * x + k_z * along + k_p * before + k_n * xi, basis), z
 
     return jax.lax.fori_loop(start, stop, step, (x, z))
 
 
 @partial(jax.jit, static_argnames="stage")
-def _run_up(denoise, x, z_prev, keys, label, t, coefficients, target, left, right, *, stage):
+def _run_up(denoise, x, z_prev, noise, label, t, coefficients, target, left, right, *, stage):
     """The one step of an up stage."""
     z = denoise(x, jnp.full(x.shape[:1], t), label, stage=stage)
-    return up_step(x, along_axes(z, target), _noise(keys, t, z.shape), coefficients, left, right, z_prev), z
+    return up_step(x, along_axes(z, target), noise.draw(t, z.shape[1:]), coefficients, left, right, z_prev), z
 
 
 @partial(jax.jit, static_argnames=("operator", "stage"))
-def _run_matrix_free_up(denoise, x, keys, label, t, constants, target, operator, *, stage):
+def _run_matrix_free_up(denoise, x, noise, label, t, constants, target, operator, *, stage):
     """The one step of an up stage whose operator is a MatrixFreeOperator."""
     z = denoise(x, jnp.full(x.shape[:1], t), label, stage=stage)
-    return matrix_free_up_step(operator, x, along_axes(z, target), _noise(keys, t, z.shape), constants), z
+    return matrix_free_up_step(operator, x, along_axes(z, target), noise.draw(t, z.shape[1:]), constants), z

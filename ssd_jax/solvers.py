@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssd_jax.errors import InputError, unknown_name
+from ssd_jax.errors import InputError, check_range, unknown_name
 from ssd_jax.operators import SeparableOperator, dct_basis, heat_rates, identity
 from ssd_jax.optimal import optimal_timesteps
 from ssd_jax.process import LinearOperator, ScaleSpaceProcess, compose
@@ -131,7 +131,7 @@ class Plan:
 
     @cached_property
     def timesteps(self) -> Int[np.ndarray, "steps"]:
-        """t of every network call, from T - 1 down to 0."""
+        """t of every network call, from the start (T - 1) down to 0."""
         return np.concatenate([stage.timesteps for stage in self.stages])
 
     def describe(self, flops: Sequence[float] | None = None) -> str:
@@ -164,6 +164,7 @@ def plan_steps(
     spacing: str | Sequence[int] | np.ndarray = "log_snr",
     eta: float | None = None,
     spectrum: Float[np.ndarray, "*shape"] | None = None,
+    start: int | None = None,
 ) -> Plan:
     """Lays out network calls and computes their coefficients.
 
@@ -178,6 +179,8 @@ def plan_steps(
         eta: 0 (no fresh noise within a level) to 1 (ancestral); overrides the solver's own.
         spectrum: variance of every DCT coefficient of the data, > 0, [*process.shape] (`spectrum`). If given, up-steps draw
             the detail that x_t never saw with the variance it has in the data (equation 6'); and "optimal" is so for it.
+        start: timestep of the first call, for a state of one's own (`editing.noised`): of the whole plan what lies
+            below it remains. T - 1 if not given.
 
     Raises:
         InputError: for an unknown name, a number out of range, timesteps that are no plan, or a bad spectrum.
@@ -192,6 +195,9 @@ def plan_steps(
     timesteps = _timesteps(process, chosen, num_steps, spacing, spectrum).tolist()
     if len(timesteps) < 2 * len(process.used_levels):
         warnings.warn(f"{len(timesteps)} steps are fewer than two a level; give more", stacklevel=2)
+    if start is not None:
+        check_range("start", start, low=0, high=process.num_timesteps)
+        timesteps = [start, *(t for t in timesteps if t < start)]
     before = dict(zip(timesteps, [None, *timesteps], strict=False))
     after = dict(pairwise(timesteps))
 
@@ -206,7 +212,7 @@ def plan_steps(
             rows.append(np.broadcast_to([0.0, 1.0, 0.0, 0.0], (*shape, 4)))  # (7)
         return StagePlan(stage, np.array(own, int), np.array(rows).reshape(len(own), *shape, 4), basis=basis)
 
-    return Plan(process, tuple(map(part, make_stages(process))))
+    return Plan(process, tuple(part(stage) for stage in make_stages(process) if stage.first <= timesteps[0]))
 
 
 def _timesteps(

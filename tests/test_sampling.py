@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import itertools
 from typing import Any, cast
 
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tqdm import tqdm
 
 from ssd_jax import sampling
 from ssd_jax.config import ModelConfig, ProcessConfig
@@ -14,8 +16,10 @@ from ssd_jax.denoiser import Denoiser
 from ssd_jax.errors import InputError
 from ssd_jax.flexi_unet import FlexiUNet
 from ssd_jax.matrix_free import MatrixFreeOperator
+from ssd_jax.noise import seeded
 from ssd_jax.process import ScaleSpaceProcess, make_process
-from ssd_jax.sampling import iterate, sample
+from ssd_jax.sampling import iterate, sample, with_progress
+from ssd_jax.sharding import data_mesh, split_along_batch
 from ssd_jax.solvers import plan_steps
 from tests.gaussians import GaussianData, natural_covariance, relative_error
 
@@ -130,6 +134,22 @@ def test_snapshots_follow_the_stages():
     assert len(finer) > 3 and max(b.calls - a.calls for a, b in itertools.pairwise(finer)) <= 2
     np.testing.assert_allclose(finer[-1].x, snapshots[-1].x, atol=1e-6)
     np.testing.assert_array_equal(snapshots[-1].x, snapshots[-1].z)  # (7)
+
+
+def test_all_devices_share_a_batch():
+    plan = plan_steps(PROCESS, solver="ancestral", num_steps=6)
+    alone = sample(DATA.denoise, plan, jax.random.key(5), 16)
+    shared = jax.device_put(seeded(jax.random.key(5), np.arange(16)), split_along_batch(data_mesh()))
+    drawn = sample(DATA.denoise, plan, shared, 16)
+    assert len(drawn.sharding.device_set) == 8 and drawn.addressable_shards[0].data.shape == (2, 4, 4, 3)
+    np.testing.assert_allclose(drawn, alone, atol=1e-5)
+
+
+def test_a_bar_counts_calls():
+    plan = plan_steps(PROCESS, num_steps=9)
+    with tqdm(total=9, disable=False, file=io.StringIO()) as bar:
+        counts = [bar.n for _ in with_progress(iterate(DATA.denoise, plan, jax.random.key(5), 2, every=2), bar)]
+    assert bar.n == 9 and counts == sorted(counts) and 0 < counts[-1] < 9
 
 
 def test_labels_reach_the_denoiser():
