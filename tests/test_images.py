@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 
 from ssd_jax.data.decode import decode
 from ssd_jax.files import write_atomically
-from ssd_jax.images import denoising_strip, grid, to_uint8, write_png
+from ssd_jax.images import denoising_strip, grid, growing, is_whole, to_uint8, write_animation, write_npz, write_png
 
 
 def test_to_uint8_inverts_the_pipeline():
@@ -40,3 +41,32 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError):
         write_atomically(tmp_path / "x", fail)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_grow_in_an_animation(tmp_path):
+    states = [np.full((4, n, n, 3), 40 * n, np.uint8) for n in (1, 2, 4)]
+    frames = growing(states, width=28)
+    assert frames.shape == (3, 28, 28, 3)  # a grid of 14 pixels, twice as large
+    assert [(frame != 255).all(-1).sum() for frame in frames] == [16 * n * n for n in (1, 2, 4)]
+    assert growing(states, states, width=28).shape == (3, 28, 56, 3)
+    for kind in ("gif", "webp"):
+        write_animation(tmp_path / f"x.{kind}", frames, milliseconds=50, hold=700)
+        animation = Image.open(tmp_path / f"x.{kind}")
+        assert animation.format == kind.upper() and animation.size == (28, 28) and animation.info["loop"] == 0
+        assert len(list(ImageSequence.Iterator(animation))) == 3
+        animation.seek(2)
+        np.testing.assert_allclose(np.asarray(animation.convert("RGB")), frames[2], atol=1)
+        assert animation.info["duration"] == 700 or kind == "webp"
+
+
+def test_npz_of_a_stream(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), np.uint8)
+    write_npz(tmp_path / "x.npz", iter(images), images.shape)
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npz")["images"], images)
+
+
+def test_what_is_whole(tmp_path):
+    write_png(tmp_path / "x.png", np.zeros((4, 6, 3), np.uint8))
+    assert is_whole(tmp_path / "x.png", (4, 6, 3)) and not is_whole(tmp_path / "x.png", (4, 4, 3))
+    (tmp_path / "x.png").write_bytes((tmp_path / "x.png").read_bytes()[:40])
+    assert not is_whole(tmp_path / "x.png", (4, 6, 3)) and not is_whole(tmp_path / "y.png", (4, 6, 3))
