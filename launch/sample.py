@@ -1,9 +1,15 @@
-"""Samples a trained run: one PNG per image, a grid and an .npz.
+"""Samples a trained run: one PNG per image, a grid of the first ones and an .npz of all.
 
-python -m launch.sample --workdir runs/x --num 64 --solver ddim --steps 50 --seed 0 --out samples/x
+python -m launch.sample --workdir runs/x --num 64 --solver dpmpp_2m --steps 30 --seed 0 --animation gif --out samples/x
 python -m launch.sample --workdir runs/x --label 3 --guidance 2 --guidance_interval=-4,4 --out samples/x3
+python -m launch.sample --workdir runs/x --num 50000 --batch 512 --out samples/many
+
+Each image is written as soon as it is drawn. The same command again, or with another --num or --batch, goes on where it
+stopped and draws only what is not there. All devices share a batch.
 """
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -12,72 +18,84 @@ from absl import flags
 from tqdm import tqdm
 
 import ssd_jax
+from launch import drawing
 from launch.command import run
 from ssd_jax import images
 from ssd_jax.errors import InputError
 from ssd_jax.files import write_atomically
+from ssd_jax.sampling import with_progress
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
-OUT = flags.DEFINE_string("out", None, "Folder for the images; must be empty or new.", required=True)
 NUM = flags.DEFINE_integer("num", 64, "Images.", lower_bound=1)
-BATCH = flags.DEFINE_integer("batch", 64, "Images at a time; does not change them.", lower_bound=1)
-SOLVER = flags.DEFINE_string("solver", "ddim", "ancestral, ddim, dpmpp_2m or dpmpp_2m_sde.")
-STEPS = flags.DEFINE_integer("steps", 50, "Network calls per image.")
-ETA = flags.DEFINE_float("eta", None, "0 (no fresh noise) to 1 (ancestral); overrides the solver's own.")
-LABEL = flags.DEFINE_string("label", "all", "Class of all images, a number, or all: the classes in turn.")
-GUIDANCE = flags.DEFINE_float("guidance", 1.0, "Scale of classifier-free guidance; 1 is none.")
-INTERVAL = flags.DEFINE_list("guidance_interval", None, "LOW,HIGH: guide only where the log-SNR lies between them.")
-THRESHOLD = flags.DEFINE_float("threshold_quantile", None, "Threshold dynamically at this quantile, e.g. 0.995.")
-SEED = flags.DEFINE_integer("seed", 0, "Image i depends on (seed, i) only.")
+BATCH = flags.DEFINE_integer("batch", 64, "Images at a time, over all devices; does not change them.", lower_bound=1)
+ANIMATION = flags.DEFINE_enum(
+    "animation", None, ["gif", "webp"], "Also writes an animation of how the first 16 came about."
+)
+
+FRAMES = 40  # of the animation
+SHOWN = 256  # images in the grid
 
 
 def main() -> None:
-    out = Path(OUT.value)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {OUT.value!r} is not an empty folder; choose another, nothing is overwritten")
-    label, interval = _label(), _interval()
-    trained = ssd_jax.load(WORKDIR.value)
-    key = jax.random.key(SEED.value)
-    batch = min(BATCH.value, NUM.value)
-    pictures = []
-    for first in tqdm(range(0, NUM.value, batch), desc="sampling", unit="batch"):
-        drawn = trained.sample(
-            key,
-            batch,
-            solver=SOLVER.value,
-            num_steps=STEPS.value,
-            eta=ETA.value,
-            label=label,
-            guidance=GUIDANCE.value,
-            guidance_interval=interval,
-            threshold_quantile=THRESHOLD.value,
-            first_index=first,
+    out, num = Path(drawing.OUT.value), NUM.value
+    label, _ = drawing.label(), drawing.interval()  # mistakes in flags show before the model is loaded
+    trained = ssd_jax.load(drawing.WORKDIR.value)
+    trained.labels(label, 1)
+    plan, denoise = drawing.plan(trained), drawing.denoiser(trained)
+    claim(out, drawing.record(trained))
+    shape, paths = (*trained.process.shape, 3), [out / f"{index:06d}.png" for index in range(num)]
+    missing = {index for index, path in enumerate(paths) if not images.is_whole(path, shape)}
+    animation = out / f"animation.{ANIMATION.value}"
+    animated = {0} if ANIMATION.value and not animation.exists() else set()
+    devices = jax.local_device_count()
+    batch = -(-min(BATCH.value, num) // devices) * devices
+    batches, every = batches_of(missing | animated, batch), -(-len(plan.timesteps) // FRAMES)
+    with tqdm(total=len(batches) * len(plan.timesteps), desc="sampling", unit="call") as bar:
+        for first in batches:
+            snapshots = with_progress(drawing.draw(trained, denoise, plan, batch, first, every), bar)
+            if first in animated:
+                snapshots = list(snapshots)
+                pairs = zip(*((snapshot.x, snapshot.z) for snapshot in snapshots), strict=True)
+                states, predictions = ([images.to_uint8(array[:16]) for array in arrays] for arrays in pairs)
+                images.write_animation(animation, images.growing(states, predictions))
+            *_, last = snapshots
+            pictures = images.to_uint8(last.x)
+            for index in missing.intersection(range(first, first + batch)):
+                images.write_png(paths[index], pictures[index - first])
+    images.write_png(out / "grid.png", images.grid(np.stack([images.read_image(path) for path in paths[:SHOWN]])))
+    images.write_npz(out / "samples.npz", map(images.read_image, paths), (num, *shape))
+    print(f"{num} images at step {trained.step}: {paths[0]} .., {out}/grid.png, {out}/samples.npz")
+
+
+def claim(out: Path, record: dict) -> None:
+    """Makes `out` the folder of the images that `record` describes: samples.json is written first.
+
+    Raises:
+        InputError: if `out` holds anything else.
+    """
+    file, record = out / "samples.json", json.loads(json.dumps(record))
+    if not file.exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError(f"--out {str(out)!r} is not an empty folder; choose another, nothing is overwritten")
+        write_atomically(file, lambda stream: stream.write(json.dumps(record, indent=2).encode()))
+    try:
+        found = dict(json.loads(file.read_text()))
+    except ValueError as error:
+        raise InputError(f"{file} cannot be read; choose another --out, nothing is overwritten") from error
+    if found != record:
+        name = next(name for name in {**record, **found} if found.get(name) != record.get(name))
+        raise InputError(
+            f"--out {str(out)!r} holds other images: their {name} is {found.get(name)!r}, not {record.get(name)!r}; "
+            "choose another, nothing is overwritten"
         )
-        for index, picture in enumerate(images.to_uint8(drawn)[: NUM.value - first], start=first):
-            images.write_png(out / f"{index:06d}.png", picture)
-            pictures.append(picture)
-    stacked = np.stack(pictures)
-    images.write_png(out / "grid.png", images.grid(stacked))
-    write_atomically(out / "samples.npz", lambda file: np.savez_compressed(file, images=stacked))
-    print(f"{NUM.value} images at step {trained.step}: {out}/000000.png .., {out}/grid.png, {out}/samples.npz")
 
 
-def _label() -> int | None:
-    try:
-        return None if LABEL.value == "all" else int(LABEL.value)
-    except ValueError as error:
-        raise InputError(f"--label is {LABEL.value!r}, but must be all or the number of a class") from error
-
-
-def _interval() -> tuple[float, float] | None:
-    if INTERVAL.value is None:
-        return None
-    try:
-        low, high = map(float, INTERVAL.value)
-    except ValueError as error:
-        given = ",".join(INTERVAL.value)
-        raise InputError(f"--guidance_interval is {given!r}, but must be two numbers, LOW,HIGH") from error
-    return low, high
+def batches_of(missing: Iterable[int], batch: int) -> list[int]:
+    """First indices of the batches that draw all `missing` images."""
+    firsts: list[int] = []
+    for index in sorted(missing):
+        if not firsts or index >= firsts[-1] + batch:
+            firsts.append(index)
+    return firsts
 
 
 if __name__ == "__main__":

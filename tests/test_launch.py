@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ssd_jax.data.decode import decode
+from ssd_jax.images import write_png
 from tests.conftest import FAST_COMPILE
 
 ROOT = Path(__file__).parents[1]
@@ -27,8 +28,9 @@ TINY = [
 ]
 
 
-def launch(*arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "XLA_FLAGS": FAST_COMPILE, "JAX_PLATFORMS": "cpu"}
+def launch(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess:
+    flags = f"{FAST_COMPILE} --xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     return subprocess.run(
         [sys.executable, "-m", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
@@ -63,16 +65,47 @@ def test_train_goes_on_and_sample_repeats_itself(quickstart, tmp_path):
     assert result.returncode == 0 and "going on from step 3" in result.stderr, result.stderr
     sample = ["launch.sample", f"--workdir={workdir}", "--num=5", "--steps=6", "--seed=3"]
     sample += ["--guidance=2", "--guidance_interval=-4,4", "--threshold_quantile=0.99"]
-    assert launch(*sample, "--batch=5", f"--out={tmp_path}/a").returncode == 0
-    result = launch(*sample, "--batch=2", f"--out={tmp_path}/b")
+    result = launch(*sample, "--batch=5", "--animation=webp", f"--out={tmp_path}/a")
     assert result.returncode == 0 and "step 5" in result.stdout, result.stderr
     names = [f"{i:06d}.png" for i in range(5)]
-    assert sorted(os.listdir(tmp_path / "a")) == [*names, "grid.png", "samples.npz"]
-    a, b = (np.load(tmp_path / name / "samples.npz")["images"].astype(int) for name in "ab")
-    assert a.shape == (5, 8, 8, 3) and np.abs(a - b).max() <= 1
+    assert sorted(os.listdir(tmp_path / "a")) == [*names, "animation.webp", "grid.png", "samples.json", "samples.npz"]
+    a = np.load(tmp_path / "a" / "samples.npz")["images"]
+    assert a.shape == (5, 8, 8, 3)
     np.testing.assert_array_equal(read(tmp_path / "a" / names[4]), a[4])
-    result = launch(*sample, f"--out={tmp_path}/a")
+    # Holes are filled, on other devices and in other batches; what is there is left alone.
+    (tmp_path / "a" / names[1]).unlink()
+    (tmp_path / "a" / names[3]).write_bytes(b"half")
+    times = [(tmp_path / "a" / names[i]).stat().st_mtime_ns for i in (0, 2, 4)]
+    result = launch(*sample, "--num=6", "--batch=2", f"--out={tmp_path}/a", devices=2)
+    assert result.returncode == 0, result.stderr
+    again = np.load(tmp_path / "a" / "samples.npz")["images"].astype(int)
+    assert again.shape == (6, 8, 8, 3) and np.abs(again[:5] - a).max() <= 1
+    assert times == [(tmp_path / "a" / names[i]).stat().st_mtime_ns for i in (0, 2, 4)]
+    result = launch(*sample, "--seed=4", f"--out={tmp_path}/a")
+    assert result.returncode == 2 and "their seed is 3, not 4" in result.stderr
+    result = launch(*sample, f"--out={ROOT}/tests")
     assert result.returncode == 2 and "not an empty folder" in result.stderr
+
+
+def test_edit(quickstart, tmp_path):
+    workdir, _ = quickstart
+    edit = ["launch.edit", f"--workdir={workdir}", "--num=3", "--steps=5", "--label=0"]
+    image, mask = np.full((8, 8, 3), 200, np.uint8), np.zeros((8, 8, 3), np.uint8)
+    mask[4:] = 255
+    write_png(tmp_path / "image.png", image)
+    write_png(tmp_path / "mask.png", mask)
+    files = [f"--image={tmp_path}/image.png", f"--mask={tmp_path}/mask.png"]
+    result = launch(*edit, *files, "--resample=2", f"--out={tmp_path}/inpainted")
+    assert result.returncode == 0 and "grid.png" in result.stdout, result.stderr
+    painted = read(tmp_path / "inpainted" / "000002.png")
+    assert (painted[:4] == 200).all() and (painted[4:] != 200).any()
+    assert launch(*edit, "--interpolate=0,3", f"--out={tmp_path}/path").returncode == 0
+    assert (tmp_path / "path" / "animation.gif").stat().st_size > 100
+    result = launch(*edit, f"--thumbnail={tmp_path}/inpainted/grid.png", f"--out={tmp_path}/large")
+    assert result.returncode == 2 and "pixels, but must be 8x8 or 4x4" in result.stderr
+    result = launch(*edit, files[0], "--strength=1.5", f"--out={tmp_path}/large")
+    assert result.returncode == 2 and "strength is 1.5, but must be > 0 and <= 1" in result.stderr
+    assert not (tmp_path / "large").exists()
 
 
 @pytest.mark.parametrize(
@@ -85,6 +118,7 @@ def test_train_goes_on_and_sample_repeats_itself(quickstart, tmp_path):
         (["launch.train", "--config=configs/folder.py", "--config.data.folder=nowhere"], "'nowhere'"),
         (["launch.sample", "--out=nowhere"], "no config.json"),
         (["launch.sample", "--out=nowhere", "stray"], "'stray'"),
+        (["launch.edit", "--out=nowhere"], "give one of: --image and --strength"),
         (["launch.sample", "--out=nowhere", "--label=face"], "--label is 'face', but must be all or"),
         (
             ["launch.sample", "--out=nowhere", "--guidance_interval=1"],

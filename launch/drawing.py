@@ -1,0 +1,69 @@
+"""What the commands that draw images share: the flags of the sampler and what they say."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+from absl import flags
+
+import ssd_jax
+from ssd_jax.errors import InputError
+from ssd_jax.solvers import SOLVERS
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
+OUT = flags.DEFINE_string("out", None, "Folder for the images.", required=True)
+SOLVER = flags.DEFINE_string("solver", "dpmpp_2m", f"One of {', '.join(SOLVERS)}.")
+STEPS = flags.DEFINE_integer("steps", 30, "Network calls per image.")
+ETA = flags.DEFINE_float("eta", None, "0 (no fresh noise) to 1 (ancestral); overrides the solver's own.")
+LABEL = flags.DEFINE_string("label", "all", "Class of all images, a number, or all: the classes in turn.")
+GUIDANCE = flags.DEFINE_float("guidance", 1.0, "Scale of classifier-free guidance; 1 is none.")
+INTERVAL = flags.DEFINE_list("guidance_interval", None, "LOW,HIGH: guide only where the log-SNR lies between them.")
+THRESHOLD = flags.DEFINE_float("threshold_quantile", None, "Threshold dynamically at this quantile, e.g. 0.995.")
+SEED = flags.DEFINE_integer("seed", 0, "Image i depends on (seed, i) only.")
+
+
+def label() -> int | None:
+    """The value of --label, None for the classes in turn."""
+    try:
+        return None if LABEL.value == "all" else int(LABEL.value)
+    except ValueError as error:
+        raise InputError(f"--label is {LABEL.value!r}, but must be all or the number of a class") from error
+
+
+def interval() -> tuple[float, float] | None:
+    """The value of --guidance_interval."""
+    if INTERVAL.value is None:
+        return None
+    try:
+        low, high = map(float, INTERVAL.value)
+    except ValueError as error:
+        given = ",".join(INTERVAL.value)
+        raise InputError(f"--guidance_interval is {given!r}, but must be two numbers, LOW,HIGH") from error
+    return low, high
+
+
+def plan(trained: ssd_jax.Trained, start: int | None = None) -> ssd_jax.Plan:
+    """The plan that the flags ask for."""
+    return ssd_jax.plan_steps(trained.process, solver=SOLVER.value, num_steps=STEPS.value, eta=ETA.value, start=start)
+
+
+def record(trained: ssd_jax.Trained) -> dict:
+    """All that decides what image i is."""
+    settings = (SEED, SOLVER, STEPS, ETA, LABEL, GUIDANCE, INTERVAL, THRESHOLD)
+    origin = {"workdir": str(Path(WORKDIR.value).resolve()), "step": trained.step}
+    return origin | {flag.name: flag.value for flag in settings}
+
+
+def denoiser(trained: ssd_jax.Trained) -> Callable:
+    """The model with the guidance that the flags ask for."""
+    return trained.guided(GUIDANCE.value, interval(), THRESHOLD.value)
+
+
+def draw(
+    trained: ssd_jax.Trained, denoise: Callable, plan: ssd_jax.Plan, num: int, first_index: int, every: int
+) -> Iterator[ssd_jax.Snapshot]:
+    """Snapshots of images first_index .. first_index + num - 1 of --seed, from noise."""
+    key = jax.random.key(SEED.value)
+    noise, start = trained.noise(key, num, first_index), trained.start(key, num, first_index)
+    labels = trained.labels(label(), num, first_index)
+    return ssd_jax.iterate(denoise, plan, noise, num, label=labels, start=start, every=every)

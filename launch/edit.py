@@ -1,0 +1,128 @@
+"""Draws with a trained run from what one has: an image, a part of it, a thumbnail, or two seeds.
+
+python -m launch.edit --workdir runs/x --image cat.png --strength 0.4 --out edits/variations
+python -m launch.edit --workdir runs/x --image cat.png --mask hole.png --resample 4 --out edits/inpainted
+python -m launch.edit --workdir runs/x --thumbnail cat8.png --out edits/large
+python -m launch.edit --workdir runs/x --interpolate 3,17 --num 30 --label 0 --out edits/path
+
+A variation is the noisier the greater its strength. A mask is white where to paint. A thumbnail has the size of one of the
+model's lower resolutions, and keeps its pixels. Interpolation passes through the images of the seed that it names, and
+makes an animation as well.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+import ssd_jax
+from launch import drawing
+from launch.command import run
+from ssd_jax import editing, images
+from ssd_jax.data.decode import fit
+from ssd_jax.errors import InputError
+from ssd_jax.noise import NoiseSource, interpolated
+from ssd_jax.sampling import with_progress
+
+IMAGE = flags.DEFINE_string("image", None, "Image to vary, or to paint in; cropped and resized to the model's size.")
+STRENGTH = flags.DEFINE_float("strength", None, "How much to vary the image: a share of all timesteps, > 0 and <= 1.")
+MASK = flags.DEFINE_string("mask", None, "Where to paint in the image: white; of the model's size.")
+RESAMPLE = flags.DEFINE_integer("resample", 1, "Makes every step of inpainting so many times, for better seams.")
+THUMBNAIL = flags.DEFINE_string("thumbnail", None, "Image to enlarge.")
+INTERPOLATE = flags.DEFINE_list("interpolate", None, "Indices of the seed's images to pass through, 2 or more.")
+NUM = flags.DEFINE_integer("num", 16, "Images.", lower_bound=1)
+
+
+# What `iterate` needs: denoiser, plan, noise, and the state to start from.
+Drawing = tuple[Callable, ssd_jax.Plan, NoiseSource, jax.Array | None]
+
+
+def main() -> None:
+    out, num = Path(drawing.OUT.value), NUM.value
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {str(out)!r} is not an empty folder; choose another, nothing is overwritten")
+    task, label, _ = _task(), drawing.label(), drawing.interval()
+    trained = ssd_jax.load(drawing.WORKDIR.value)
+    if INTERPOLATE.value and label is None and trained.config.model.num_classes:
+        raise InputError("--label is all, but an interpolation needs the number of one class")
+    labels = trained.labels(label, num)
+    denoise, plan, noise, start = task(trained, trained.noise(jax.random.key(drawing.SEED.value), num))
+    with tqdm(total=len(plan.timesteps), desc="drawing", unit="call") as bar:
+        every = -(-len(plan.timesteps) // 20)
+        snapshots = ssd_jax.iterate(denoise, plan, noise, num, label=labels, start=start, every=every)
+        *_, last = with_progress(snapshots, bar)
+    pictures = images.to_uint8(last.x)
+    for index, picture in enumerate(pictures):
+        images.write_png(out / f"{index:06d}.png", picture)
+    images.write_png(out / "grid.png", images.grid(pictures))
+    if INTERPOLATE.value:
+        there_and_back = np.concatenate([pictures, pictures[-2:0:-1]])
+        images.write_animation(out / "animation.gif", images.enlarge(there_and_back, 8 * pictures.shape[1]), hold=80)
+    print(f"{num} images: {out}/000000.png .., {out}/grid.png{', animation.gif' if INTERPOLATE.value else ''}")
+
+
+def _task() -> Callable[[ssd_jax.Trained, NoiseSource], Drawing]:
+    """What the flags ask for, its files read."""
+    tasks = []
+    if IMAGE.value and STRENGTH.value is not None:
+        tasks.append(partial(_vary, images.read_image(Path(IMAGE.value)), STRENGTH.value))
+    if IMAGE.value and MASK.value:
+        files = (images.read_image(Path(file)) for file in (IMAGE.value, MASK.value))
+        tasks.append(partial(_inpaint, *files))
+    if THUMBNAIL.value:
+        tasks.append(partial(_enlarge, images.read_image(Path(THUMBNAIL.value))))
+    if INTERPOLATE.value:
+        tasks.append(partial(_interpolate, _indices(INTERPOLATE.value)))
+    if len(tasks) != 1:
+        raise InputError("give one of: --image and --strength; --image and --mask; --thumbnail; --interpolate")
+    return tasks[0]
+
+
+def _vary(image: np.ndarray, strength: float, trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
+    plan = drawing.plan(trained, editing.timestep_of(trained.process, strength))
+    return drawing.denoiser(trained), plan, noise, editing.noised(plan, _fitted(image, trained), noise)
+
+
+def _inpaint(image: np.ndarray, mask: np.ndarray, trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
+    process, x0 = trained.process, _fitted(image, trained)
+    denoise = editing.inpainting(drawing.denoiser(trained), process, x0, mask[..., 0] < 128)
+    plan = drawing.plan(trained)
+    start = None if process.prior_is_noise else editing.noised(plan, x0, noise)
+    return denoise, editing.resampled(plan, RESAMPLE.value), noise, start
+
+
+def _enlarge(image: np.ndarray, trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
+    process, thumbnail = trained.process, _floats(image)
+    level = editing.level_of(process, thumbnail.shape[1:-1], "thumbnail")
+    plan = drawing.plan(trained, process.first_timestep(level))
+    denoise = editing.matching(drawing.denoiser(trained), process, thumbnail)
+    return denoise, plan, noise, editing.noised(plan, thumbnail, noise)
+
+
+def _interpolate(indices: list[int], trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
+    path = interpolated(jax.random.key(drawing.SEED.value), indices, len(noise.keys))
+    return drawing.denoiser(trained), drawing.plan(trained), path, None
+
+
+def _indices(given: list[str]) -> list[int]:
+    if not all(index.strip().isdecimal() for index in given):
+        raise InputError(f"--interpolate is {','.join(given)!r}, but must be numbers of images, such as 3,17")
+    return [int(index) for index in given]
+
+
+def _fitted(image: np.ndarray, trained: ssd_jax.Trained) -> jax.Array:
+    return _floats(fit(image, trained.process.shape[0]))
+
+
+def _floats(image: np.ndarray) -> jax.Array:
+    """uint8 [h, w, 3] -> float32 [1, h, w, 3] in [-1, 1]."""
+    return jnp.asarray(image[None], jnp.float32) / 127.5 - 1
+
+
+if __name__ == "__main__":
+    run(main)
