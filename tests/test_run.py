@@ -91,7 +91,8 @@ def test_load_and_sample(run):
 
 def test_a_conditional_run(folder, tmp_path):
     config = tiny_config(folder, steps=2)
-    config = replace(config, model=replace(config.model, num_classes=2, label_dropout=0.5))
+    model, process = replace(config.model, num_classes=2, label_dropout=0.5), replace(config.process, num_levels=1)
+    config = replace(config, model=model, process=process)
     ssd_jax.train(config, tmp_path)
     trained = ssd_jax.load(tmp_path)
     network = replace(trained.network, parameters=jax.tree.map(lambda p: p + 0.1, trained.network.parameters))
@@ -116,11 +117,10 @@ def test_a_conditional_run(folder, tmp_path):
         undropped.sample(jax.random.key(0), 2, guidance=2.0)
 
 
-def test_blur_instead_of_noise_starts_from_the_data(folder, tmp_path):
-    config = tiny_config(folder, steps=1, batch_size=8)
+def test_blur_instead_of_noise_starts_from_the_data(run):
+    config, workdir = run
     blur = ProcessConfig(image_size=8, num_levels=1, num_timesteps=20, noise_schedule="constant", blur=4.0)
-    ssd_jax.train(replace(config, process=blur), tmp_path)
-    trained = ssd_jax.load(tmp_path)
+    trained = replace(ssd_jax.load(workdir), config=replace(config, process=blur), process=ssd_jax.make_process(blur))
     start = trained.start(jax.random.key(0), 3)
     assert start is not None and start.shape == (3, 8, 8, 3)
     again = trained.start(jax.random.key(0), 2, first_index=1)
