@@ -3,7 +3,7 @@
 python -m launch.train --config configs/openmoji32.py --workdir runs/openmoji32
 
 Three levels (32, 16, 8), 0.9 million parameters, eight classes (faces, people, nature, food, places, objects, symbols,
-flags). On two shared CPU cores it runs at 75 to 120 images/s. Expect flat colours, black outlines, yellow faces and
+flags). On two CPU cores it runs at about 118 images/s. Expect flat colours, black outlines, yellow faces and
 plain flags; more steps make better emoji.
 """
 
