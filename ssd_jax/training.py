@@ -76,10 +76,11 @@ def init_state(config: Config, mesh: jax.sharding.Mesh) -> TrainState:
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:
-    """Linear warm-up, then constant or cosine decay to 0 at `steps`."""
+    """Linear warm-up, then constant or cosine decay to 0 at `steps`; counts the steps taken, the present one included."""
+    warmup = max(config.warmup_steps, 1)  # optax takes 0 for never
     if not config.cosine_decay:
-        return optax.warmup_constant_schedule(0.0, config.learning_rate, config.warmup_steps)
-    warmup = min(config.warmup_steps, config.steps - 1)
+        return optax.warmup_constant_schedule(0.0, config.learning_rate, warmup)
+    warmup = min(warmup, config.steps - 1)
     return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.steps)
 
 

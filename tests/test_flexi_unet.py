@@ -1,10 +1,12 @@
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from ssd_jax.blocks import timestep_embedding
+from ssd_jax.blocks import ResBlock, timestep_embedding
 from ssd_jax.config import ModelConfig
 from ssd_jax.errors import InputError
 from ssd_jax.flexi_unet import FlexiUNet
@@ -63,6 +65,22 @@ def test_a_new_network_predicts_zero_whatever_its_depth():
         model = FlexiUNet(config, rngs=nnx.Rngs(0))
         assert len(model.encoders[0]) == num_res_blocks
         np.testing.assert_array_equal(call(model, 0, 0, label=None), 0)
+
+
+def test_a_new_block_is_its_skip_connection_and_a_used_one_is_scaled_and_shifted():
+    x, embedding = jnp.ones((1, 4, 4, 8)).at[0, 0].set(3.0), jnp.ones((1, 6))
+    block = ResBlock(8, 8, 6, 0.0, dtype=jnp.float32, rngs=nnx.Rngs(0))
+
+    def run(block):
+        return block(x, embedding, train=False, rngs=None)
+
+    np.testing.assert_array_equal(run(block), x)
+    block.conv2 = cast(nnx.Conv, lambda h: h)  # what it would convolve
+    scale_shift = block.scale_shift
+    normed = block.norm2(block.conv1(nnx.silu(block.norm1(x))))
+    block.scale_shift = cast(nnx.Linear, lambda e: jnp.concatenate([jnp.full((1, 8), 0.5), jnp.ones((1, 8))], -1))
+    np.testing.assert_allclose(run(block) - x, nnx.silu(1.5 * normed + 1), atol=1e-5)
+    assert scale_shift.out_features == 16
 
 
 def test_dropout_only_in_training():

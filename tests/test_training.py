@@ -14,7 +14,7 @@ from ssd_jax.errors import InputError
 from ssd_jax.loss import stage_loss
 from ssd_jax.process import make_process
 from ssd_jax.stages import make_stages, pick_stage, stage_probabilities
-from ssd_jax.training import abstract_model, compile_train_step, init_state, learning_rate
+from ssd_jax.training import ADAM, TrainState, _update, abstract_model, compile_train_step, init_state, learning_rate
 from tests.conftest import mesh_of, tiny_config
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), np.uint8)
@@ -191,6 +191,9 @@ def test_learning_rate():
     np.testing.assert_allclose(np.array([rate(i) for i in (0, 5, 10, 55, 100)]), [0, 0.5, 1, 0.5, 0], atol=1e-6)
     constant = learning_rate(TrainConfig(steps=100, warmup_steps=10, learning_rate=1.0, cosine_decay=False))
     np.testing.assert_allclose(np.array([constant(5), constant(99)]), [0.5, 1.0])
+    for cosine_decay in (False, True):
+        cold = learning_rate(TrainConfig(steps=100, warmup_steps=0, learning_rate=1.0, cosine_decay=cosine_decay))
+        np.testing.assert_allclose(np.asarray(cold(1)), 1.0)
 
 
 def test_bad_batch_sizes():
@@ -198,3 +201,17 @@ def test_bad_batch_sizes():
         compile_train_step(tiny_config(batch_size=2), mesh_of(1))
     with pytest.raises(InputError, match="batch_size is 4, but must be a multiple of the 8"):
         compile_train_step(tiny_config(batch_size=4, stage_sampling="single"), mesh_of(8))
+
+
+def test_updates_are_clipped_and_averaged():
+    config = TrainConfig(gradient_clip=1.0, ema_decay=0.9, learning_rate=0.1, warmup_steps=0, cosine_decay=False)
+    parameters = {"a": jnp.zeros(2), "b": jnp.ones(2)}
+    zero = jnp.zeros((), jnp.int32)
+    state = TrainState(parameters, parameters, jax.tree.map(ADAM.init, parameters), zero + 1000, zero)
+    gradient = {"a": jnp.array([30.0, 0.0]), "b": jnp.array([0.0, -40.0])}
+    after = _update(config, (True, True), state, gradient)
+    np.testing.assert_allclose(after.adam["a"].mu, [0.06, 0.0], rtol=1e-5)  # 0.1 of 30 / 50
+    np.testing.assert_allclose(after.adam["b"].mu, [0.0, -0.08], rtol=1e-5)
+    np.testing.assert_allclose(after.parameters["a"], [-0.1, 0.0], rtol=1e-4)
+    np.testing.assert_allclose(after.ema["b"], [1.0, 0.9 + 0.1 * 1.1], rtol=1e-4)
+    assert int(after.step) == 1001 and int(after.skipped) == 0
