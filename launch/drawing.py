@@ -9,11 +9,13 @@ from absl import flags
 import ssd_jax
 from ssd_jax.errors import InputError
 from ssd_jax.solvers import SOLVERS
+from ssd_jax.spacing import SPACINGS
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
 OUT = flags.DEFINE_string("out", None, "Folder for the images.", required=True)
 SOLVER = flags.DEFINE_string("solver", "dpmpp_2m", f"One of {', '.join(SOLVERS)}.")
 STEPS = flags.DEFINE_integer("steps", 30, "Network calls per image.")
+SPACING = flags.DEFINE_string("spacing", "log_snr", f"One of {', '.join(SPACINGS)}, optimal.")
 ETA = flags.DEFINE_float("eta", None, "0 (no fresh noise) to 1 (ancestral); overrides the solver's own.")
 LABEL = flags.DEFINE_string("label", "all", "Class of all images, a number, or all: the classes in turn.")
 GUIDANCE = flags.DEFINE_float("guidance", 1.0, "Scale of classifier-free guidance; 1 is none.")
@@ -44,12 +46,19 @@ def interval() -> tuple[float, float] | None:
 
 def plan(trained: ssd_jax.Trained, start: int | None = None) -> ssd_jax.Plan:
     """The plan that the flags ask for."""
-    return ssd_jax.plan_steps(trained.process, solver=SOLVER.value, num_steps=STEPS.value, eta=ETA.value, start=start)
+    return ssd_jax.plan_steps(
+        trained.process,
+        solver=SOLVER.value,
+        num_steps=STEPS.value,
+        spacing=SPACING.value,
+        eta=ETA.value,
+        start=start,
+    )
 
 
 def record(trained: ssd_jax.Trained) -> dict:
     """All that decides what image i is."""
-    settings = (SEED, SOLVER, STEPS, ETA, LABEL, GUIDANCE, INTERVAL, THRESHOLD)
+    settings = (SEED, SOLVER, STEPS, SPACING, ETA, LABEL, GUIDANCE, INTERVAL, THRESHOLD)
     origin = {"workdir": str(Path(WORKDIR.value).resolve()), "step": trained.step}
     return origin | {flag.name: flag.value for flag in settings}
 
