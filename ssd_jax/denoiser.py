@@ -3,6 +3,7 @@
 Samplers, guidance and analytic denoisers all meet at this signature; anything callable that way can take its place.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import jax
@@ -46,3 +47,8 @@ class Denoiser:
         """
         model = nnx.merge(self.graphdef, self.parameters)
         return model(x, t, label, in_level=stage.in_level, out_level=stage.out_level)
+
+
+def as_pytree(denoise: Callable) -> Callable:
+    """`denoise` as a pytree, so that its arrays, if it has any, are arguments of compiled programs and not constants."""
+    return jax.tree_util.Partial(denoise) if jax.tree_util.all_leaves([denoise]) else denoise

@@ -18,6 +18,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Shaped
 
+from ssd_jax.denoiser import as_pytree
 from ssd_jax.errors import InputError, check_range
 from ssd_jax.matrix_free import MatrixFreeOperator, function_of_gram
 from ssd_jax.noise import NoiseSource
@@ -85,7 +86,7 @@ def matching(denoise: Callable, process: ScaleSpaceProcess, thumbnails: Float[Ar
         InputError: if the thumbnails have the size of no level.
     """
     level = level_of(process, thumbnails.shape[1:-1], "thumbnail")
-    return _Matching(_pytree(denoise), thumbnails, process, level)
+    return _Matching(as_pytree(denoise), thumbnails, process, level)
 
 
 @jax.tree_util.register_dataclass
@@ -142,7 +143,7 @@ def inpainting(
     for level in process.used_levels:
         given[level] = process.degrade(share * images, level)
         rest[level] = 1 - process.degrade(share, level) / process.degrade(jnp.ones_like(share), level)
-    return Partial(_inpainting, _pytree(denoise), given, rest)
+    return Partial(_inpainting, as_pytree(denoise), given, rest)
 
 
 def _inpainting(denoise, given, rest, x, t, label=None, *, stage):
@@ -179,8 +180,3 @@ def resampled(plan: Plan, times: int) -> Plan:
         return replace(part, timesteps=np.array(timesteps, int), table=np.array(rows).reshape(-1, 4))
 
     return replace(plan, stages=tuple(map(again, plan.stages)))
-
-
-def _pytree(denoise: Callable) -> Callable:
-    """`denoise`, with its arrays as leaves if it has any."""
-    return Partial(denoise) if jax.tree_util.all_leaves([denoise]) else denoise

@@ -17,6 +17,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Float
 
+from ssd_jax.denoiser import as_pytree
 from ssd_jax.errors import InputError, check_range
 
 Interval = tuple[float, float]
@@ -47,7 +48,7 @@ def classifier_free(
         InputError: for a scale or interval that cannot be used; when called, if there is no label.
     """
     weights = _weights(scale, interval, log_snr)
-    return denoise if scale == 1 else Partial(_classifier_free, _pytree(denoise), weights, null_label)
+    return denoise if scale == 1 else Partial(_classifier_free, as_pytree(denoise), weights, null_label)
 
 
 def autoguidance(
@@ -69,7 +70,7 @@ def autoguidance(
         InputError: for a scale or interval that cannot be used.
     """
     weights = _weights(scale, interval, log_snr)
-    return denoise if scale == 1 else Partial(_autoguidance, _pytree(denoise), _pytree(weak), weights)
+    return denoise if scale == 1 else Partial(_autoguidance, as_pytree(denoise), as_pytree(weak), weights)
 
 
 def clipped(denoise: Callable, bounds: Sequence[float]) -> Callable:
@@ -79,7 +80,7 @@ def clipped(denoise: Callable, bounds: Sequence[float]) -> Callable:
         denoise: a denoiser.
         bounds: largest absolute value of clean images at each level, `ScaleSpaceProcess.bounds`; may be infinite.
     """
-    return Partial(_clipped, _pytree(denoise), np.asarray(bounds, np.float32))
+    return Partial(_clipped, as_pytree(denoise), np.asarray(bounds, np.float32))
 
 
 def dynamically_thresholded(denoise: Callable, quantile: float, bounds: Sequence[float]) -> Callable:
@@ -99,12 +100,7 @@ def dynamically_thresholded(denoise: Callable, quantile: float, bounds: Sequence
     check_range("threshold quantile", quantile, low=0, open_low=True)
     if quantile > 1:
         raise InputError(f"threshold quantile is {quantile}, but must be <= 1")
-    return Partial(_dynamically_thresholded, _pytree(denoise), quantile, np.asarray(bounds, np.float32))
-
-
-def _pytree(denoise: Callable) -> Callable:
-    """`denoise`, with its arrays as leaves if it has any."""
-    return Partial(denoise) if jax.tree_util.all_leaves([denoise]) else denoise
+    return Partial(_dynamically_thresholded, as_pytree(denoise), quantile, np.asarray(bounds, np.float32))
 
 
 def _weights(scale: float, interval: Interval | None, log_snr: np.ndarray | None) -> np.ndarray:

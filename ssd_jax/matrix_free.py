@@ -42,7 +42,7 @@ class MatrixFreeOperator:
             x, y = jax.random.normal(jax.random.key(0), (2, *self.in_shape))
             got, parts, zero = self.function(2 * x - 3 * y), (self.function(x), self.function(y)), self.function(0 * x)
             _ = self._transpose
-        except (TypeError, ValueError, NotImplementedError) as error:
+        except (TypeError, ValueError, NotImplementedError) as error:  # what JAX raises for shapes, and when it transposes
             raise InputError(
                 f"the operator {name} cannot act on spatial shape {self.in_shape} as a linear function: {error}"
             ) from error

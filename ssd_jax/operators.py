@@ -216,6 +216,11 @@ def heat_rates(n: int, full: int) -> Float[np.ndarray, "{n}"]:
     return (np.pi * np.arange(n) / full) ** 2
 
 
+def heat_rate_grid(shape: Sequence[int], full_shape: Sequence[int]) -> Float[np.ndarray, "..."]:
+    """`heat_rates` of every frequency of an image, the sum over its axes: [*shape]."""
+    return reduce(np.add.outer, [heat_rates(n, full) for n, full in zip(shape, full_shape, strict=True)])
+
+
 def heat(shape: Sequence[int], time: float, full_shape: Sequence[int] | None = None) -> SeparableOperator:
     """Gaussian blur of variance 2 `time` in pixels^2 with reflecting borders: exp(time laplacian), diagonal in the DCT.
 
@@ -236,7 +241,7 @@ def heat_each(
 ) -> Float[Array, "batch *spatial channels"]:
     """`heat` on the device, with a time of its own for each image."""
     bases = [dct_basis(n) for n in x.shape[1:-1]]
-    rates = reduce(np.add.outer, [heat_rates(n, full) for n, full in zip(x.shape[1:-1], full_shape, strict=True)])
+    rates = heat_rate_grid(x.shape[1:-1], full_shape)
     gains = jnp.exp(-jnp.multiply.outer(times, jnp.asarray(rates, x.dtype)))
     return along_axes(gains[..., None] * along_axes(x, bases), [basis.T for basis in bases])
 

@@ -32,7 +32,7 @@ from jaxtyping import Array, Float, Int
 from ssd_jax.config import ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.matrix_free import MatrixFreeOperator
-from ssd_jax.operators import SeparableOperator, dct_basis, find_operator, heat, heat_each, heat_rates
+from ssd_jax.operators import SeparableOperator, dct_basis, find_operator, heat, heat_each, heat_rate_grid
 from ssd_jax.reverse import directions
 from ssd_jax.schedules import (
     NOISE_SCHEDULES,
@@ -254,7 +254,7 @@ class ScaleSpaceProcess:
             m, in_range = operator.singular_values, operator.in_range
         elif self.dissipation is not None:
             shape, times = self.level_shape(int(self.levels[t])), self.blur_times
-            rates = reduce(np.add.outer, [heat_rates(n, full) for n, full in zip(shape, self.shape, strict=True)])
+            rates = heat_rate_grid(shape, self.shape)
             m, target = np.exp(-(times[t] - times[s]) * rates), np.exp(-times[s] * rates)
         a_s, a_t, *others = self.step_constants(s, t, eta)
         b, noise = directions(m, in_range, *others)

@@ -116,16 +116,15 @@ class Trained:
         if process.prior_is_noise:
             return None
         source = make_source(self.config.data, self.config.process.image_size)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first_index + np.arange(num))
-        chosen = jax.vmap(lambda k: jax.random.randint(k, (), 0, len(source)))(keys)
+        noise = seeded(key, first_index + np.arange(num))
+        chosen = jax.vmap(lambda k: jax.random.randint(k, (), 0, len(source)))(noise.keys[:, 0])
         items = [source[int(index)] for index in chosen]
         readable = [item for item in items if item is not None]
         if not readable:
             raise InputError(f"none of the {num} images drawn from the training data to start from can be read")
         x0 = jnp.asarray(np.stack([(item or readable[0])["image"] for item in items]), jnp.float32) / 127.5 - 1
         z = process.degrade(x0, process.used_levels[-1])
-        noise = jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, last + 1), z.shape[1:]))(keys)
-        return process.add_noise(z, jnp.full(num, last), noise)
+        return process.add_noise(z, jnp.full(num, last), noise.draw(process.num_timesteps, z.shape[1:]))
 
     def sample(
         self,
@@ -133,7 +132,7 @@ class Trained:
         num: int = 16,
         *,
         solver: str = "dpmpp_2m",
-        num_steps: int = 30,
+        num_steps: int | None = None,
         spacing: str | Sequence[int] = "log_snr",
         eta: float | None = None,
         label: int | np.ndarray | None = None,

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
+from ssd_jax.denoiser import as_pytree
 from ssd_jax.errors import InputError
 from ssd_jax.flexi_unet import IMAGE_CHANNELS
 from ssd_jax.matrix_free import MatrixFreeOperator
@@ -87,8 +88,7 @@ def iterate(
     every: int | None = None,
 ) -> Iterator[Snapshot]:
     """`sample`, stage by stage: yields a snapshot after each stage, and within it after every `every` network calls."""
-    if jax.tree_util.all_leaves([denoise]):  # not a pytree: a function
-        denoise = jax.tree_util.Partial(denoise)
+    denoise = as_pytree(denoise)
     noise = key if isinstance(key, NoiseSource) else seeded(key, np.arange(first_index, first_index + batch_size))
     x = _first_state(plan, noise, start)
     label = None if label is None else jnp.asarray(label, jnp.int32)

@@ -8,14 +8,14 @@ last row of a plan is (0, 1, 0, 0): equation (7), x_0 = z.
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, reduce
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from ssd_jax.errors import InputError, check_range, unknown_name
-from ssd_jax.operators import SeparableOperator, dct_basis, heat_rates, identity
+from ssd_jax.operators import SeparableOperator, dct_basis, heat_rate_grid, identity
 from ssd_jax.optimal import optimal_timesteps
 from ssd_jax.process import LinearOperator, ScaleSpaceProcess, compose
 from ssd_jax.spacing import SPACINGS, check_timesteps, lay_out
@@ -72,7 +72,7 @@ def _extrapolation(process: ScaleSpaceProcess, before: int, t: int, s: int) -> F
     half = np.array(process.image_log_snr[[before, t, s]] / 2)
     if process.dissipation is not None:
         shape = process.level_shape(int(process.levels[t]))
-        rates = reduce(np.add.outer, [heat_rates(n, full) for n, full in zip(shape, process.shape, strict=True)])
+        rates = heat_rate_grid(shape, process.shape)
         half = half.reshape(3, *[1] * rates.ndim) - np.multiply.outer(process.dissipation[[before, t, s]], rates)
     h_prev, h = np.maximum(np.diff(half, axis=0), 0.0)
     ratio = np.divide(h, h_prev, out=np.zeros_like(h), where=h_prev > 0)

@@ -83,6 +83,8 @@ def test_load_and_sample(run):
     drawn = trained.sample(jax.random.key(0), 3, solver="ancestral", num_steps=6)
     assert drawn.shape == (3, 8, 8, 3) and np.abs(drawn).max() <= 1
     np.testing.assert_array_equal(drawn, trained.sample(jax.random.key(0), 3, solver="ancestral", num_steps=6))
+    listed = ssd_jax.plan_steps(trained.process, solver="ancestral", num_steps=6).timesteps.tolist()
+    np.testing.assert_array_equal(drawn, trained.sample(jax.random.key(0), 3, solver="ancestral", spacing=listed))
     with pytest.raises(InputError, match="label is given, but the model has 0 classes"):
         trained.sample(jax.random.key(0), 1, label=np.array([0]))
     with pytest.raises(InputError, match="guidance is 2.0, but the model has no classes"):
