@@ -21,6 +21,12 @@ LABEL = flags.DEFINE_string("label", "all", "Class of all images, a number, or a
 GUIDANCE = flags.DEFINE_float("guidance", 1.0, "Scale of classifier-free guidance; 1 is none.")
 INTERVAL = flags.DEFINE_list("guidance_interval", None, "LOW,HIGH: guide only where the log-SNR lies between them.")
 THRESHOLD = flags.DEFINE_float("threshold_quantile", None, "Threshold dynamically at this quantile, e.g. 0.995.")
+MEMORY = flags.DEFINE_integer(
+    "memory_limit",
+    None,
+    "MiB of intermediate results per device; a stage that needs more takes a batch in parts.",
+    lower_bound=1,
+)
 SEED = flags.DEFINE_integer("seed", 0, "Image i depends on (seed, i) only.")
 
 
@@ -63,6 +69,11 @@ def record(trained: ssd_jax.Trained) -> dict:
     return origin | {flag.name: flag.value for flag in settings}
 
 
+def memory_limit() -> int | None:
+    """The value of --memory_limit in bytes."""
+    return None if MEMORY.value is None else MEMORY.value << 20
+
+
 def denoiser(trained: ssd_jax.Trained) -> Callable:
     """The model with the guidance that the flags ask for."""
     return trained.guided(GUIDANCE.value, interval(), THRESHOLD.value)
@@ -75,4 +86,4 @@ def draw(
     key = jax.random.key(SEED.value)
     noise, start = trained.noise(key, num, first_index), trained.start(key, num, first_index)
     labels = trained.labels(label(), num, first_index)
-    return ssd_jax.iterate(denoise, plan, noise, num, label=labels, start=start, every=every)
+    return ssd_jax.iterate(denoise, plan, noise, num, label=labels, start=start, memory_limit=memory_limit(), every=every)

@@ -11,6 +11,7 @@ what it is told (equation 5), the states follow. The last step returns the predi
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +94,7 @@ def matching(denoise: Callable, process: ScaleSpaceProcess, thumbnails: Float[Ar
 @dataclass(frozen=True)
 class _Matching:
     denoise: Callable
-    thumbnails: Array
+    thumbnails: Any
     process: ScaleSpaceProcess = field(metadata={"static": True})
     level: int = field(metadata={"static": True})
 

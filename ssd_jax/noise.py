@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +18,12 @@ class NoiseSource:
     """The noise of image i is sum_j weights[i, j] eps_j with eps_j ~ N(0, I) from keys[i, j].
 
     Attributes:
-        keys: [batch, mixed].
+        keys: [batch, mixed]; a transformation of JAX may put placeholders here, as in any pytree.
         weights: float32 [batch, mixed]; the squares of an image's weights sum to 1, so that its noise is N(0, I) too.
     """
 
-    keys: Key[Array, "batch mixed"]
-    weights: Float[Array, "batch mixed"]
+    keys: Any
+    weights: Any
 
     def draw(self, step: Int[Array | np.ndarray, ""] | np.int32 | int, shape: tuple[int, ...]) -> Float[Array, "batch ..."]:
         """eps ~ N(0, I), float32 [batch, *shape]; independent for every int `step`."""

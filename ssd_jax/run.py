@@ -140,6 +140,7 @@ class Trained:
         guidance_interval: Interval | None = None,
         threshold_quantile: float | None = None,
         first_index: int = 0,
+        memory_limit: int | None = None,
     ) -> jax.Array:
         """Draws `num` images, float32 [num, size, size, 3] in [-1, 1]; image i depends on (key, first_index + i) only.
 
@@ -150,6 +151,7 @@ class Trained:
             label: one class for all images or int [num], for a model with classes; the classes in turn if not given.
             guidance, guidance_interval, threshold_quantile: as in `guided`.
             first_index: index of the first image.
+            memory_limit: bytes of intermediate results on each device, as in `ssd_jax.sample`.
 
         Raises:
             InputError: for labels out of range, and as `plan_steps` and `guided`.
@@ -158,7 +160,8 @@ class Trained:
         denoise = self.guided(guidance, guidance_interval, threshold_quantile)
         plan = plan_steps(self.process, solver=solver, num_steps=num_steps, spacing=spacing, eta=eta)
         start = self.start(key, num, first_index)
-        return sample(denoise, plan, self.noise(key, num, first_index), num, label=label, start=start)
+        noise = self.noise(key, num, first_index)
+        return sample(denoise, plan, noise, num, label=label, start=start, memory_limit=memory_limit)
 
 
 def load(workdir: str | Path) -> Trained:

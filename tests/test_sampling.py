@@ -123,6 +123,35 @@ def test_one_program_per_stage_whatever_the_steps():
     assert stay._cache_size() == 2 and up._cache_size() == 1
 
 
+def test_a_memory_limit_splits_large_stages_only():
+    denoiser, plan = tiny_denoiser(), plan_steps(PROCESS, solver="ancestral", num_steps=6)
+    stay = cast(Any, sampling._run_stay)
+    whole = sample(denoiser, plan, jax.random.key(5), 16)
+    noise, x = seeded(jax.random.key(5), np.arange(16)), jnp.zeros((16, 4, 4, 3))
+
+    def memory(stage, x, chunk):
+        part = next(part for part in plan.stages if part.stage == stage)
+        rows = sampling._padded(part, 200)
+        lowered = stay.lower(denoiser, x, x, noise, None, rows, None, np.int32(0), np.int32(0), stage=stage, chunk=chunk)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    coarse, *_, fine = [part.stage for part in plan.stages]
+    limit = memory(fine, x, 4)
+    assert memory(coarse, x[:, :2, :2], 16) < limit < memory(fine, x, 8)
+    stay.clear_cache()
+    split = sample(denoiser, plan, jax.random.key(5), 16, memory_limit=limit)
+    np.testing.assert_allclose(split, whole, atol=1e-5)
+    assert stay._cache_size() == 2
+    sample(denoiser, plan, jax.random.key(6), 16, memory_limit=limit)
+    assert stay._cache_size() == 2
+    shared = jax.device_put(noise, split_along_batch(data_mesh()))
+    drawn = sample(denoiser, plan, shared, 16, memory_limit=memory(fine, x, 1))
+    np.testing.assert_allclose(drawn, whole, atol=1e-5)
+    assert drawn.addressable_shards[0].data.shape == (2, 4, 4, 3)
+    with pytest.raises(InputError, match=r"memory_limit is 1 bytes, but stage stay1 needs \d+ for 1 image"):
+        sample(denoiser, plan, jax.random.key(5), 16, memory_limit=1)
+
+
 def test_snapshots_follow_the_stages():
     plan = plan_steps(PROCESS, num_steps=9)
     denoiser = tiny_denoiser()
