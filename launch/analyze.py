@@ -23,6 +23,7 @@ from ssd_jax.config import Config, ProcessConfig
 from ssd_jax.cost import PlanCost, plan_cost
 from ssd_jax.data import Source, make_source
 from ssd_jax.files import write_atomically
+from ssd_jax.optimal import with_boundaries
 from ssd_jax.process import ScaleSpaceProcess, make_process
 from ssd_jax.schedules import information_levels
 from ssd_jax.solvers import SOLVERS, Plan, plan_steps
@@ -99,11 +100,7 @@ def advised_config(
 ) -> ProcessConfig:
     """The process whose states are as small as they can be without losing more than `tolerance` nats per pixel."""
     levels = information_levels(whole.log_snr, spectrum, config.num_levels, tolerance)
-    starts = [int(np.argmax(levels >= level)) for level in range(1, levels[-1] + 1)]
-    thresholds = tuple(round((start - 0.5) / len(levels), 6) for start in starts)
-    return dataclasses.replace(
-        config, resolution_schedule="threshold", thresholds=thresholds, num_levels=len(thresholds) + 1
-    )
+    return with_boundaries(config, [int(np.argmax(levels >= level)) for level in range(1, levels[-1] + 1)])
 
 
 def _plan(process: ScaleSpaceProcess) -> Plan:

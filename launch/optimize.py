@@ -1,13 +1,14 @@
 """Searches the timesteps that draw best with few network calls, for a config, its data's spectrum and a budget.
 
-python -m launch.optimize --config configs/openmoji32.py --steps 12 [--flops 20 --spectrum natural]
+python -m launch.optimize --config configs/openmoji32.py --steps 12 [--flops 10 --boundaries --spectrum natural]
 
 Prints the plan, its exact Gaussian error and cost beside those of spacing "log_snr", and the timesteps. With --flops the
-budget is not a number of calls but what they cost together, in calls at full size. Nothing is trained or drawn.
+budget is not a number of calls but what they cost together, in calls at full size; with --boundaries as well it also says
+when the process had better change resolution, ready to paste: for a model still to be trained. Nothing is trained or drawn.
 """
 
-import bisect
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from absl import flags
@@ -19,10 +20,10 @@ from ssd_jax.config import Config
 from ssd_jax.cost import path_cost, plan_cost
 from ssd_jax.data import make_source
 from ssd_jax.errors import InputError
-from ssd_jax.optimal import optimal_timesteps
+from ssd_jax.optimal import affordable_timesteps, optimal_boundaries, optimal_timesteps
 from ssd_jax.process import ScaleSpaceProcess, make_process
 from ssd_jax.solvers import SOLVERS, Plan, plan_steps
-from ssd_jax.spacing import fixed_timesteps, lay_out
+from ssd_jax.spacing import lay_out
 from ssd_jax.spectrum import measured_spectrum, natural_spectrum
 from ssd_jax.stages import make_stages
 
@@ -30,6 +31,7 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; any field
 SOLVER = flags.DEFINE_enum("solver", "dpmpp_2m", list(SOLVERS), "Solver of the plan.")
 STEPS = flags.DEFINE_integer("steps", 20, "Network calls.")
 FLOPS = flags.DEFINE_float("flops", None, "A budget of operations instead, in network calls at full size.", lower_bound=0)
+BOUNDARIES = flags.DEFINE_bool("boundaries", False, "Search where to change resolution too.")
 SPECTRUM = flags.DEFINE_enum("spectrum", "data", ["data", "natural"], "That of the config's data or a power law.")
 SLOPE = flags.DEFINE_float("slope", 2.0, "Of the power law.")
 IMAGES = flags.DEFINE_integer("images", 2048, "Images to measure the spectrum on.", lower_bound=2)
@@ -40,15 +42,28 @@ def main() -> None:
     config = read_config(CONFIG)
     process = make_process(config.process)
     spectrum = natural_spectrum(process.shape, slope=SLOPE.value) if SPECTRUM.value == "natural" else _measure(config)
-    cost = call_cost(process, config)
-    steps = STEPS.value if FLOPS.value is None else affordable_steps(process, FLOPS.value, cost)
-    start = lay_out(process, steps, "log_snr").tolist()
-    price = cost if FLOPS.value is not None else lambda t: 1.0
-    found = optimal_timesteps(process, SOLVERS[SOLVER.value].row, start, spectrum, cost=price)
-    for name, timesteps in (("log_snr", start), ("optimal", found)):
-        plan = plan_steps(process, solver=SOLVER.value, spacing=timesteps)
+    row, pay, budget = SOLVERS[SOLVER.value].row, partial(call_cost, config), FLOPS.value
+    if budget is None:
+        if BOUNDARIES.value:
+            raise InputError("--boundaries needs --flops: with a number of calls alone full resolution is always best")
+        start = lay_out(process, STEPS.value, "log_snr")
+        found = optimal_timesteps(process, row, start.tolist(), spectrum)
+    else:
+        start = affordable_timesteps(process, budget, pay(process))
+        found = optimal_timesteps(process, row, start.tolist(), spectrum, cost=pay(process), budget=budget)
+    rows = {"spacing 'log_snr'": (process, start), "spacing 'optimal'": (process, found)}
+    advice = []
+    if budget is not None and BOUNDARIES.value:
+        moved, found = optimal_boundaries(config.process, row, budget, pay, spectrum)
+        rows["optimal boundaries"] = make_process(moved), found
+        advice = [
+            f"--config.process.num_levels={moved.num_levels} --config.process.resolution_schedule=threshold "
+            f"'--config.process.thresholds={moved.thresholds}'"
+        ]
+    for name, (shown, timesteps) in rows.items():
+        plan = plan_steps(shown, solver=SOLVER.value, spacing=timesteps)
         print("\n".join(_report(name, plan, config, spectrum)), end="\n\n")
-    print("timesteps:", ",".join(map(str, found)))
+    print(*advice, f"timesteps: {','.join(map(str, found))}", sep="\n")
 
 
 def _measure(config: Config) -> np.ndarray:
@@ -57,7 +72,7 @@ def _measure(config: Config) -> np.ndarray:
     return measured_spectrum(item["image"][None] for item in items if item is not None)
 
 
-def call_cost(process: ScaleSpaceProcess, config: Config) -> Callable[[int], float]:
+def call_cost(config: Config, process: ScaleSpaceProcess) -> Callable[[int], float]:
     """What the network call at t costs, in calls at full size."""
     full = path_cost(config.model, process.shape, 0, 0).flops
     costs = np.empty(process.num_timesteps)
@@ -67,23 +82,12 @@ def call_cost(process: ScaleSpaceProcess, config: Config) -> Callable[[int], flo
     return lambda t: float(costs[t])
 
 
-def affordable_steps(process: ScaleSpaceProcess, budget: float, cost: Callable[[int], float]) -> int:
-    """The most steps, even in log-SNR, that cost no more than `budget`."""
-    least = len(fixed_timesteps(process))
-    counts = range(least, process.num_timesteps + 1)
-    index = bisect.bisect_right(counts, budget, key=lambda n: sum(map(cost, lay_out(process, n, "log_snr").tolist())))
-    if not index:
-        price = sum(map(cost, fixed_timesteps(process).tolist()))
-        raise InputError(f"--flops is {budget:g}, but the shortest plan costs {price:.3g} calls at full size")
-    return counts[index - 1]
-
-
 def _report(name: str, plan: Plan, config: Config, spectrum: np.ndarray) -> list[str]:
     cost = plan_cost(plan, config.model)
     error = gaussian_error(plan, spectrum)
     calls = cost.relative_flops * len(plan.timesteps)
     return [
-        f"spacing {name!r}: relative error {error.relative_error:.3g}, low frequencies {error.low_frequency_ratio:.4f}, "
+        f"{name}: relative error {error.relative_error:.3g}, low frequencies {error.low_frequency_ratio:.4f}, "
         f"{len(plan.timesteps)} calls for the operations of {calls:.1f} at full size",
         plan.describe([path.flops for path in cost.stages]),
     ]

@@ -101,7 +101,17 @@ def test_edit(quickstart, tmp_path):
     assert (painted[:4] == 200).all() and (painted[4:] != 200).any()
     assert launch(*edit, "--interpolate=0,3", f"--out={tmp_path}/path").returncode == 0
     assert (tmp_path / "path" / "animation.gif").stat().st_size > 100
-    result = launch(*edit, f"--thumbnail={tmp_path}/inpainted/grid.png", f"--out={tmp_path}/large")
+    varied = launch(*edit, files[0], "--strength=0.1", "--memory_limit=64", f"--out={tmp_path}/varied")
+    assert varied.returncode == 0, varied.stderr
+    drawn = [read(tmp_path / "varied" / f"{i:06d}.png").astype(int) for i in range(3)]
+    assert all(picture.shape == (8, 8, 3) for picture in drawn) and np.abs(drawn[0] - drawn[1]).max() > 0
+    thumbnail = np.arange(48).reshape(4, 4, 3).astype(np.uint8) + 100
+    write_png(tmp_path / "thumbnail.png", thumbnail)
+    large = launch(*edit, f"--thumbnail={tmp_path}/thumbnail.png", f"--out={tmp_path}/large")
+    assert large.returncode == 0, large.stderr
+    means = read(tmp_path / "large" / "000001.png").reshape(4, 2, 4, 2, 3).mean((1, 3))
+    np.testing.assert_allclose(means, thumbnail, atol=1)
+    result = launch(*edit, f"--thumbnail={tmp_path}/inpainted/grid.png", f"--out={tmp_path}/larger")
     assert result.returncode == 2 and "pixels, but must be 8x8 or 4x4" in result.stderr
     result = launch(*edit, files[0], "--strength=1.5", f"--out={tmp_path}/large")
     assert result.returncode == 2 and "strength is 1.5, but must be > 0 and <= 1" in result.stderr

@@ -8,7 +8,7 @@ import pytest
 from ssd_jax.analysis import gaussian_error
 from ssd_jax.config import ProcessConfig
 from ssd_jax.errors import InputError
-from ssd_jax.optimal import IdealChain, optimal_timesteps
+from ssd_jax.optimal import IdealChain, affordable_timesteps, optimal_boundaries, optimal_timesteps
 from ssd_jax.process import ScaleSpaceProcess, make_process
 from ssd_jax.solvers import SOLVERS, plan_steps
 from ssd_jax.spacing import SPACINGS, lay_out
@@ -96,6 +96,42 @@ def test_optimal_timesteps_keep_to_a_budget():
     assert sum(map(cost, found)) <= sum(map(cost, start)) * (1 + 1e-6)
     plan = plan_steps(process, spacing=found)
     assert gaussian_error(plan, SPECTRUM).relative_error < 0.2 * error(num_steps=14)
+
+
+def test_what_is_left_of_a_budget_is_spent():
+    process, row = process_64(), SOLVERS["dpmpp_2m"].row
+    start = lay_out(process, 10, "log_snr").tolist()
+    found = optimal_timesteps(process, row, start, budget=11.0)
+    assert len(found) == 11
+    chain = IdealChain(process, SPECTRUM)
+    assert chain.error(found.tolist(), row) < 0.9 * chain.error(optimal_timesteps(process, row, start).tolist(), row)
+
+
+@pytest.mark.parametrize("budget", [3.0, 4.0])
+def test_optimal_boundaries(budget):
+    """They beat the best timesteps of the boundaries that the search started from, at the same cost."""
+    config = ProcessConfig(image_size=16, num_levels=3, operator="ideal", gamma=0.3)
+    row, spectrum = SOLVERS["dpmpp_2m"].row, natural_spectrum((16, 16))
+
+    def pay(process):
+        return lambda t: 4.0 ** -float(process.levels[t])
+
+    process = make_process(config)
+    start = affordable_timesteps(process, budget, pay(process)).tolist()
+    assert sum(map(pay(process), start)) <= budget
+    kept = optimal_timesteps(process, row, start, spectrum, cost=pay(process), budget=budget)
+    moved, found = optimal_boundaries(config, row, budget, pay, spectrum)
+    assert sum(map(pay(make_process(moved)), found.tolist())) <= budget * (1 + 1e-6)
+    errors = [
+        gaussian_error(plan_steps(p, spacing=t), spectrum).relative_error
+        for p, t in ((process, kept), (make_process(moved), found))
+    ]
+    assert errors[1] < 0.1 * errors[0]
+
+
+def test_too_small_a_budget():
+    with pytest.raises(InputError, match=r"the budget is 1, but the shortest plan costs 5; give more"):
+        affordable_timesteps(process_64(), 1.0, lambda t: 1.0)
 
 
 def test_no_optimum_with_blur():
