@@ -9,7 +9,6 @@ it also writes analysis.json and analysis.png.
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from launch.command import read_config, run
 from ssd_jax.analysis import GaussianError, StageInformation, gaussian_error, stage_information
 from ssd_jax.config import Config, ProcessConfig
 from ssd_jax.cost import PlanCost, plan_cost
-from ssd_jax.data import Source, make_source
+from ssd_jax.data import image_batches, make_source
 from ssd_jax.files import write_atomically
 from ssd_jax.optimal import with_boundaries
 from ssd_jax.process import ScaleSpaceProcess, make_process
@@ -109,16 +108,7 @@ def _plan(process: ScaleSpaceProcess) -> Plan:
 
 def _measure(config: Config) -> np.ndarray:
     source = make_source(config.data, config.process.image_size)
-    return measured_spectrum(_batches(source, IMAGES.value))
-
-
-def _batches(source: Source, limit: int) -> Iterator[np.ndarray]:
-    """Images spread over the whole source, as uint8 batches."""
-    indices = np.unique(np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int))
-    for chunk in np.array_split(indices, -(-len(indices) // 64)):
-        images = [item["image"] for item in map(source.__getitem__, chunk.tolist()) if item is not None]
-        if images:
-            yield np.stack(images)
+    return measured_spectrum(image_batches(source, IMAGES.value))
 
 
 def _as_dict(analysis: Analysis) -> dict:

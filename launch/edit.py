@@ -35,6 +35,8 @@ MASK = flags.DEFINE_string("mask", None, "Where to paint in the image: white; of
 RESAMPLE = flags.DEFINE_integer("resample", 1, "Makes every step of inpainting so many times, for better seams.")
 THUMBNAIL = flags.DEFINE_string("thumbnail", None, "Image to enlarge.")
 INTERPOLATE = flags.DEFINE_list("interpolate", None, "Indices of the seed's images to pass through, 2 or more.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
+OUT = flags.DEFINE_string("out", None, "Folder for the images.", required=True)
 NUM = flags.DEFINE_integer("num", 16, "Images.", lower_bound=1)
 
 
@@ -43,11 +45,11 @@ Drawing = tuple[Callable, ssd_jax.Plan, NoiseSource, jax.Array | None]
 
 
 def main() -> None:
-    out, num = Path(drawing.OUT.value), NUM.value
+    out, num = Path(OUT.value), NUM.value
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {str(out)!r} is not an empty folder; choose another, nothing is overwritten")
     task, label, _ = _task(), drawing.label(), drawing.interval()
-    trained = ssd_jax.load(drawing.WORKDIR.value)
+    trained = ssd_jax.load(WORKDIR.value)
     if INTERPOLATE.value and label is None and trained.config.model.num_classes:
         raise InputError("--label is all, but an interpolation needs the number of one class")
     labels = trained.labels(label, num)

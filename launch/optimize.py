@@ -18,7 +18,7 @@ from launch.command import read_config, run
 from ssd_jax.analysis import gaussian_error
 from ssd_jax.config import Config
 from ssd_jax.cost import path_cost, plan_cost
-from ssd_jax.data import make_source
+from ssd_jax.data import image_batches, make_source
 from ssd_jax.errors import InputError
 from ssd_jax.optimal import affordable_timesteps, optimal_boundaries, optimal_timesteps
 from ssd_jax.process import ScaleSpaceProcess, make_process
@@ -68,8 +68,7 @@ def main() -> None:
 
 def _measure(config: Config) -> np.ndarray:
     source = make_source(config.data, config.process.image_size)
-    items = (source[int(i)] for i in np.unique(np.linspace(0, len(source) - 1, min(IMAGES.value, len(source))).astype(int)))
-    return measured_spectrum(item["image"][None] for item in items if item is not None)
+    return measured_spectrum(image_batches(source, IMAGES.value))
 
 
 def call_cost(config: Config, process: ScaleSpaceProcess) -> Callable[[int], float]:

@@ -52,9 +52,8 @@ def draw(trained: ssd_jax.Trained) -> list[ssd_jax.Snapshot]:
     settings = trained.config.sample
     plan = ssd_jax.plan_steps(trained.process, solver=settings.solver, num_steps=settings.steps)
     every = -(-settings.steps // 8)
-    key, label = jax.random.key(1), trained.classes_in_turn(settings.num)
-    denoise, start = trained.guided(settings.guidance), trained.start(key, settings.num)
-    return list(ssd_jax.iterate(denoise, plan, key, settings.num, label=label, start=start, every=every))
+    denoise = trained.guided(settings.guidance)
+    return list(trained.iterate(denoise, plan, jax.random.key(1), settings.num, every=every))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ from ssd_jax.errors import InputError as InputError
 from ssd_jax.flexi_unet import FlexiUNet as FlexiUNet
 from ssd_jax.process import ScaleSpaceProcess as ScaleSpaceProcess
 from ssd_jax.process import make_process as make_process
-from ssd_jax.run import Trained as Trained
-from ssd_jax.run import load as load
 from ssd_jax.run import train as train
 from ssd_jax.sampling import Snapshot as Snapshot
 from ssd_jax.sampling import iterate as iterate
@@ -19,3 +17,5 @@ from ssd_jax.sampling import sample as sample
 from ssd_jax.solvers import Plan as Plan
 from ssd_jax.solvers import plan_steps as plan_steps
 from ssd_jax.stages import Stage as Stage
+from ssd_jax.trained import Trained as Trained
+from ssd_jax.trained import load as load

@@ -1,9 +1,14 @@
-"""Writing files so that none is ever left half-written under its final name."""
+"""Where cached files lie, and writing files so that none is ever left half-written under its final name."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: $XDG_CACHE_HOME/ssd_jax, by default ~/.cache/ssd_jax; it may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ssd_jax"
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -21,8 +21,8 @@ from ssd_jax.config import Config, DataConfig, ModelConfig, ProcessConfig, Train
 from ssd_jax.errors import InputError
 from ssd_jax.flexi_unet import FlexiUNet
 from ssd_jax.process import make_process
-from ssd_jax.run import Trained, load
 from ssd_jax.torch_file import read_torch_file
+from ssd_jax.trained import Trained, load
 from ssd_jax.training import abstract_model
 
 StateDict = Mapping[str, np.ndarray]

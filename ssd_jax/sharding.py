@@ -1,8 +1,12 @@
 """The device mesh: one axis, "data", over all devices of all processes. Batches are split along it, all else replicated."""
 
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+Tree = Any
 
 
 def data_mesh() -> jax.sharding.Mesh:
@@ -18,6 +22,11 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 def split_along_batch(mesh: jax.sharding.Mesh) -> NamedSharding:
     """The first axis is divided among the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def placed(abstract: Tree, sharding: NamedSharding) -> Tree:
+    """The same shapes as `ShapeDtypeStruct`s, to be restored with `sharding`."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract)
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:

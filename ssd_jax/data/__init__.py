@@ -3,4 +3,5 @@
 from ssd_jax.data.pipeline import make_iterator as make_iterator
 from ssd_jax.data.sources import Source as Source
 from ssd_jax.data.sources import check_classes as check_classes
+from ssd_jax.data.sources import image_batches as image_batches
 from ssd_jax.data.sources import make_source as make_source

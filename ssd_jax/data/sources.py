@@ -1,5 +1,7 @@
 """Sources: random access to single images, all of one size."""
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
@@ -44,6 +46,22 @@ def _open(config: DataConfig, image_size: int) -> Source:
             return FolderSource(_given("data.folder", config.folder), image_size, config.split_file)
         case _:
             return TfdsSource(_given("data.tfds_name", config.tfds_name), config.tfds_split, image_size)
+
+
+def image_batches(source: Source, limit: int | None = None, batch_size: int = 64) -> Iterator[np.ndarray]:
+    """Images in order, each once: uint8 [batch, size, size, 3]; images that cannot be read are left out.
+
+    Args:
+        source: the data.
+        limit: at most so many images, spread over the whole source.
+        batch_size: of all batches but the last.
+    """
+    count = len(source) if limit is None else min(limit, len(source))
+    indices = np.unique(np.linspace(0, len(source) - 1, count).astype(int)).tolist()
+    items = (source[index] for index in indices)
+    images = (item["image"] for item in items if item is not None)
+    while chunk := list(islice(images, batch_size)):
+        yield np.stack(chunk)
 
 
 class BalancedSource:
