@@ -1,7 +1,9 @@
 """Reads files of `torch.save` without PyTorch, and without running any code that they carry.
 
-Such a file is a zip archive: ROOT/data.pkl pickles containers whose tensors refer to storages, ROOT/data/KEY holds the
-bytes of storage KEY, ROOT/byteorder says which byte comes first.
+Since PyTorch 1.6 such a file is a zip archive: ROOT/data.pkl pickles containers whose tensors refer to storages,
+ROOT/data/KEY holds the bytes of storage KEY, ROOT/byteorder says which byte comes first. Before, it was a row of pickles:
+a magic number, a version, what machine wrote it, the containers, the keys of the storages; then the length of each storage
+as int64 and its bytes, little-endian.
 """
 
 import io
@@ -9,6 +11,7 @@ import pickle
 import sys
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
     """What was given to `torch.save`, a dict, with NumPy arrays in place of tensors.
 
     Args:
-        path: a .pt or .pth file of PyTorch >= 1.6, holding numbers, strings, containers and tensors.
+        path: a .pt or .pth file of PyTorch >= 0.4, holding numbers, strings, containers and tensors.
 
     Returns:
         The dict. Arrays are read-only, with the shape and dtype of the tensor.
@@ -49,16 +52,10 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
             start = file.read(len(LEGACY))
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from error
-    if start == LEGACY:
-        raise InputError(
-            f"{str(path)!r} has the format of PyTorch before 1.6; save it again with a newer one: "
-            "torch.save(torch.load(path), path)"
-        )
-    if not start.startswith(b"PK"):
+    if start != LEGACY and not start.startswith(b"PK"):
         raise InputError(f"{str(path)!r} is no checkpoint; give a .pt file written by torch.save")
     try:
-        with zipfile.ZipFile(path) as archive:
-            contents = _Unpickler(archive).load()
+        contents = _read_legacy(path) if start == LEGACY else _read_zip(path)
     except InputError:
         raise
     except Exception as error:  # a broken archive or pickle raises almost anything
@@ -71,17 +68,59 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
     return contents
 
 
-class _Unpickler(pickle.Unpickler):
-    """Builds containers and arrays, and refuses every name but those that tensors need."""
-
-    def __init__(self, archive: zipfile.ZipFile):
+def _read_zip(path: str | Path) -> Any:
+    with zipfile.ZipFile(path) as archive:
         roots = [name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise InputError(f"{archive.filename!r} is a zip file, but not one of torch.save: it must hold one data.pkl")
-        super().__init__(io.BytesIO(archive.read(roots[0] + "data.pkl")), encoding="utf-8")
-        self._archive, self._root = archive, roots[0]
+            raise InputError(f"{str(path)!r} is a zip file, but not one of torch.save: it must hold one data.pkl")
         order = roots[0] + "byteorder"
-        self._swap = order in archive.namelist() and archive.read(order).decode() != sys.byteorder
+        swap = order in archive.namelist() and archive.read(order).decode() != sys.byteorder
+
+        def storage(key: str, dtype: np.dtype, size: int) -> bytes:
+            data = archive.read(f"{roots[0]}data/{key}")
+            _check_length(key, len(data), size * dtype.itemsize)
+            return np.frombuffer(data, f"u{dtype.itemsize}").byteswap().tobytes() if swap else data
+
+        return _Unpickler(io.BytesIO(archive.read(roots[0] + "data.pkl")), path, storage).load()
+
+
+def _read_legacy(path: str | Path) -> Any:
+    buffers: dict[str, tuple[bytearray, np.dtype]] = {}
+
+    def storage(key: str, dtype: np.dtype, size: int) -> memoryview:
+        buffers[key] = bytearray(size * dtype.itemsize), dtype
+        return memoryview(buffers[key][0]).toreadonly()  # tensors may look at it before it is filled
+
+    with open(path, "rb") as file:
+        *_, contents, keys = (_Unpickler(file, path, storage).load() for _ in range(5))
+        for key in keys:
+            buffer, dtype = buffers[key]
+            _check_length(key, int.from_bytes(file.read(8), "little") * dtype.itemsize, len(buffer))
+            _check_length(key, file.readinto(buffer), len(buffer))
+            if sys.byteorder == "big":
+                buffer[:] = np.frombuffer(buffer, f"u{dtype.itemsize}").byteswap().tobytes()
+    return contents
+
+
+def _check_length(key: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise ValueError(f"storage {key} has {found} bytes instead of {expected}")
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds containers and arrays, and refuses every name but those that tensors need.
+
+    Args:
+        file: holds the pickle.
+        path: for messages.
+        storage: gives the bytes of a storage by key, dtype and number of elements, read-only.
+    """
+
+    def __init__(
+        self, file: io.BufferedIOBase, path: str | Path, storage: Callable[[str, np.dtype, int], bytes | memoryview]
+    ):
+        super().__init__(file, encoding="utf-8")
+        self._path, self._storage = path, storage
         self._storages: dict[tuple[str, str], np.ndarray] = {}
         # Bound methods and strings: unlike functions and classes, a pickle cannot set their attributes.
         self._names = {
@@ -94,22 +133,17 @@ class _Unpickler(pickle.Unpickler):
         """What stands for `module.name`. Raises InputError for all that is not needed, before anything can call it."""
         if f"{module}.{name}" not in self._names:
             raise InputError(
-                f"{self._archive.filename!r} asks for {module}.{name}, which tensors do not need and which was not run; "
+                f"{str(self._path)!r} asks for {module}.{name}, which tensors do not need and which was not run; "
                 "save the tensors alone: torch.save(model.state_dict(), path)"
             )
         return self._names[f"{module}.{name}"]
 
     def persistent_load(self, pid: Any) -> np.ndarray:
-        """The storage ("storage", type, key, device, number of elements), one-dimensional and read-only."""
-        _, storage, key, _, size = pid
+        """The storage ("storage", type, key, device, number of elements, ..), one-dimensional and read-only."""
+        _, storage, key, _, size, *_ = pid
         if (storage, key) not in self._storages:
             dtype = np.dtype(STORAGES[storage])
-            data = self._archive.read(f"{self._root}data/{key}")
-            if len(data) != size * dtype.itemsize:
-                raise ValueError(f"storage {key} has {len(data)} bytes instead of {size * dtype.itemsize}")
-            if self._swap:
-                data = np.frombuffer(data, f"u{dtype.itemsize}").byteswap().tobytes()
-            self._storages[storage, key] = np.ndarray(size, dtype, data)
+            self._storages[storage, key] = np.ndarray(size, dtype, self._storage(key, dtype, size))
         return self._storages[storage, key]
 
     def _rebuild_tensor(self, storage: np.ndarray, offset: int, size: tuple, stride: tuple, *_) -> np.ndarray:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ssd_jax.errors import InputError
-from ssd_jax.torch_file import LEGACY, read_torch_file
-from tests.torch_writer import STORAGES, Call, Storage, torch_save
+from ssd_jax.torch_file import read_torch_file
+from tests.torch_writer import STORAGES, Call, Storage, torch_save, torch_save_legacy
 
 OTHER = {"little": "big", "big": "little"}
 
@@ -82,8 +82,6 @@ def damaged(path, kind):
     elif kind == "flipped":
         at = data.index(np.full(3, 1.5).tobytes())
         path.write_bytes(data[:at] + b"\xff" + data[at + 1 :])
-    elif kind == "legacy":
-        path.write_bytes(LEGACY + data)
     elif kind == "picture":
         path.write_bytes(b"\x89PNG")
     else:
@@ -112,7 +110,6 @@ def damaged(path, kind):
         ("short storage", "is truncated or damaged .*16 bytes instead of 24"),
         ("no storage", "is truncated or damaged"),
         ("short pickle", "is truncated or damaged"),
-        ("legacy", "format of PyTorch before 1.6; save it again"),
         ("picture", "is no checkpoint; give a .pt file"),
         ("other zip", "not one of torch.save"),
         ("a list", "holds a list; it must hold a dict"),
@@ -124,6 +121,31 @@ def test_damaged_files_are_one_clear_error(kind, message, tmp_path):
     with pytest.raises(InputError, match=message) as error:
         read_torch_file(path)
     assert "\n" not in str(error.value) and str(path) in str(error.value)
+
+
+def test_reads_the_format_before_pytorch_1_6(tmp_path):
+    whole = np.arange(24, dtype=np.float32)
+    tensors = {str(dtype): (np.arange(6) % 5 - 2).reshape(2, 3).astype(dtype) for dtype in STORAGES}
+    tensors |= {"transposed": whole[:6].reshape(2, 3).T, "middle": whole[5:17].reshape(3, 4)[:, 1:3]}
+    read = read_torch_file(torch_save_legacy({"model": OrderedDict(tensors), "step": 3}, tmp_path / "model.pth"))
+    assert read["step"] == 3 and list(read["model"]) == list(tensors)
+    for name, tensor in tensors.items():
+        assert read["model"][name].dtype == tensor.dtype and not read["model"][name].flags.writeable
+        np.testing.assert_array_equal(read["model"][name], tensor)
+
+
+def test_damaged_files_of_that_format_are_one_clear_error(tmp_path):
+    path = torch_save_legacy({"weight": np.full(3, 1.5)}, tmp_path / "model.pth")
+    data = path.read_bytes()
+    for cut, message in ((-8, "16 bytes instead of 24"), (-30, "bytes instead of 24"), (40, "is truncated or damaged")):
+        path.write_bytes(data[:cut])
+        with pytest.raises(InputError, match=message):
+            read_torch_file(path)
+    trace = tmp_path / "trace"
+    torch_save_legacy({"step": Call("os system", (f"touch {trace}",))}, path)
+    with pytest.raises(InputError, match="asks for os.system, .*was not run"):
+        read_torch_file(path)
+    assert not trace.exists()
 
 
 def test_missing_file(tmp_path):
@@ -143,9 +165,9 @@ def test_reads_what_torch_writes(tmp_path):
     assert read["model"]["2.weight"].dtype == ml_dtypes.bfloat16
     for name, expected in tensors.items():
         np.testing.assert_array_equal(read["model"][name].astype(np.float32), expected.detach().float().numpy())
-    torch.save(tensors, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    with pytest.raises(InputError, match="before 1.6"):
-        read_torch_file(tmp_path / "old.pt")
+    torch.save({"model": tensors, "step": 5}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    for name, array in read_torch_file(tmp_path / "old.pt")["model"].items():
+        np.testing.assert_array_equal(array, read["model"][name])
     torch.save({"model": module}, tmp_path / "module.pt")
     with pytest.raises(InputError, match="asks for torch.nn.modules"):
         read_torch_file(tmp_path / "module.pt")

@@ -88,3 +88,17 @@ def torch_save(contents: Any, path: Path, *, byteorder: str = sys.byteorder) -> 
             archive.writestr(f"archive/data/{key}", (data if byteorder == sys.byteorder else data.byteswap()).tobytes())
         archive.writestr("archive/version", "3\n")
     return path
+
+
+def torch_save_legacy(contents: Any, path: Path) -> Path:
+    """The same in the format before PyTorch 1.6."""
+    with open(path, "wb") as file:
+        for header in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
+            pickle.dump(header, file, protocol=2)
+        pickler = Pickler(file)
+        pickler.dump(contents)
+        pickle.dump([str(key) for key in pickler.storages], file, protocol=2)
+        for array in pickler.storages.values():
+            data = np.ascontiguousarray(array).view(f"u{array.itemsize}")
+            file.write(array.size.to_bytes(8, "little") + data.astype(data.dtype.newbyteorder("<")).tobytes())
+    return path
