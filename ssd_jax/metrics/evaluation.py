@@ -1,0 +1,100 @@
+"""Everything there is to say of a set of generated images, against a set of real ones."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from ssd_jax.config import DataConfig
+from ssd_jax.data import image_batches, make_source
+from ssd_jax.metrics.distances import frechet_distance, inception_score, kernel_distance, precision_recall
+from ssd_jax.metrics.features import FeatureSet
+from ssd_jax.metrics.pictures import memorisation, spectral_ratios
+from ssd_jax.metrics.statistics import Measured, cached_measure, measure
+
+KEEP = 50_000  # images of which features are kept: those without which copies of training images may go unseen
+COMPARED = 10_000  # features of either set that precision and recall take; their time grows with the square
+Batches = Callable[[], Iterable[UInt8[np.ndarray, "_ size size 3"]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Real images, or what a statistics file tells of them.
+
+    Attributes:
+        measured: by feature set; without features if they come from a file.
+        batches: reads the images again; None for a file.
+    """
+
+    measured: dict[str, Measured]
+    batches: Batches | None = None
+
+
+def measure_reference(feature_sets: Sequence[FeatureSet], batches: Batches, *, data: str, image_size: int) -> Reference:
+    """The reference that a data set makes; measured once, then read from the cache folder.
+
+    Args:
+        feature_sets: the features.
+        batches: reads the images.
+        data: says which images these are (`cached_measure`).
+        image_size: of the images.
+    """
+    measured = {
+        each.name: cached_measure(each, batches(), data=data, image_size=image_size, keep=KEEP) for each in feature_sets
+    }
+    return Reference(measured, batches)
+
+
+def data_reference(config: DataConfig, feature_sets: Sequence[FeatureSet], image_size: int) -> Reference:
+    """`measure_reference` of the data of a config."""
+    source, name = make_source(config, image_size), json.dumps(dataclasses.asdict(config))
+    return measure_reference(feature_sets, lambda: image_batches(source), data=name, image_size=image_size)
+
+
+def evaluate(feature_sets: Sequence[FeatureSet], batches: Batches, reference: Reference) -> dict[str, dict[str, float]]:
+    """All metrics that the reference allows, by feature set; those of no feature set under "spectrum".
+
+    frechet (FID for Inception), frechet_relative (over the real features' total variance), frechet_spatial (sFID), kernel
+    and kernel_std (KID), precision, recall, inception_score, near_share and nearer_probability (`memorisation`, if the
+    features of all real images are kept). "spectrum" holds `SpectralRatios`: distance, and the ratio of each band.
+
+    Args:
+        feature_sets: those of the reference.
+        batches: reads the generated images, in batches of one size if compiling is to happen once.
+        reference: what to compare with.
+    """
+    results = {each.name: _compare(measure(each, batches(), KEEP), reference.measured[each.name]) for each in feature_sets}
+    if reference.batches is not None:
+        spectrum = spectral_ratios(batches(), reference.batches())
+        bands = dict(zip(spectrum.bands, spectrum.ratios.tolist(), strict=True))
+        results["spectrum"] = {"distance": spectrum.distance, **bands}
+    return results
+
+
+def _compare(generated: Measured, real: Measured) -> dict[str, float]:
+    ours, theirs = generated.statistics.moments, real.statistics.moments
+    results = {"frechet": frechet_distance(ours["pool"], theirs["pool"])}
+    results["frechet_relative"] = results["frechet"] / float(np.trace(theirs["pool"].covariance))
+    if "spatial" in ours and "spatial" in theirs:
+        results["frechet_spatial"] = frechet_distance(ours["spatial"], theirs["spatial"])
+    if "probabilities" in generated.features:
+        results["inception_score"], results["inception_score_std"] = inception_score(generated.features["probabilities"])
+    if "pool" in real.features:
+        x, y = generated.features["pool"], real.features["pool"]
+        results["kernel"], results["kernel_std"] = kernel_distance(x, y)
+        each_once = y[np.unique(y.round(4), axis=0, return_index=True)[1]]  # balanced data hold some several times
+        results["precision"], results["recall"] = precision_recall(_some(each_once), _some(x))
+        if theirs["pool"].count == len(y):
+            copies = memorisation(x, each_once)
+            results |= {"near_share": copies.near_share, "nearer_probability": copies.nearer_probability}
+    return results
+
+
+def _some(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "m d"]:
+    """At most COMPARED of them, drawn at random."""
+    if len(features) <= COMPARED:
+        return features
+    return features[np.random.default_rng(0).choice(len(features), COMPARED, replace=False)]

@@ -1,0 +1,90 @@
+"""Feature sets: functions from images to the vectors that distances compare. Those of this module need no weights file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.lax import Precision, conv_general_dilated
+from jaxtyping import Array, Float, UInt8
+
+from ssd_jax.operators import dct_basis
+
+HIGHEST = Precision.HIGHEST  # float32 whatever the accelerator's default
+LOW_PASS = 10  # DCT indices below this are kept on either axis
+WIDTHS = (13, 16, 32, 64)  # of the random network; with the image's 3 channels they make 128 means and 128 deviations
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """A feature function, and the name under which statistics of its features are saved.
+
+    Attributes:
+        name: says all that the features depend on; statistics of other names are refused.
+        function: uint8 [n, h, w, 3] -> float32 arrays [n, d] by name: "pool", which Frechet and kernel distance, precision,
+            recall and memorisation use, and optionally "spatial", which the sFID uses, and "probabilities" of classes, for
+            the Inception Score. Any function that `jax.jit` can compile will do; one with many weights is best a
+            `jax.tree_util.Partial` of them, which hands them to compiled code instead of writing them into it.
+    """
+
+    name: str
+    function: Callable[[UInt8[Array, "n h w 3"]], dict[str, Float[Array, "n _"]]]
+
+
+def low_pass_pixels() -> FeatureSet:
+    """What images look like from far away: their orthonormal DCT coefficients with both indices below 10.
+
+    Pixels are in [-1, 1], channels apart: 300 features from 10 px on, so distances are in pixel units.
+    """
+    return FeatureSet("low_pass", _low_pass)
+
+
+def _low_pass(images: UInt8[Array, "n h w 3"]) -> dict[str, Float[Array, "n _"]]:
+    rows, columns = (dct_basis(size)[:LOW_PASS].astype(np.float32) for size in images.shape[1:3])
+    pixels = images.astype(jnp.float32) / 127.5 - 1
+    coefficients = jnp.einsum("ih,jw,nhwc->nijc", rows, columns, pixels, precision=HIGHEST)
+    return {"pool": coefficients.reshape(len(images), -1)}
+
+
+def random_convolutions(seed: int = 0) -> FeatureSet:
+    """Shape and texture as an untrained network sees them: 256 means and standard deviations over all pixels.
+
+    They are those of the image's channels (in [-1, 1]) and of four layers, each a 3x3 convolution with leaky ReLU at half
+    the resolution of the one before. The first sees no flat colour, which would drown the rest. Random weights keep much of
+    what makes features good for comparing images (Saxe et al. 2011, "On Random Weights and Unsupervised Feature
+    Learning"). For images of at least 16 px.
+
+    Args:
+        seed: of the weights, which are the same on every platform.
+    """
+    kernels = _random_kernels(seed)
+
+    def function(images: UInt8[Array, "n h w 3"]) -> dict[str, Float[Array, "n 256"]]:
+        x = images.astype(jnp.float32) / 127.5 - 1
+        features = [x.mean(axis=(1, 2)), x.std(axis=(1, 2))]
+        for depth, kernel in enumerate(kernels):
+            if depth:
+                x = nnx.avg_pool(x, (2, 2), (2, 2))
+            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+            layout = ("NHWC", "HWIO", "NHWC")
+            x = conv_general_dilated(x, jnp.asarray(kernel), (1, 1), "VALID", dimension_numbers=layout, precision=HIGHEST)
+            x = nnx.leaky_relu(x, 0.2)
+            features += [x.mean(axis=(1, 2)), x.std(axis=(1, 2))]
+        return {"pool": jnp.concatenate(features, axis=-1)}
+
+    return FeatureSet(f"random_convolutions-{seed}", function)
+
+
+def _random_kernels(seed: int) -> list[Float[np.ndarray, "3 3 _ _"]]:
+    """Uniform weights that about keep the mean square of activations.
+
+    From the raw words of the generator: these never change, while NumPy's distributions may.
+    """
+    generator, kernels = np.random.PCG64(seed), []
+    for width_in, width_out in zip((3, *WIDTHS), WIDTHS, strict=False):
+        shape = (3, 3, width_in, width_out)
+        uniform = (generator.random_raw(int(np.prod(shape))) >> np.uint64(11)) * 2.0**-53
+        kernels.append(((2 * uniform - 1) * np.sqrt(6 / (9 * width_in))).reshape(shape).astype(np.float32))
+    kernels[0] -= kernels[0].mean(axis=(0, 1))
+    return kernels

@@ -1,0 +1,249 @@
+"""Features of a stream of images and their mean and covariance; the files that keep these."""
+
+import hashlib
+import re
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, UInt8
+
+from ssd_jax.errors import InputError
+from ssd_jax.files import cache_folder, write_atomically
+from ssd_jax.metrics.features import FeatureSet
+from ssd_jax.sharding import data_mesh, replicated, split_along_batch
+
+SUFFIXES = {"pool": "", "spatial": "_s"}  # of mu and sigma in files, by features; others have no moments
+KEPT = ("pool", "probabilities")
+FOREIGN = "inception-2015"  # the features of files by others
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Of features: how many (None if a file does not tell), mean float64 [d], unbiased covariance float64 [d, d]."""
+
+    count: int | None
+    mean: Float[np.ndarray, "d"]
+    covariance: Float[np.ndarray, "d d"]
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Moments by features, "pool" and maybe "spatial", of square images.
+
+    Attributes:
+        feature_set: its name.
+        image_size: pixels on a side; None if a file does not tell.
+        moments: of at least "pool".
+    """
+
+    feature_set: str
+    image_size: int | None
+    moments: dict[str, Moments]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What `measure` found: statistics of all images, and "pool" and "probabilities" float32 [kept, d] of some."""
+
+    statistics: Statistics
+    features: dict[str, Float[np.ndarray, "kept _"]]
+
+
+class _Sums(NamedTuple):
+    count: int
+    mean: np.ndarray
+    scatter: np.ndarray  # sum of outer products of deviations from the mean
+
+
+def moments(features: Float[np.ndarray, "n d"]) -> Moments:
+    """Mean and unbiased covariance of at least two features, in float64."""
+    return _moments(_sums(features))
+
+
+def _moments(sums: _Sums) -> Moments:
+    return Moments(sums.count, sums.mean, sums.scatter / (sums.count - 1))
+
+
+def _sums(features: Float[np.ndarray, "n d"]) -> _Sums:
+    features = features.astype(np.float64)
+    mean = features.mean(axis=0)
+    deviations = features - mean
+    return _Sums(len(features), mean, deviations.T @ deviations)
+
+
+def _merge(a: _Sums, b: _Sums) -> _Sums:
+    """Of both sets together, without the cancellation of sums of squares (Chan, Golub & LeVeque 1983)."""
+    count, delta = a.count + b.count, b.mean - a.mean
+    scatter = a.scatter + b.scatter + np.outer(delta, delta) * (a.count * b.count / count)
+    return _Sums(count, a.mean + delta * (b.count / count), scatter)
+
+
+def measure(feature_set: FeatureSet, batches: Iterable[UInt8[np.ndarray, "n h w 3"]], keep: int = 10_000) -> Measured:
+    """Features of a stream of images, a batch at a time, on all devices.
+
+    Args:
+        feature_set: compiled once; every batch is divided among the devices.
+        batches: uint8, all images square and of one size; best of one length, to which the last one is padded. In a job
+            of several processes all must give the same.
+        keep: of more images than this, the features of so many are kept, drawn at random with equal chances.
+
+    Returns:
+        Statistics, and kept features in the order of the images if all are kept.
+
+    Raises:
+        InputError: if images are not uint8 RGB squares of one size, there are fewer than two, or "pool" is missing.
+
+    Warns:
+        UserWarning: if there are not more images than features, so that Frechet distances come out too large.
+    """
+    mesh = data_mesh()
+    function = feature_set.function if isinstance(feature_set.function, Partial) else Partial(feature_set.function)
+    function = jax.device_put(function, replicated(mesh))
+    call = jax.jit(_call, out_shardings=replicated(mesh))
+    sums: dict[str, _Sums] = {}
+    kept: dict[str, np.ndarray] = {}
+    random, count, image_size = np.random.default_rng(0), 0, 0
+    for images, n in _equal_batches(batches, mesh.size):
+        image_size = images.shape[1]
+        features = call(function, jax.device_put(images, split_along_batch(mesh)))
+        if "pool" not in features:
+            raise InputError(f"feature set {feature_set.name!r} gives {', '.join(features)}, but must give 'pool'")
+        places = _places(count, n, keep, random)
+        count += n
+        for name, values in features.items():
+            values = np.asarray(values)[:n]
+            if name in SUFFIXES:
+                sums[name] = _merge(sums[name], _sums(values)) if name in sums else _sums(values)
+            if name in KEPT:
+                kept.setdefault(name, np.empty((keep, values.shape[1]), np.float32))
+                kept[name][places[places < keep]] = values[places < keep]  # of equal places the last one counts
+    if count < 2:
+        raise InputError(f"statistics cannot be measured on {count} image(s); give two or more")
+    for name, of in sums.items():
+        if count <= len(of.mean):
+            warnings.warn(
+                f"{count} images for {len(of.mean)} {name!r} features of {feature_set.name}: their covariance is singular, "
+                "which biases Frechet distances upwards; compare only with as many images, or give more",
+                stacklevel=2,
+            )
+    statistics = Statistics(feature_set.name, image_size, {name: _moments(of) for name, of in sums.items()})
+    return Measured(statistics, {name: values[:count] for name, values in kept.items()})
+
+
+def _places(count: int, n: int, keep: int, random: np.random.Generator) -> np.ndarray:
+    """Where the next n of a stream go among `keep`, if below that; `count` came before (Vitter 1985, algorithm R)."""
+    places = np.arange(count, count + n)
+    return np.where(places < keep, places, random.integers(0, places + 1))
+
+
+def _equal_batches(batches: Iterable[np.ndarray], multiple: int) -> Iterator[tuple[np.ndarray, int]]:
+    """The images in batches of one length, that of the first up to a multiple, and how many of each are no padding."""
+    size, length = 0, 0
+    for batch in batches:
+        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1] != batch.shape[2] or batch.shape[3] != 3:
+            raise InputError(f"images are {batch.dtype} {batch.shape}, but must be uint8 [n, size, size, 3]")
+        size, length = size or batch.shape[1], length or max(-(-len(batch) // multiple), 1) * multiple
+        if batch.shape[1] != size:
+            raise InputError(f"images of {size} px and of {batch.shape[1]} px are mixed; resize them to one size")
+        for start in range(0, len(batch), length):
+            images = batch[start : start + length]
+            yield np.pad(images, ((0, length - len(images)), *[(0, 0)] * 3)), len(images)
+
+
+def _call(function: Partial, images: UInt8[Array, "n h w 3"]) -> dict[str, Float[Array, "n _"]]:
+    return function(images)
+
+
+def save_statistics(path: str | Path, statistics: Statistics) -> None:
+    """Writes an .npz that pytorch-fid and ADM read as well: mu and sigma of "pool", mu_s and sigma_s of "spatial"."""
+    write_atomically(Path(path), lambda file: np.savez(file, allow_pickle=False, **_arrays(statistics)))
+
+
+def _arrays(statistics: Statistics) -> dict[str, np.ndarray]:
+    arrays = {"feature_set": np.array(statistics.feature_set)}
+    if statistics.image_size is not None:
+        arrays["image_size"] = np.array(statistics.image_size)
+    for name, of in statistics.moments.items():
+        arrays |= {f"mu{SUFFIXES[name]}": of.mean, f"sigma{SUFFIXES[name]}": of.covariance}
+        if of.count is not None:
+            arrays["count"] = np.array(of.count)
+    return arrays
+
+
+def load_statistics(path: str | Path, feature_set: str | None = None, image_size: int | None = None) -> Statistics:
+    """Reads what `save_statistics`, pytorch-fid or ADM wrote.
+
+    Args:
+        path: .npz with mu and sigma, and maybe mu_s and sigma_s.
+        feature_set: name that the statistics must have, if given; those by others are of "inception-2015".
+        image_size: that they must be of, if both it and the file tell.
+
+    Raises:
+        InputError: if the file cannot be read, holds no statistics, or those of another feature set or size.
+    """
+    return _load(path, feature_set, image_size)[0]
+
+
+def _load(path: str | Path, feature_set: str | None, image_size: int | None) -> tuple[Statistics, dict[str, np.ndarray]]:
+    """Statistics and kept features."""
+    try:
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files if name not in ("arr_0", "arr_1")}  # ADM's images, labels
+    except OSError as error:
+        raise InputError(f"statistics {str(path)!r} cannot be read: {error.strerror or error}") from error
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{str(path)!r} is damaged or no .npz file; measure the statistics again") from error
+    if not {"mu", "sigma"} <= set(arrays):
+        raise InputError(f"{str(path)!r} holds {', '.join(arrays) or 'nothing'}, but statistics must hold mu and sigma")
+    found = str(arrays.get("feature_set", FOREIGN))
+    size = int(arrays["image_size"]) if "image_size" in arrays else None
+    if feature_set not in (None, found):
+        raise InputError(
+            f"{str(path)!r} holds statistics of {found!r} features, not of {feature_set!r}; measure them again"
+        )
+    if None not in (size, image_size) and size != image_size:
+        raise InputError(f"{str(path)!r} holds statistics of {size} px images, not of {image_size} px; measure them again")
+    count = int(arrays["count"]) if "count" in arrays else None
+    moments = {
+        name: Moments(count, *(arrays[f"{key}{suffix}"].astype(np.float64) for key in ("mu", "sigma")))
+        for name, suffix in SUFFIXES.items()
+        if f"mu{suffix}" in arrays
+    }
+    return Statistics(found, size, moments), {name: arrays[f"kept_{name}"] for name in KEPT if f"kept_{name}" in arrays}
+
+
+def cached_measure(
+    feature_set: FeatureSet,
+    batches: Iterable[UInt8[np.ndarray, "n h w 3"]],
+    *,
+    data: str,
+    image_size: int,
+    keep: int = 10_000,
+) -> Measured:
+    """`measure`, once per data set, feature set, image size and `keep`; later from the cache folder.
+
+    Args:
+        batches: read only if the cache does not have it.
+        data: says which images these are, e.g. "openmoji" or a folder's path.
+        image_size: of the images.
+
+    Raises:
+        InputError: as `measure` does, and if the images have another size.
+    """
+    readable, digest = re.sub(r"[^\w.-]+", "_", data)[-40:], hashlib.sha256(data.encode()).hexdigest()[:8]
+    path = cache_folder() / "statistics" / f"{readable}-{digest}-{feature_set.name}-{image_size}px-{keep}.npz"
+    if path.exists():
+        return Measured(*_load(path, feature_set.name, image_size))
+    measured = measure(feature_set, batches, keep)
+    if measured.statistics.image_size != image_size:
+        raise InputError(f"images of {data!r} are of {measured.statistics.image_size} px, not of {image_size} px")
+    arrays = _arrays(measured.statistics) | {f"kept_{name}": values for name, values in measured.features.items()}
+    write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+    return measured

@@ -1,0 +1,175 @@
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssd_jax.errors import InputError
+from ssd_jax.metrics import FeatureSet, cached_measure, load_statistics, measure, moments, save_statistics
+from ssd_jax.metrics.statistics import Statistics
+
+
+def colours(images):
+    """Features far from the origin, whose sums of squares would lose all digits; the image's number; its mean colour."""
+    mean = images.astype(jnp.float32).mean(axis=(1, 2))
+    number = images[:, 0, 0, 0] * 256.0 + images[:, 0, 0, 1]
+    return {"pool": mean / 100 + 5000, "spatial": mean[:, :2], "probabilities": number[:, None], "other": mean}
+
+
+COLOURS = FeatureSet("colours", colours)
+
+
+def numbered(count: int, size: int = 4) -> np.ndarray:
+    """Random images that begin with their number: uint8 [count, size, size, 3]."""
+    images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(count) // 256, np.arange(count) % 256
+    return images
+
+
+def batches(images: np.ndarray, size: int):
+    return (images[start : start + size] for start in range(0, len(images), size))
+
+
+@pytest.mark.parametrize("size", [1, 7, 16, 100])
+def test_streamed_moments_are_those_of_all_features_at_once(size):
+    images = numbered(61)
+    measured = measure(COLOURS, batches(images, size))
+    features = {name: np.asarray(values) for name, values in colours(jnp.asarray(images)).items()}
+    assert (measured.statistics.feature_set, measured.statistics.image_size) == ("colours", 4)
+    assert measured.statistics.moments.keys() == {"pool", "spatial"}
+    for name, found in measured.statistics.moments.items():
+        exact = features[name].astype(np.float64)
+        assert found.count == 61
+        np.testing.assert_allclose(found.mean, exact.mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(found.covariance, np.cov(exact, rowvar=False), rtol=1e-9, atol=1e-12)
+    assert measured.features.keys() == {"pool", "probabilities"}
+    for name, found in measured.features.items():
+        np.testing.assert_array_equal(found, features[name])
+
+
+def test_batches_are_shared_out_and_compiled_once():
+    shapes, shares = [], []
+
+    def function(images):
+        shapes.append(images.shape)
+        jax.debug.inspect_array_sharding(images, callback=lambda each: shares.append(each.shard_shape((24, 4, 4, 3))))
+        return {"pool": images.astype(jnp.float32).mean(axis=(1, 2))}
+
+    feature_set = FeatureSet("traced", function)
+    for _ in range(2):
+        measured = measure(feature_set, iter([numbered(20), numbered(0), numbered(9), numbered(50)]))
+        assert measured.statistics.moments["pool"].count == len(measured.features["pool"]) == 79
+    assert shapes == [(24, 4, 4, 3)] and set(shares) == {(3, 4, 4, 3)}  # one of eight devices has three images
+
+
+def test_kept_features_are_a_fair_sample():
+    images = numbered(4000, size=2)
+    measured = measure(COLOURS, batches(images, 300), keep=500)
+    assert measured.statistics.moments["pool"].count == 4000
+    numbers = measured.features["probabilities"][:, 0].astype(int)
+    assert len(set(numbers)) == 500
+    for share in np.split(np.bincount(numbers, minlength=4000), 4):
+        assert 125 - 40 < share.sum() < 125 + 40  # four standard deviations
+    pool = np.asarray(colours(jnp.asarray(images[numbers]))["pool"])
+    np.testing.assert_array_equal(measured.features["pool"], pool)  # of the same images
+
+
+def test_too_few_images_bias_the_distance():
+    with pytest.warns(UserWarning, match="3 images for 3 'pool' features of colours: .* biases Frechet distances upwards"):
+        measure(COLOURS, iter([numbered(3)]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        measure(COLOURS, iter([numbered(4)]))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([numbered(8), numbered(8, size=5)], "images of 4 px and of 5 px are mixed"),
+        ([numbered(8)[:, :3]], r"uint8 \(8, 3, 4, 3\), but must be uint8 \[n, size, size, 3\]"),
+        ([numbered(8) / 255], "images are float64"),
+        ([numbered(1)], "1 image"),
+        ([], "0 image"),
+    ],
+)
+def test_images_that_cannot_be_measured(images, message):
+    with pytest.raises(InputError, match=message):
+        measure(COLOURS, iter(images))
+
+
+def test_features_without_pool_are_refused():
+    with pytest.raises(InputError, match="'odd' gives mean, but must give 'pool'"):
+        measure(
+            FeatureSet("odd", lambda images: {"mean": images.astype(jnp.float32).mean(axis=(1, 2))}), iter([numbered(8)])
+        )
+
+
+def statistics(feature_set: str = "colours") -> Statistics:
+    random = np.random.default_rng(0)
+    return Statistics(
+        feature_set, 4, {"pool": moments(random.normal(size=(9, 3))), "spatial": moments(random.normal(size=(9, 2)))}
+    )
+
+
+def test_saved_statistics_come_back(tmp_path):
+    save_statistics(tmp_path / "a" / "statistics.npz", statistics())
+    loaded = load_statistics(tmp_path / "a" / "statistics.npz", "colours", 4)
+    assert (loaded.feature_set, loaded.image_size) == ("colours", 4)
+    for name, expected in statistics().moments.items():
+        assert loaded.moments[name].count == 9
+        np.testing.assert_array_equal(loaded.moments[name].mean, expected.mean)
+        np.testing.assert_array_equal(loaded.moments[name].covariance, expected.covariance)
+
+
+def test_files_of_others_are_of_inception(tmp_path):
+    pool, spatial = statistics().moments.values()
+    pytorch_fid = {"mu": pool.mean, "sigma": pool.covariance}
+    adm = pytorch_fid | {"mu_s": spatial.mean, "sigma_s": spatial.covariance, "arr_0": numbered(2)}
+    for arrays, names in ((pytorch_fid, ["pool"]), (adm, ["pool", "spatial"])):
+        np.savez(tmp_path / "statistics.npz", allow_pickle=False, **arrays)
+        loaded = load_statistics(tmp_path / "statistics.npz", "inception-2015", 64)
+        assert list(loaded.moments) == names and loaded.image_size is loaded.moments["pool"].count is None
+        np.testing.assert_array_equal(loaded.moments[names[-1]].covariance, arrays[list(arrays)[2 * len(names) - 1]])
+        with pytest.raises(InputError, match="statistics of 'inception-2015' features, not of 'colours'"):
+            load_statistics(tmp_path / "statistics.npz", "colours")
+
+
+def test_statistics_of_something_else_are_refused(tmp_path):
+    path = tmp_path / "statistics.npz"
+    save_statistics(path, statistics())
+    with pytest.raises(InputError, match="statistics of 'colours' features, not of 'low_pass'"):
+        load_statistics(path, "low_pass", 4)
+    with pytest.raises(InputError, match="statistics of 4 px images, not of 8 px"):
+        load_statistics(path, "colours", 8)
+    np.savez(path, images=numbered(2))
+    with pytest.raises(InputError, match="holds images, but statistics must hold mu and sigma"):
+        load_statistics(path, "colours", 4)
+    path.write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(InputError, match="damaged or no .npz"):
+        load_statistics(path, "colours", 4)
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        load_statistics(tmp_path / "missing.npz", "colours", 4)
+
+
+def test_a_data_set_is_measured_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    read = []
+
+    def measured(data: str = "some/folder", keep: int = 10):
+        images = (read.append(data) or batch for batch in batches(numbered(40), 20))
+        return cached_measure(COLOURS, images, data=data, image_size=4, keep=keep)
+
+    first, again = measured(), measured()
+    assert len(read) == 2
+    for name, values in first.features.items():
+        np.testing.assert_array_equal(again.features[name], values)
+    np.testing.assert_array_equal(
+        again.statistics.moments["spatial"].covariance, first.statistics.moments["spatial"].covariance
+    )
+    measured("some_folder")
+    measured(keep=20)
+    assert len(read) == 6
+    with pytest.raises(InputError, match="images of 'other' are of 4 px, not of 8 px"):
+        cached_measure(COLOURS, batches(numbered(40), 20), data="other", image_size=8)
+    assert len(list((tmp_path / "ssd_jax" / "statistics").iterdir())) == 3
