@@ -175,8 +175,9 @@ class Trained:
         Raises:
             InputError: for labels out of range, and as `plan_steps` and `guided`.
         """
-        plan = plan_steps(self.process, solver=solver, num_steps=num_steps, spacing=spacing, eta=eta)
+        label = self.labels(label, num, first_index)
         denoise = self.guided(guidance, guidance_interval, threshold_quantile)
+        plan = plan_steps(self.process, solver=solver, num_steps=num_steps, spacing=spacing, eta=eta)
         options = {"label": label, "first_index": first_index, "memory_limit": memory_limit}
         *_, last = self.iterate(denoise, plan, key, num, **options)
         return last.x
