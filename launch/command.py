@@ -1,11 +1,17 @@
 """What every command shares: flags, logging, and user errors as one line instead of a traceback."""
 
 import logging
+import platform
+import subprocess
 import sys
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import absl.logging
+import flax
+import jax
 from absl import app, flags
 from tqdm import tqdm
 
@@ -27,6 +33,7 @@ def run(main: Callable[[], None]) -> None:
     logger.addHandler(_BarHandler())
     logger.propagate = False
     absl.logging.set_verbosity(absl.logging.WARNING)
+    warnings.showwarning = lambda message, *_: tqdm.write(f"warning: {message}", file=sys.stderr)
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
@@ -46,6 +53,21 @@ def read_config(flag: flags.FlagHolder) -> Config:
     except OSError as error:  # ml_collections reports a missing file only here
         raise InputError(" ".join(str(error).split())) from error
     return from_config_dict(config_dict)
+
+
+def provenance() -> dict[str, str]:
+    """What computed a number: commit, versions, devices. For the records that commands write."""
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    device = jax.devices()[0].device_kind
+    return {
+        "commit": git.stdout.strip() or "unknown",
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+        "device": f"{jax.device_count()} x {device}",
+    }
 
 
 def _parse(argv: list[str]) -> list[str]:

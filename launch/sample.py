@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 
 import ssd_jax
-from launch import drawing
+from launch import drawing, folders
 from launch.command import run
 from ssd_jax import images
 
@@ -37,9 +37,9 @@ def main() -> None:
     trained = ssd_jax.load(WORKDIR.value)
     trained.labels(label, 1)
     plan, denoise = drawing.plan(trained), drawing.denoiser(trained)
-    drawing.claim(out, drawing.record(trained, WORKDIR.value))
+    folders.claim(out, drawing.record(trained, WORKDIR.value))
     shape, calls = (*trained.process.shape, 3), len(plan.timesteps)
-    paths = drawing.fill(out, num, drawing.BATCH.value, shape, calls, partial(drawing.draw, trained, denoise, plan))
+    paths = folders.fill(out, num, drawing.BATCH.value, shape, calls, partial(drawing.draw, trained, denoise, plan))
     animation = out / f"animation.{ANIMATION.value}"
     if ANIMATION.value and not animation.exists():
         snapshots = list(drawing.draw(trained, denoise, plan, ANIMATED, 0, -(-calls // FRAMES)))

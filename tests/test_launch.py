@@ -1,5 +1,6 @@
 """The commands themselves, as a user types them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from ssd_jax.data.decode import decode
 from ssd_jax.images import write_png
+from ssd_jax.metrics import Statistics, moments, save_statistics
 from tests.conftest import FAST_COMPILE
 
 ROOT = Path(__file__).parents[1]
@@ -107,15 +109,59 @@ def test_edit(quickstart, tmp_path):
     assert all(picture.shape == (8, 8, 3) for picture in drawn) and np.abs(drawn[0] - drawn[1]).max() > 0
     thumbnail = np.arange(48).reshape(4, 4, 3).astype(np.uint8) + 100
     write_png(tmp_path / "thumbnail.png", thumbnail)
-    large = launch(*edit, f"--thumbnail={tmp_path}/thumbnail.png", f"--out={tmp_path}/large")
+    large = launch(*edit, f"--thumbnail={tmp_path}/thumbnail.png", f"--out={tmp_path}/enlarged")
     assert large.returncode == 0, large.stderr
-    means = read(tmp_path / "large" / "000001.png").reshape(4, 2, 4, 2, 3).mean((1, 3))
+    means = read(tmp_path / "enlarged" / "000001.png").reshape(4, 2, 4, 2, 3).mean((1, 3))
     np.testing.assert_allclose(means, thumbnail, atol=1)
-    result = launch(*edit, f"--thumbnail={tmp_path}/inpainted/grid.png", f"--out={tmp_path}/larger")
+    result = launch(*edit, f"--thumbnail={tmp_path}/inpainted/grid.png", f"--out={tmp_path}/large")
     assert result.returncode == 2 and "pixels, but must be 8x8 or 4x4" in result.stderr
     result = launch(*edit, files[0], "--strength=1.5", f"--out={tmp_path}/large")
     assert result.returncode == 2 and "strength is 1.5, but must be > 0 and <= 1" in result.stderr
     assert not (tmp_path / "large").exists()
+
+
+def test_evaluate(quickstart, tmp_path):
+    workdir, _ = quickstart
+    evaluate = ["launch.evaluate", f"--workdir={workdir}", "--num=16", "--steps=4", f"--samples={tmp_path}/samples"]
+    result = launch(*evaluate)
+    assert result.returncode == 0 and "launch.import_inception" in result.stdout, result.stderr
+    assert "mean colour" in result.stdout and "warning: 16 images for" in result.stderr
+    times = [path.stat().st_mtime_ns for path in sorted((tmp_path / "samples").iterdir())]
+    again = launch(*evaluate)  # nothing is drawn twice, and the same numbers come out
+    assert again.stdout == result.stdout
+    assert times == [path.stat().st_mtime_ns for path in sorted((tmp_path / "samples").iterdir())]
+    first, second = map(json.loads, (workdir / "evaluations.jsonl").read_text().splitlines())
+    assert first == second and first["seed"] == 0 and first["solver"] == "dpmpp_2m" and first["num"] == 16
+    assert {"config_sha256", "step", "parameters", "commit", "jax", "reference", "eta"} < set(first)
+    # Images against themselves, without a run.
+    alone = launch("launch.evaluate", f"--samples={tmp_path}/samples", f"--reference={tmp_path}/samples")
+    assert alone.returncode == 0, alone.stderr
+    (line,) = map(json.loads, (tmp_path / "samples" / "evaluations.jsonl").read_text().splitlines())
+    assert abs(line["results"]["low_pass"]["frechet_relative"]) < 1e-6
+    assert line["results"]["spectrum"]["distance"] < 1e-6 and line["results"]["low_pass"]["recall"] == 1
+    write_png(tmp_path / "samples" / "odd.png", np.zeros((8, 9, 3), np.uint8))
+    result = launch("launch.evaluate", f"--samples={tmp_path}/samples", "--reference=openmoji")
+    assert result.returncode == 2 and "odd.png" in result.stderr and "different sizes, 8x8 and 9x8" in result.stderr
+    statistics = Statistics("low_pass", 64, {"pool": moments(np.random.default_rng(0).normal(size=(9, 3)))})
+    save_statistics(tmp_path / "other.npz", statistics)
+    result = launch(*evaluate, f"--reference={tmp_path}/other.npz")
+    assert result.returncode == 2 and "holds statistics of 64 px images, not of 8 px" in result.stderr
+
+
+def test_experiment(tmp_path):
+    tiny = [*TINY, "--config.data.source=openmoji", "--variants=preserve", "--seeds=1", "--num=24"]
+    experiment = ["launch.experiment", f"--out={tmp_path}/runs", "--ancestral_num=8", *tiny]
+    result = launch(*experiment)
+    assert result.returncode == 0, result.stderr
+    assert "| preserve | 1 |" in result.stdout and "ancestral, 20 calls, 8 images" in result.stdout
+    for name in ("results.json", "results.md", "results.png", "grid.png", "preserve-seed0/config.json"):
+        assert (tmp_path / "runs" / name).is_file()
+    found = json.loads((tmp_path / "runs" / "results.json").read_text())["results"]["dpmpp_2m"]["preserve"][0]
+    assert found["metrics"]["low_pass"]["frechet"] > 0 and 0 < found["relative_flops"] < 1
+    again = launch(*experiment)  # all is there
+    assert again.stdout == result.stdout and "compiling" not in again.stderr and "sampling" not in again.stderr
+    result = launch(*experiment, "--variants=presrve")
+    assert result.returncode == 2 and "variant" in result.stderr and "preserve" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -128,6 +174,7 @@ def test_edit(quickstart, tmp_path):
         (["launch.train", "--config=configs/folder.py", "--config.data.folder=nowhere"], "'nowhere'"),
         (["launch.sample", "--out=nowhere"], "no config.json"),
         (["launch.sample", "--out=nowhere", "stray"], "'stray'"),
+        (["launch.evaluate", "--samples=nowhere"], "no config.json"),
         (["launch.edit", "--out=nowhere"], "give one of: --image and --strength"),
         (["launch.sample", "--out=nowhere", "--label=face"], "--label is 'face', but must be all or"),
         (
