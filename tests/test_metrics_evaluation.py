@@ -1,0 +1,64 @@
+"""All metrics of one set of images at once."""
+
+import numpy as np
+import pytest
+
+from ssd_jax.metrics import FeatureSet, Measured, Reference, evaluate, evaluation, low_pass_pixels, measure
+from ssd_jax.metrics.evaluation import measure_reference
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (60, 4, 4, 3), np.uint8)
+PIXELS = low_pass_pixels()
+
+
+def batches(images: np.ndarray):
+    return lambda: iter(np.split(images, 3))
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def test_images_against_themselves(cache):
+    reference = measure_reference([PIXELS], batches(IMAGES), data="noise", image_size=4)
+    results = evaluate([PIXELS], batches(IMAGES), reference)
+    found, spectrum = results["low_pass"], results["spectrum"]
+    assert abs(found["frechet_relative"]) < 1e-6 and found["precision"] == found["recall"] == 1
+    assert found["nearer_probability"] == found["near_share"] == 1  # copies
+    assert spectrum["distance"] < 1e-6 and spectrum["1 cycle"] == pytest.approx(1)
+
+
+def test_the_relative_distance_has_no_unit(cache):
+    """Half the contrast of both sets makes no difference."""
+    half = FeatureSet("half", lambda images: {"pool": images.astype(np.float32).reshape(len(images), -1) / 2})
+    whole = FeatureSet("whole", lambda images: {"pool": images.astype(np.float32).reshape(len(images), -1)})
+    other = np.random.default_rng(1).integers(0, 256, (60, 4, 4, 3), np.uint8)
+    relative = []
+    for each in (half, whole):
+        reference = measure_reference([each], batches(IMAGES), data="noise", image_size=4)
+        relative.append(evaluate([each], batches(other), reference)[each.name]["frechet_relative"])
+    assert relative[0] == pytest.approx(relative[1], rel=1e-6) and relative[0] > 0
+
+
+def test_balanced_data_hide_no_copies(cache):
+    """Images that come several times have no neighbourhoods of radius 0, and new images are not called far."""
+    several = np.concatenate([IMAGES] * 6)
+    other = np.random.default_rng(1).integers(0, 256, (60, 4, 4, 3), np.uint8)
+    once, often = (
+        evaluate([PIXELS], batches(other), measure_reference([PIXELS], batches(data), data=name, image_size=4))["low_pass"]
+        for data, name in ((IMAGES, "once"), (several, "often"))
+    )
+    for name in ("precision", "recall", "near_share", "nearer_probability"):
+        assert often[name] == once[name]
+
+
+def test_a_statistics_file_allows_frechet_distances_only():
+    statistics = measure(PIXELS, batches(IMAGES)()).statistics
+    results = evaluate([PIXELS], batches(IMAGES), Reference({"low_pass": Measured(statistics, {})}))
+    assert set(results) == {"low_pass"} and set(results["low_pass"]) == {"frechet", "frechet_relative"}
+
+
+def test_copies_are_looked_for_only_among_all_images(cache, monkeypatch):
+    monkeypatch.setattr(evaluation, "KEEP", 40)
+    reference = measure_reference([PIXELS], batches(IMAGES), data="noise", image_size=4)
+    assert "near_share" not in evaluate([PIXELS], batches(IMAGES), reference)["low_pass"]
