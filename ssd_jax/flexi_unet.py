@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from ssd_jax.blocks import AttentiveResBlock, adapt, adapter, conv3x3, group_norm, timestep_embedding
+from ssd_jax.blocks import AttentiveResBlock, GroupNorm, adapt, adapter, conv3x3, timestep_embedding
 from ssd_jax.config import ModelConfig
 from ssd_jax.errors import InputError
 
@@ -75,7 +75,7 @@ class FlexiUNet(nnx.Module):
         self.ascend_blocks = nnx.List([block(widths[level] + widths[level - 1], level) for level in range(1, num_levels)])
         self.ascend_convs = nnx.List([conv(widths[level], widths[level]) for level in range(1, num_levels)])
         self.adapters_out = nnx.List([width_adapter(width, widths[0]) for width in widths])
-        self.head_norm = group_norm(widths[0], dtype=dtype, rngs=rngs)
+        self.head_norm = GroupNorm(widths[0])
         self.head = conv(widths[0], IMAGE_CHANNELS, zero=True)
 
     def __call__(
