@@ -1,188 +1,155 @@
-"""Measures what the library claims. Ratios are of medians of runs that take turns, so that a busy machine disturbs both.
+"""Measures what the library claims: one command, one set of tables, as text, JSON and a figure.
 
-python -m launch.benchmark [--out runs/benchmark.json]
+python -m launch.benchmark [--out runs/benchmark --repeats 5 --config.model.widths="(64, 128, 128, 128)"]
+python -m launch.benchmark --reference-code PATH
 
-up-step noise   Drawing the noise of the up-step 64 -> 128 px, bilinear, 64 images: `ssd_jax` (one transform with the exact
-                singular vectors, batched) against 40 Lanczos iterations with full reorthogonalisation and adjoints by
-                automatic differentiation, one image after the other, as in the published code.
-Gaussian error  What 1000 ancestral steps lose at 64 px with 4 levels and preserved SNR, exactly (`ssd_jax.analysis`),
-                against one level, and what 30 calls of dpmpp_2m do.
-training        Images/s of the quickstart's network, all levels against one, and the temporary memory of their programs.
+Operations, memory of temporaries, wall time and images/s of sampling and training, stage by stage and in all, for 1, 2, 4
+and as many levels as the process of the config has; ratios are against one level, same network, same steps. Then what there
+is to know without a clock: the exact error of sampling, both SNR policies, and the operations of the published networks.
+Times are medians of runs that take turns, so that a busy machine disturbs all alike. With --reference-code, a checkout of
+the published PyTorch code (and PyTorch, and what that code imports), that code takes its turns too.
+
+The two SNR policies run the same programs, with other coefficients: they are timed once. The default network is small, for
+a CPU.
 """
 
+import dataclasses
 import json
-import platform
-import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import flags
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from ml_collections import config_flags
+from tqdm import tqdm
 
-from configs import openmoji32
-from launch.command import run
-from ssd_jax.analysis import gaussian_error
-from ssd_jax.config import ProcessConfig, from_config_dict
+from launch.benchmark_accuracy import sampling_errors, up_step_noise
+from launch.benchmark_reference import against_published
+from launch.benchmark_sampling import published_costs, sampling, whole_samples
+from launch.benchmark_timing import Tables, markdown
+from launch.benchmark_training import training
+from launch.command import provenance, read_config, run
+from ssd_jax.config import Config, ModelConfig, ProcessConfig, SampleConfig, TrainConfig, to_config_dict
 from ssd_jax.files import write_atomically
-from ssd_jax.operators import SeparableOperator, along_axes
-from ssd_jax.process import make_process
-from ssd_jax.sharding import data_mesh
-from ssd_jax.solvers import plan_steps
-from ssd_jax.spectrum import natural_spectrum
-from ssd_jax.training import compile_train_step, init_state
 
-OUT = flags.DEFINE_string("out", None, "JSON file for the results.")
-REPEATS = flags.DEFINE_integer("repeats", 5, "Runs of each contestant.", lower_bound=1)
+DEFAULT = Config(
+    # Resolution falls where natural images lose less than 0.0015 nats per pixel; the table of errors shows the price.
+    process=ProcessConfig(image_size=64, num_levels=4, resolution_schedule="information", tolerance=1.5e-3),
+    model=ModelConfig(widths=(32, 64, 64, 64), num_res_blocks=1, attention_levels=(2, 3)),
+    train=TrainConfig(batch_size=64),
+    sample=SampleConfig(num=16),
+)
+
+CONFIG = config_flags.DEFINE_config_dict(
+    "config", to_config_dict(DEFAULT), "Sizes, network and batches; any field can be set: --config.SECTION.FIELD=VALUE."
+)
+OUT = flags.DEFINE_string("out", "runs/benchmark", "Folder for benchmark.md, benchmark.json and benchmark.png.")
+REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs of each contestant.", lower_bound=1)
+REFERENCE_CODE = flags.DEFINE_string("reference-code", None, "A checkout of the published PyTorch code, to time it too.")
 
 
 def main() -> None:
-    results = {
-        "machine": machine(),
-        "up_step_noise": up_step_noise(REPEATS.value),
-        "gaussian_error": sampling_errors(),
-        "training": training_speed(REPEATS.value),
-    }
-    print(json.dumps(results, indent=2))
-    if OUT.value:
-        text = json.dumps(results, indent=2) + "\n"
-        write_atomically(Path(OUT.value), lambda file: file.write(text.encode()))
+    config = read_config(CONFIG)
+    jax.config.update("jax_enable_compilation_cache", False)  # or compile times would be those of reading files
+    place, tables = provenance(), {}
+    for part in tqdm(parts(config, REPEATS.value, REFERENCE_CODE.value), "benchmark", unit="part"):
+        measured = part()
+        tqdm.write(as_text(measured))
+        tables |= measured
+    as_dicts = {name: dataclasses.asdict(table) for name, table in tables.items()}
+    results = {"machine": place, "repeats": REPEATS.value, "config": dataclasses.asdict(config), "tables": as_dicts}
+    text = f"# Benchmark\n\n{', '.join(f'{name} {value}' for name, value in place.items())}\n\n{as_text(tables)}"
+    figure = draw(tables)
+    out = Path(OUT.value)
+    write_atomically(out / "benchmark.json", lambda file: file.write((json.dumps(results, indent=1) + "\n").encode()))
+    write_atomically(out / "benchmark.md", lambda file: file.write(text.encode()))
+    write_atomically(out / "benchmark.png", lambda file: figure.savefig(file, format="png", dpi=120))
+    print(f"{out}/benchmark.md, {out}/benchmark.json, {out}/benchmark.png")
 
 
-def machine() -> dict[str, str]:
-    """Where the numbers come from."""
-    devices = jax.devices()
-    return {
-        "device": f"{len(devices)} x {devices[0].device_kind}",
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-    }
+def parts(config: Config, repeats: int, reference_code: str | None) -> list[Callable[[], Tables]]:
+    """What there is to measure."""
+    most = config.process.num_levels
+    levels = tuple(sorted({n for n in (1, 2, 4) if n < most} | {most}))
+    measured = [
+        partial(sampling, config, levels, repeats),
+        partial(whole_samples, config, levels, repeats),
+        partial(training, config, levels, repeats),
+        partial(sampling_errors, config.process, levels),
+        partial(up_step_noise, repeats),
+        partial(published_costs, config.process.num_timesteps),
+    ]
+    return measured if reference_code is None else [partial(against_published, reference_code, config, repeats), *measured]
 
 
-def median_seconds(contestants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median wall time of each function, which take turns; one run of each before, to compile."""
-    for function in contestants.values():
-        jax.block_until_ready(function())
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(repeats):
-        for name, function in contestants.items():
-            started = time.perf_counter()
-            jax.block_until_ready(function())
-            times[name].append(time.perf_counter() - started)
-    return {name: float(np.median(seconds)) for name, seconds in times.items()}
+def as_text(tables: Tables) -> str:
+    """Tables as Markdown."""
+    return "\n".join(f"## {table.title}\n\n{markdown(table.rows)}\n" for table in tables.values())
 
 
-def up_step_noise(repeats: int, batch: int = 64) -> dict[str, float]:
-    """Wall times in seconds, their ratio, and how far both are from the exact square root in float64."""
-    process = make_process(ProcessConfig(image_size=128, num_levels=2, operator="bilinear"))
-    t = process.first_timestep(1)
-    operator = process.transition_operator(t - 1, t)
-    assert isinstance(operator, SeparableOperator)
-    k_n = process.reverse_coefficients(t - 1, t, eta=1.0)[..., 2, None]
-    _, _, var_s, _, ratio, _ = process.step_constants(t - 1, t, eta=1.0)
-
-    @jax.jit
-    def exact(key: jax.Array) -> jax.Array:
-        return along_axes(jnp.float32(k_n) * jax.random.normal(key, (batch, 128, 128, 3)), operator.right)
-
-    lanczos = jax.jit(partial(_lanczos_noise, ratio=ratio, var_s=var_s))
-    draw = jax.jit(lambda key: jax.random.normal(key, (batch, 128, 128, 3)))
-
-    def one_by_one() -> list[jax.Array]:
-        return [lanczos(noise) for noise in draw(jax.random.key(0))]
-
-    seconds = median_seconds({"ssd_jax": lambda: exact(jax.random.key(0)), "lanczos": one_by_one}, repeats)
-    noise = draw(jax.random.key(0))[:1]
-    inward = [v.T for v in operator.right]
-    root = np.asarray(noise, np.float64)
-    for matrices, scale in ((inward, k_n), (operator.right, 1.0)):
-        root = scale * np.einsum("ij,kl,bjlc->bikc", *matrices, root, optimize=True)
-    ours = along_axes(jnp.float32(k_n) * along_axes(noise, inward), operator.right)
-    return {
-        **{f"seconds_{name}": value for name, value in seconds.items()},
-        "ratio": seconds["lanczos"] / seconds["ssd_jax"],
-        "error_ssd_jax": float(np.abs(ours - root).max()),
-        "error_lanczos": float(np.abs(lanczos(noise[0]) - root[0]).max()),
-    }
+def draw(tables: Tables) -> Figure:
+    """Costs over those of one level, costs of stages, exact errors."""
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    ratios, stages, errors = figure.subplots(1, 3)
+    _bars(ratios, _ratios(tables))
+    ratios.axhline(1, color="gray", linestyle="--")
+    ratios.set(title="cost over that of one level")
+    _bars(stages, _stage_shares(tables))
+    stages.set(title="cost of a stage over that of stay0, an image")
+    _bars(errors, _errors(tables))
+    errors.set(title="relative error, exact denoiser", yscale="log")
+    for axes in (ratios, stages, errors):
+        axes.legend(fontsize="small")
+    return figure
 
 
-def sampling_errors() -> dict[str, float]:
-    """Relative errors, the ratio of the ancestral ones, and their variance ratio up to 4 cycles a side."""
-    spectrum = natural_spectrum((64, 64))
-    config = ProcessConfig(image_size=64, num_levels=4, operator="ideal")
-    plans = ((replace(config, num_levels=1), "ancestral", 1000), (config, "ancestral", 1000), (config, "dpmpp_2m", 30))
-    one, four, few = (
-        gaussian_error(plan_steps(make_process(c), solver=solver, num_steps=steps), spectrum) for c, solver, steps in plans
-    )
-    return {
-        "one_level": one.relative_error,
-        "four_levels": four.relative_error,
-        "four_levels_dpmpp_2m_30": few.relative_error,
-        "ratio": four.relative_error / one.relative_error,
-        "low_frequency_ratio": four.low_frequency_ratio,
-    }
+def _ratios(tables: Tables) -> dict[str, dict[str, float]]:
+    """By number of levels, by what is measured."""
+    series: dict[str, dict[str, float]] = {}
+    for row in tables["sampling"].rows[1:]:
+        measured = {"sampling FLOPs": row["FLOPs ratio"], "sampling time": row["time ratio"]}
+        series.setdefault(f"{row['levels']} levels", {}).update(measured)
+    for row in tables["training"].rows[1:]:
+        if row["stage sampling"] == "mixed":
+            measured = {f"training {name}": row[f"{name} ratio"] for name in ("FLOPs", "time", "memory")}
+            series[f"{row['levels']} levels"].update(measured)
+    return series
 
 
-def training_speed(repeats: int) -> dict[str, float]:
-    """Images/s of whole training steps in mixed stage sampling, and bytes of the largest program's temporaries."""
-    config = from_config_dict(openmoji32.get_config())
-    configs = {"levels": config, "one_level": replace(config, process=replace(config.process, num_levels=1))}
-    size, mesh = config.process.image_size, data_mesh()
-    batch = {
-        "image": np.random.default_rng(0).integers(0, 256, (config.train.batch_size, size, size, 3), np.uint8),
-        "label": np.zeros(config.train.batch_size, np.int32),
-    }
-    steps = {name: compile_train_step(c, mesh) for name, c in configs.items()}
-    states = {name: init_state(c, mesh) for name, c in configs.items()}
+def _stage_shares(tables: Tables) -> dict[str, dict[str, float]]:
+    """By what is measured, by stage."""
+    columns = [
+        ("sampling FLOPs", "sampling_stages", "GFLOPs"),
+        ("sampling time", "sampling_stages", "ms"),
+        ("training FLOPs", "training_stages", "GFLOPs/image"),
+        ("training time", "training_stages", "ms/image, single"),
+    ]
 
-    def ten_steps(name: str) -> jax.Array:
-        for step in range(10):
-            states[name], _ = steps[name](states[name], step, batch)
-        return states[name].step
+    def shares(table: str, column: str) -> dict[str, float]:
+        costs = {row["stage"]: row[column] for row in tables[table].rows}
+        return {stage: cost / costs["stay0"] for stage, cost in costs.items()}
 
-    seconds = median_seconds({name: partial(ten_steps, name) for name in steps}, repeats)
-    rate = {name: 10 * config.train.batch_size / value for name, value in seconds.items()}
-    memory = {
-        name: max(float(program.memory_analysis().temp_size_in_bytes) for program in step.gradients.values())
-        for name, step in steps.items()
-    }
-    return {
-        **{f"images_per_second_{name}": value for name, value in rate.items()},
-        "time_ratio": rate["one_level"] / rate["levels"],
-        **{f"temporary_bytes_{name}": value for name, value in memory.items()},
-        "memory_ratio": memory["levels"] / memory["one_level"],
-    }
+    return {name: shares(table, column) for name, table, column in columns}
 
 
-def _lanczos_noise(noise: jax.Array, *, ratio: float, var_s: float, iterations: int = 40) -> jax.Array:
-    """sigma_s (I - rho c^2 M^T M)^(1/2) noise of one image, M the antialiased bilinear resize to half."""
-    height, width, channels = noise.shape
+def _errors(tables: Tables) -> dict[str, dict[str, float]]:
+    """By levels and policy, by sampler."""
+    series = {}
+    for row in tables["accuracy"].rows:
+        name = f"{row['levels']} levels, {row['SNR policy']}" if row["levels"] > 1 else "one level"
+        series[name] = {sampler: error for sampler, error in row.items() if sampler.split()[-1].isdigit()}
+    return series
 
-    def degrade(x: jax.Array) -> jax.Array:
-        return jax.image.resize(x, (height // 2, width // 2, channels), "bilinear", antialias=True)
 
-    def covariance(v: jax.Array) -> jax.Array:
-        degraded, adjoint = jax.vjp(degrade, v.reshape(noise.shape))
-        return v - ratio * adjoint(degraded)[0].ravel()
-
-    def step(basis: jax.Array, i: jax.Array):
-        w = covariance(basis[i])
-        diagonal = w @ basis[i]
-        w -= basis.T @ (basis @ w)
-        w -= basis.T @ (basis @ w)
-        below = jnp.linalg.norm(w)
-        return basis.at[i + 1].set(w / below), (diagonal, below)
-
-    norm = jnp.linalg.norm(noise)
-    start = jnp.zeros((iterations + 1, noise.size)).at[0].set(noise.ravel() / norm)
-    basis, (diagonal, below) = jax.lax.scan(step, start, jnp.arange(iterations))
-    values, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(below[:-1], 1) + jnp.diag(below[:-1], -1))
-    weights = vectors @ (jnp.sqrt(jnp.maximum(values, 0)) * vectors[0])
-    return jnp.sqrt(var_s) * norm * (weights @ basis[:-1]).reshape(noise.shape)
+def _bars(axes: Axes, series: dict[str, dict[str, float]]) -> None:
+    """Grouped bars: a colour per series, a group per key."""
+    width = 0.8 / max(len(series), 1)
+    for i, (name, values) in enumerate(series.items()):
+        axes.bar([x + i * width for x in range(len(values))], list(values.values()), width, label=name)
+        axes.set_xticks([x + 0.4 - width / 2 for x in range(len(values))], list(values), rotation=30, ha="right")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
 """What every command shares: flags, logging, and user errors as one line instead of a traceback."""
 
 import logging
+import os
 import platform
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
 import absl.logging
-import flax
 import jax
 from absl import app, flags
 from tqdm import tqdm
@@ -55,19 +56,26 @@ def read_config(flag: flags.FlagHolder) -> Config:
     return from_config_dict(config_dict)
 
 
-def provenance() -> dict[str, str]:
-    """What computed a number: commit, versions, devices. For the records that commands write."""
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    device = jax.devices()[0].device_kind
+def provenance() -> dict[str, str | int | None]:
+    """What computed a number: devices, versions, commit. For the records that commands write."""
+    devices = jax.devices()
     return {
-        "commit": git.stdout.strip() or "unknown",
+        "device": f"{len(devices)} x {devices[0].device_kind}",
+        "processor": platform.processor() or platform.machine(),
+        "cpu_count": os.cpu_count(),
         "python": platform.python_version(),
-        "jax": jax.__version__,
-        "flax": flax.__version__,
-        "device": f"{jax.device_count()} x {device}",
+        **{name: version(name) for name in ("jax", "flax", "numpy")},
+        "commit": _commit(),
     }
+
+
+def _commit() -> str:
+    """The commit of this checkout, "-dirty" if files differ from it; "unknown" outside of one."""
+    try:
+        command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _parse(argv: list[str]) -> list[str]:
