@@ -155,7 +155,6 @@ def published_costs(num_timesteps: int) -> Tables:
         "convex_decay 0.5": {"gamma": 0.5},
         "convex_decay 0.7": {"gamma": 0.7},
         "information 1.5e-3": {"resolution_schedule": "information", "tolerance": 1.5e-3},
-        "information 6e-3": {"resolution_schedule": "information", "tolerance": 6e-3},
     }
     rows = []
     for size, model in networks.items():
