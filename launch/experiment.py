@@ -29,7 +29,7 @@ from ssd_jax.files import write_atomically
 from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
 
 # A resolution that falls sooner than the data allow: 0.01 nats per pixel are lost at the change to 16 px.
-EARLY = {"resolution_schedule": "convex_decay", "gamma": 0.7}
+EARLY: dict[str, Any] = {"resolution_schedule": "convex_decay", "gamma": 0.7}
 # What a variant changes in the config.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "one_level": {"process": {"num_levels": 1}},
@@ -37,6 +37,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "preserve": {},
     "published_early": {"process": {"snr_policy": "published", **EARLY}},
     "preserve_early": {"process": EARLY},
+    "preserve_late": {"process": {"tolerance": 1e-4}},
+    "preserve_blur": {"process": {**EARLY, "blur": 4.0}},
     "preserve_single": {"train": {"stage_sampling": "single"}},
     "preserve_few_up": {"train": {"up_share": 0.003}},
     "preserve_single_few_up": {"train": {"stage_sampling": "single", "up_share": 0.003}},
