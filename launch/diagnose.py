@@ -2,10 +2,10 @@
 
 python -m launch.diagnose --workdir runs/experiment/preserve-seed0 --baseline runs/experiment/one_level-seed0
 
-For timesteps of every stage, the mean squared error of the image at the coarsest resolution, on states of the same images:
-of both networks, and of the best guess from the data set itself (`ssd_jax.empirical`), which has no weights to train. If
-both ratios agree, the network does what can be done, and the state does not hold more. Last, what the states hold: nats per
-image.
+For timesteps of every stage, and those of the baseline at which the image has the same log-SNR, the mean squared error of
+the image at the coarsest resolution, on states of the same images: of both networks, and of the best guess from the data
+set itself (`ssd_jax.empirical`), which has no weights to train. If both ratios agree, the network does what can be done,
+and the state does not hold more. Last, what the states hold: nats per image.
 """
 
 from pathlib import Path
@@ -40,10 +40,11 @@ def main() -> None:
     print("".join([f"{'t':>5}{'stage':>9}", *(f"{title:>10}" for title in titles)]))
     for t, stage in timesteps(make_stages(ours.process)):
         errors, best, nats = [], [], []
-        for trained in (ours, baseline):
-            errors.append(network_error(trained, images[chosen], labels[chosen], coarse[chosen], ours, t, key))
-            best.append(posterior_error(trained.process, images, chosen, coarse, t, key))
-            nats.append(state_information(trained.process, images, chosen, t, key))
+        same = int(np.argmin(np.abs(baseline.process.image_log_snr - ours.process.image_log_snr[t])))
+        for trained, its_t in ((ours, t), (baseline, same)):
+            errors.append(network_error(trained, images[chosen], labels[chosen], coarse[chosen], ours, its_t, key))
+            best.append(posterior_error(trained.process, images, chosen, coarse, its_t, key))
+            nats.append(state_information(trained.process, images, chosen, its_t, key))
         cells = [f"{a:>10.4f}{b:>10.4f}{a / b:>10.3f}" for a, b in (errors, best)]
         print(f"{t:>5}{stage!s:>9}{''.join(cells)}{nats[0]:>10.3f}{nats[1]:>10.3f}")
 
