@@ -12,12 +12,10 @@ Metrics of Inception-v3 (FID, sFID, KID, Inception Score, precision, recall) nee
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 
 import ssd_jax
@@ -25,6 +23,7 @@ from launch import drawing, folders
 from launch.command import provenance, run
 from ssd_jax import images
 from ssd_jax.config import DataConfig, config_json
+from ssd_jax.data.folder import fingerprint
 from ssd_jax.errors import InputError
 from ssd_jax.files import write_atomically
 from ssd_jax.metrics import (
@@ -111,10 +110,8 @@ def _reference(trained: ssd_jax.Trained | None, feature_sets: list[FeatureSet], 
         return _statistics_file(given, feature_sets, size), given
     if given is not None and Path(given).is_dir():
         paths = folders.image_files(Path(given))
-        listing = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in paths]
-        name = f"{given} {hashlib.sha256(chr(10).join(listing).encode()).hexdigest()[:8]}"
-        batches: Callable[[], Iterable[np.ndarray]] = lambda: folders.read_batches(paths)  # noqa: E731
-        return measure_reference(feature_sets, batches, data=name, image_size=size), given
+        batches = partial(folders.read_batches, paths)
+        return measure_reference(feature_sets, batches, data=f"{given} {fingerprint(given)}", image_size=size), given
     if given is None:
         assert trained is not None
         config = trained.config.data

@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 
 from ssd_jax.config import DataConfig, ModelConfig
 from ssd_jax.data import check_classes, make_iterator, make_source
-from ssd_jax.data.folder import FolderSource
+from ssd_jax.data.folder import FolderSource, fingerprint
 from ssd_jax.data.openmoji import openmoji_names
 from ssd_jax.data.openmoji_classes import CLASSES, class_of
 from ssd_jax.errors import InputError
@@ -34,6 +34,16 @@ def test_folder(folder):
     assert all(item["image"].shape == (8, 8, 3) and item["image"].dtype == np.uint8 for item in items)
     assert [int(item["label"]) for item in items] == [0, 0, 0, 1, 1, 1]
     np.testing.assert_allclose([item["image"].mean() for item in items], np.arange(6) * 10, atol=2)
+
+
+def test_a_fingerprint_changes_with_the_images(folder):
+    before = fingerprint(str(folder))
+    (folder / "notes.txt").write_text("no image")
+    assert fingerprint(str(folder)) == before
+    cv2.imwrite(str(folder / "a" / "0.png"), np.zeros((9, 9, 3), np.uint8))
+    changed = fingerprint(str(folder))
+    (folder / "a" / "1.jpg").unlink()
+    assert len({before, changed, fingerprint(str(folder))}) == 3
 
 
 def test_sources_must_be_named():

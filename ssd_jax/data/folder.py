@@ -1,5 +1,6 @@
 """A folder of PNG, JPEG or WebP images of any size."""
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import SupportsIndex
@@ -60,6 +61,13 @@ class FolderSource:
         logger.warning("skipping corrupt image %s (%d so far)", self._root / self._paths[index], len(self._corrupt))
         if len(self._corrupt) == len(self):
             raise InputError(f"all {len(self)} images of {self._root} are corrupt or of an unknown format")
+
+
+def fingerprint(folder: str) -> str:
+    """A hash that changes when an image below a folder is added, removed or written anew: of names, sizes and times."""
+    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+    listing = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(repr(listing).encode()).hexdigest()[:8]
 
 
 def _search(root: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 
 from ssd_jax.config import DataConfig
 from ssd_jax.data import image_batches, make_source
+from ssd_jax.data.folder import fingerprint
 from ssd_jax.metrics.distances import frechet_distance, inception_score, kernel_distance, precision_recall
 from ssd_jax.metrics.features import FeatureSet
 from ssd_jax.metrics.pictures import memorisation, spectral_ratios
@@ -51,6 +52,8 @@ def measure_reference(feature_sets: Sequence[FeatureSet], batches: Batches, *, d
 def data_reference(config: DataConfig, feature_sets: Sequence[FeatureSet], image_size: int) -> Reference:
     """`measure_reference` of the data of a config."""
     source, name = make_source(config, image_size), json.dumps(dataclasses.asdict(config))
+    if config.folder is not None:
+        name += fingerprint(config.folder)
     return measure_reference(feature_sets, lambda: image_batches(source), data=name, image_size=image_size)
 
 
