@@ -8,6 +8,7 @@ set itself (`ssd_jax.empirical`), which has no weights to train. If both ratios 
 and the state does not hold more. Last, what the states hold: nats per image.
 """
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -78,9 +79,14 @@ def network_error(
     stage = next(stage for stage in make_stages(trained.process) if stage.first <= t <= stage.last)
     states = noisy_states(trained.process, images, t, key)
     label = jnp.asarray(labels) if trained.config.model.num_classes else None
-    predicted = jax.jit(trained.denoiser, static_argnames="stage")(states, jnp.full(len(states), t), label, stage=stage)
+    predicted = _predict(trained.denoiser, states, jnp.full(len(states), t), label, stage=stage)
     last = ours.process.used_levels[-1]
     return float(jnp.mean(jnp.square(ours.process.degrade(predicted, last, start=stage.out_level) - coarse)))
+
+
+@partial(jax.jit, static_argnames="stage")
+def _predict(denoise, x, t, label, *, stage):
+    return denoise(x, t, label, stage=stage)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def main() -> None:
     write_atomically(out / "results.md", lambda file: file.write("\n".join(lines).encode()))
     figure = draw_figure(results)
     write_atomically(out / "results.png", lambda file: figure.savefig(file, format="png", dpi=120))
-    images.write_png(out / "grid.png", side_by_side(out, config.process.image_size))
+    images.write_png(out / "grid.png", side_by_side(out, config, samplers["dpmpp_2m"][0]))
     print(f"{out}/results.json, results.md, results.png, grid.png (first seed of {', '.join(NAMES.value)}, left to right)")
 
 
@@ -98,8 +98,8 @@ def vary(config: Config, name: str, seed: int) -> Config:
 
 def measured(config: Config, workdir: Path, solver: str, steps: int, num: int) -> dict:
     """Metrics and cost of what a run draws; read from its file if that is there."""
-    out = workdir / f"{solver}-{steps}"
-    file = workdir / f"{solver}-{steps}-{num}.json"
+    out = samples_folder(workdir, config, solver, steps)
+    file = workdir / f"{out.name}-{num}.json"
     if file.exists():
         return json.loads(file.read_text())
     trained = ssd_jax.load(workdir)
@@ -117,6 +117,11 @@ def measured(config: Config, workdir: Path, solver: str, steps: int, num: int) -
     result = {"metrics": metrics, "gflops": cost.flops / 1e9, "relative_flops": cost.relative_flops}
     write_atomically(file, lambda stream: stream.write(json.dumps(result, indent=1).encode()))
     return result
+
+
+def samples_folder(workdir: Path, config: Config, solver: str, steps: int) -> Path:
+    """Where the images of a run lie; another one if the run is trained on."""
+    return workdir / f"step_{config.train.steps:07d}-{solver}-{steps}"
 
 
 def table(solver: str, settings: tuple[int, int], results: dict[str, list[dict]]) -> list[str]:
@@ -155,14 +160,14 @@ def draw_figure(results: dict[str, dict[str, list[dict]]]) -> Figure:
     return figure
 
 
-def side_by_side(out: Path, size: int) -> np.ndarray:
+def side_by_side(out: Path, config: Config, steps: int) -> np.ndarray:
     """The same 32 noises drawn by the first network of each variant, a block of four columns each."""
     blocks = []
     for name in NAMES.value:
-        folder = next((out / f"{name}-seed0").glob("dpmpp_2m-*/"))
+        folder = samples_folder(out / f"{name}-seed0", config, "dpmpp_2m", steps)
         pictures = np.stack([images.read_image(path) for path in folders.image_files(folder)[:32]])
         blocks.append(images.grid(pictures, columns=4))
-        blocks.append(np.full((blocks[-1].shape[0], size // 2, 3), 255, np.uint8))
+        blocks.append(np.full((blocks[-1].shape[0], config.process.image_size // 2, 3), 255, np.uint8))
     return np.concatenate(blocks[:-1], axis=1)
 
 

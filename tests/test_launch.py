@@ -149,7 +149,7 @@ def test_evaluate(quickstart, tmp_path):
 
 
 def test_experiment(tmp_path):
-    tiny = [*TINY, "--config.data.source=openmoji", "--variants=preserve", "--seeds=1", "--num=24"]
+    tiny = [*TINY, "--config.data.source=openmoji", "--variants=one_level,preserve", "--seeds=1", "--num=24"]
     experiment = ["launch.experiment", f"--out={tmp_path}/runs", "--ancestral_num=8", *tiny]
     result = launch(*experiment)
     assert result.returncode == 0, result.stderr
@@ -160,6 +160,15 @@ def test_experiment(tmp_path):
     assert found["metrics"]["low_pass"]["frechet"] > 0 and 0 < found["relative_flops"] < 1
     again = launch(*experiment)  # all is there
     assert again.stdout == result.stdout and "compiling" not in again.stderr and "sampling" not in again.stderr
+    runs = [tmp_path / "runs" / f"{name}-seed0" for name in ("preserve", "one_level")]
+    states = ["--images=64", "--states=16"]
+    result = launch("launch.diagnose", f"--workdir={runs[0]}", f"--baseline={runs[1]}", *states)
+    assert result.returncode == 0, result.stderr
+    rows = [line.split() for line in result.stdout.splitlines()[1:]]
+    assert {row[1] for row in rows} == {"stay1", "up1to0", "stay0"} and rows[-1][0] == "0"
+    assert float(rows[-1][-2]) == float(rows[-1][-1]) == pytest.approx(np.log(64), abs=1e-3)  # x_0 tells all
+    result = launch("launch.diagnose", f"--workdir={runs[0]}", f"--baseline={runs[0]}", *states)
+    assert result.returncode == 2 and "must be of one level" in result.stderr
     result = launch(*experiment, "--variants=presrve")
     assert result.returncode == 2 and "variant" in result.stderr and "preserve" in result.stderr
 
