@@ -39,6 +39,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "preserve_early": {"process": EARLY},
     "preserve_late": {"process": {"tolerance": 1e-4}},
     "preserve_blur": {"process": {**EARLY, "blur": 4.0}},
+    "preserve_gradual": {"process": {"resolution_schedule": "convex_decay", "gamma": 0.5, "blur": 4.0}},
     "preserve_single": {"train": {"stage_sampling": "single"}},
     "preserve_few_up": {"train": {"up_share": 0.003}},
     "preserve_single_few_up": {"train": {"stage_sampling": "single", "up_share": 0.003}},
