@@ -19,8 +19,8 @@ from tqdm import tqdm
 from ssd_jax.config import Config, from_config_dict
 from ssd_jax.errors import InputError
 
-# On CPUs XLA hands convolutions to YNNPACK, which takes up to 1.6 times as long as Eigen. XLA aborts at a flag that it does not
-# know, so it gets this one only up to the versions of which that is certain. What the user sets comes later and prevails.
+# On CPUs XLA hands convolutions to YNNPACK, which takes up to 1.6 times as long as Eigen. XLA aborts at a flag that it does
+# not know, so it gets this one only up to the versions that are known to have it. What the user sets comes later and wins.
 CPU_FLAGS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 if jax.__version_info__ < (0, 12):
     os.environ["XLA_FLAGS"] = f"{CPU_FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -161,6 +162,7 @@ def test_experiment(tmp_path):
     again = launch(*experiment)  # all is there
     assert again.stdout == result.stdout and "compiling" not in again.stderr and "sampling" not in again.stderr
     runs = [tmp_path / "runs" / f"{name}-seed0" for name in ("preserve", "one_level")]
+    drawn = [next(folder.glob("step_*-dpmpp_2m-*.json")) for folder in runs]
     states = ["--images=64", "--states=16"]
     result = launch("launch.diagnose", f"--workdir={runs[0]}", f"--baseline={runs[1]}", *states)
     assert result.returncode == 0, result.stderr
@@ -169,6 +171,16 @@ def test_experiment(tmp_path):
     assert float(rows[-1][-2]) == float(rows[-1][-1]) == pytest.approx(np.log(64), abs=1e-3)  # x_0 tells all
     result = launch("launch.diagnose", f"--workdir={runs[0]}", f"--baseline={runs[0]}", *states)
     assert result.returncode == 2 and "must be of one level" in result.stderr
+    handover = ["launch.handover", f"--baseline={runs[1]}", "--num=24", "--batch=16"]
+    result = launch(*handover, f"--workdir={runs[0]}")
+    assert result.returncode == 0, result.stderr
+    rows = [re.split(r"\s{2,}", line.strip()) for line in result.stdout.splitlines()[1:]]
+    assert [row[1] for row in rows] == ["ours", "baseline", "ours, baseline", "ours, baseline", "baseline"]
+    found = {name: json.loads(path.read_text())["metrics"] for name, path in zip(("ours", "baseline"), drawn, strict=True)}
+    for row in rows[:2]:  # from noise the samplers are the experiment's
+        assert float(row[2]) == pytest.approx(found[row[1]]["low_pass"]["frechet_relative"], rel=1e-3)
+    result = launch(*handover, f"--workdir={runs[1]}")
+    assert result.returncode == 2 and "must be of several levels" in result.stderr
     result = launch(*experiment, "--variants=presrve")
     assert result.returncode == 2 and "variant" in result.stderr and "preserve" in result.stderr
 

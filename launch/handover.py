@@ -1,0 +1,115 @@
+"""Where samples of several levels lose quality: a run with one level takes over at full resolution.
+
+python -m launch.handover --workdir runs/experiment/preserve-seed0 --baseline runs/experiment/one_level-seed0
+
+Both processes have the same states at level 0, so that one network can finish what the other began. Frechet distances of
+what is drawn from pure noise, and from noised real images just before every change of resolution: if our run leads up to
+level 0 and the baseline on from there, and if the baseline does all from the same log-SNR of the image. What the first
+loses against the second, it loses below level 0; from real images, in the changes of resolution still to come.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+import ssd_jax
+from launch.command import run
+from ssd_jax.data import make_source
+from ssd_jax.errors import InputError
+from ssd_jax.images import to_uint8
+from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
+from ssd_jax.solvers import DEFAULT_STEPS
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run with several levels, without blur.", required=True)
+BASELINE = flags.DEFINE_string("baseline", None, "Folder of a run with one level, same data and size.", required=True)
+NUM = flags.DEFINE_integer("num", 1024, "Images drawn for every number.", lower_bound=2)
+BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
+
+Draw = Callable[[int], jax.Array]  # first index of a batch -> its images
+
+
+def main() -> None:
+    ours, baseline = (ssd_jax.load(Path(folder)) for folder in (WORKDIR.value, BASELINE.value))
+    if ours.process.shape != baseline.process.shape or baseline.process.num_levels != 1:
+        raise InputError(f"--baseline {BASELINE.value!r} must be of one level and of {ours.process.shape} pixels")
+    if ours.process.num_levels == 1 or ours.process.dissipation is not None:
+        raise InputError(f"--workdir {WORKDIR.value!r} must be of several levels and without blur")
+    real = real_images(ours, NUM.value)
+    feature_sets = [low_pass_pixels(), random_convolutions()]
+    reference = data_reference(ours.config.data, feature_sets, ours.process.shape[0])
+    print(f"{'from':>20}{'drawn by':>18}" + "".join(f"{each.name:>24}" for each in feature_sets))
+
+    def report(start: str, by: str, draw: Draw) -> None:
+        drawn = [np.asarray(to_uint8(draw(first))) for first in range(0, NUM.value, BATCH.value)]
+        found = evaluate(feature_sets, lambda: drawn, reference)
+        print(f"{start:>20}{by:>18}" + "".join(f"{found[each.name]['frechet_relative']:>24.4f}" for each in feature_sets))
+
+    report("noise", "ours", partial(draw_from, ours, None, None))
+    report("noise", "baseline", partial(draw_from, baseline, None, None))
+    report("noise", "ours, baseline", partial(draw_with_both, ours, baseline, None, None))
+    for level in reversed(ours.process.used_levels[1:]):
+        t = ours.process.first_timestep(level)
+        same = int(np.argmin(np.abs(baseline.process.image_log_snr - ours.process.image_log_snr[t])))
+        start = f"t = {t}, {ours.process.level_shape(level)[0]} px"
+        report(start, "ours, baseline", partial(draw_with_both, ours, baseline, real, t))
+        report(f"t = {same}", "baseline", partial(draw_from, baseline, real, same))
+
+
+def real_images(trained: ssd_jax.Trained, num: int) -> np.ndarray:
+    """Images of the training data drawn at random, of the classes that samples have in turn: float32 [num, *shape, 3]."""
+    source, rng = make_source(trained.config.data, trained.process.shape[0]), np.random.default_rng(0)
+    items = [item for item in map(source.__getitem__, range(len(source))) if item is not None]
+    classes = trained.classes_in_turn(num)
+    labels = np.array([item["label"] for item in items])
+    chosen = rng.choice(len(items), num) if classes is None else [rng.choice(np.flatnonzero(labels == c)) for c in classes]
+    return np.stack([items[i]["image"] for i in chosen]).astype(np.float32) / 127.5 - 1
+
+
+def draw_from(trained: ssd_jax.Trained, real: np.ndarray | None, t: int | None, first: int) -> jax.Array:
+    """Images first, first + 1, ..: of one run, from its own noise, or from `real` noised to `t`."""
+    *_, last = snapshots(trained, t, first, noised(trained, real, t, first))
+    return last.x
+
+
+def draw_with_both(
+    ours: ssd_jax.Trained, baseline: ssd_jax.Trained, real: np.ndarray | None, t: int | None, first: int
+) -> jax.Array:
+    """The same, by our run up to its first state at level 0 and by the baseline from there."""
+    begun = snapshots(ours, t, first, noised(ours, real, t, first))
+    x = next(snapshot.x for snapshot in begun if snapshot.stage.is_up and snapshot.stage.out_level == 0)
+    timesteps = remaining_plan(ours, None).timesteps
+    reached = timesteps[timesteps < ours.process.first_timestep(ours.process.used_levels[1])][0]
+    same = int(np.argmin(np.abs(baseline.process.log_snr - ours.process.log_snr[reached])))
+    *_, last = snapshots(baseline, same, first, x)
+    return last.x
+
+
+def snapshots(trained: ssd_jax.Trained, t: int | None, first: int, start: jax.Array | None) -> Iterator[ssd_jax.Snapshot]:
+    """A batch of images, drawn from `t` or from T - 1."""
+    count = min(BATCH.value, NUM.value - first)
+    plan, label = remaining_plan(trained, t), trained.labels(None, count, first)
+    return ssd_jax.iterate(trained.denoiser, plan, jax.random.key(0), count, label=label, first_index=first, start=start)
+
+
+def remaining_plan(trained: ssd_jax.Trained, t: int | None) -> ssd_jax.Plan:
+    """The default plan, or what is left of it from `t` on."""
+    return ssd_jax.plan_steps(trained.process, num_steps=min(DEFAULT_STEPS, trained.process.num_timesteps), start=t)
+
+
+def noised(trained: ssd_jax.Trained, real: np.ndarray | None, t: int | None, first: int) -> jax.Array | None:
+    """States x_t of a batch of `real`, if there are any; the noise depends on `first` only."""
+    if real is None or t is None:
+        return None
+    process = trained.process
+    z = process.degrade(jnp.asarray(real[first : first + BATCH.value]), int(process.levels[t]))
+    noise = jax.random.normal(jax.random.fold_in(jax.random.key(1), first), z.shape)
+    return process.add_noise(z, jnp.full(len(z), t), noise)
+
+
+if __name__ == "__main__":
+    run(main)
