@@ -10,6 +10,7 @@ loses against the second, it loses below level 0; from real images, in the chang
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import jax
@@ -20,6 +21,7 @@ from absl import flags
 import ssd_jax
 from launch.command import run
 from ssd_jax.data import make_source
+from ssd_jax.empirical import noisy_states
 from ssd_jax.errors import InputError
 from ssd_jax.images import to_uint8
 from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
@@ -31,6 +33,7 @@ NUM = flags.DEFINE_integer("num", 1024, "Images drawn for every number.", lower_
 BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
 
 Draw = Callable[[int], jax.Array]  # first index of a batch -> its images
+Real = tuple[np.ndarray, np.ndarray]  # images, float32 [NUM, *shape, 3] in [-1, 1]; their labels, int [NUM]
 
 
 def main() -> None:
@@ -38,8 +41,8 @@ def main() -> None:
     if ours.process.shape != baseline.process.shape or baseline.process.num_levels != 1:
         raise InputError(f"--baseline {BASELINE.value!r} must be of one level and of {ours.process.shape} pixels")
     if ours.process.num_levels == 1 or ours.process.dissipation is not None:
-        raise InputError(f"--workdir {WORKDIR.value!r} must be of several levels and without blur")
-    real = real_images(ours, NUM.value)
+        raise InputError(f"--workdir {WORKDIR.value!r} must be of several levels and without blur; give another run")
+    real = real_images(ours)
     feature_sets = [low_pass_pixels(), random_convolutions()]
     reference = data_reference(ours.config.data, feature_sets, ours.process.shape[0])
     print(f"{'from':>20}{'drawn by':>18}" + "".join(f"{each.name:>24}" for each in feature_sets))
@@ -54,46 +57,53 @@ def main() -> None:
     report("noise", "ours, baseline", partial(draw_with_both, ours, baseline, None, None))
     for level in reversed(ours.process.used_levels[1:]):
         t = ours.process.first_timestep(level)
-        same = int(np.argmin(np.abs(baseline.process.image_log_snr - ours.process.image_log_snr[t])))
-        start = f"t = {t}, {ours.process.level_shape(level)[0]} px"
+        start, same = f"t = {t}, {ours.process.level_shape(level)[0]} px", same_log_snr(ours, t, baseline)
         report(start, "ours, baseline", partial(draw_with_both, ours, baseline, real, t))
         report(f"t = {same}", "baseline", partial(draw_from, baseline, real, same))
 
 
-def real_images(trained: ssd_jax.Trained, num: int) -> np.ndarray:
-    """Images of the training data drawn at random, of the classes that samples have in turn: float32 [num, *shape, 3]."""
+def real_images(trained: ssd_jax.Trained) -> Real:
+    """NUM readable images of the run's data, drawn at random."""
     source, rng = make_source(trained.config.data, trained.process.shape[0]), np.random.default_rng(0)
-    items = [item for item in map(source.__getitem__, range(len(source))) if item is not None]
-    classes = trained.classes_in_turn(num)
-    labels = np.array([item["label"] for item in items])
-    chosen = rng.choice(len(items), num) if classes is None else [rng.choice(np.flatnonzero(labels == c)) for c in classes]
-    return np.stack([items[i]["image"] for i in chosen]).astype(np.float32) / 127.5 - 1
+    items = (source[index] for index in rng.integers(len(source), size=2 * NUM.value).tolist())
+    items = list(islice((item for item in items if item is not None), NUM.value))
+    if len(items) < NUM.value:
+        raise InputError(f"{len(items)} of {2 * NUM.value} images of the data can be read, but --num is {NUM.value}")
+    images = np.stack([item["image"] for item in items]).astype(np.float32) / 127.5 - 1
+    return images, np.array([item["label"] for item in items], np.int32)
 
 
-def draw_from(trained: ssd_jax.Trained, real: np.ndarray | None, t: int | None, first: int) -> jax.Array:
+def same_log_snr(ours: ssd_jax.Trained, t: int, baseline: ssd_jax.Trained) -> int:
+    """The baseline's timestep at which the image has the log-SNR that it has at our `t`."""
+    return int(np.argmin(np.abs(baseline.process.image_log_snr - ours.process.image_log_snr[t])))
+
+
+def draw_from(trained: ssd_jax.Trained, real: Real | None, t: int | None, first: int) -> jax.Array:
     """Images first, first + 1, ..: of one run, from its own noise, or from `real` noised to `t`."""
-    *_, last = snapshots(trained, t, first, noised(trained, real, t, first))
+    *_, last = snapshots(trained, real, t, first, noised(trained, real, t, first))
     return last.x
 
 
 def draw_with_both(
-    ours: ssd_jax.Trained, baseline: ssd_jax.Trained, real: np.ndarray | None, t: int | None, first: int
+    ours: ssd_jax.Trained, baseline: ssd_jax.Trained, real: Real | None, t: int | None, first: int
 ) -> jax.Array:
     """The same, by our run up to its first state at level 0 and by the baseline from there."""
-    begun = snapshots(ours, t, first, noised(ours, real, t, first))
+    begun = snapshots(ours, real, t, first, noised(ours, real, t, first))
     x = next(snapshot.x for snapshot in begun if snapshot.stage.is_up and snapshot.stage.out_level == 0)
     timesteps = remaining_plan(ours, None).timesteps
-    reached = timesteps[timesteps < ours.process.first_timestep(ours.process.used_levels[1])][0]
-    same = int(np.argmin(np.abs(baseline.process.log_snr - ours.process.log_snr[reached])))
-    *_, last = snapshots(baseline, same, first, x)
+    reached = int(timesteps[timesteps < ours.process.first_timestep(ours.process.used_levels[1])][0])
+    *_, last = snapshots(baseline, real, same_log_snr(ours, reached, baseline), first, x)
     return last.x
 
 
-def snapshots(trained: ssd_jax.Trained, t: int | None, first: int, start: jax.Array | None) -> Iterator[ssd_jax.Snapshot]:
-    """A batch of images, drawn from `t` or from T - 1."""
-    count = min(BATCH.value, NUM.value - first)
-    plan, label = remaining_plan(trained, t), trained.labels(None, count, first)
-    return ssd_jax.iterate(trained.denoiser, plan, jax.random.key(0), count, label=label, first_index=first, start=start)
+def snapshots(
+    trained: ssd_jax.Trained, real: Real | None, t: int | None, first: int, start: jax.Array | None
+) -> Iterator[ssd_jax.Snapshot]:
+    """A batch of images, drawn from the states `start` at `t` or from T - 1; of the classes of `real`, or in turn."""
+    count, key = min(BATCH.value, NUM.value - first), jax.random.key(0)
+    label = None if real is None or not trained.config.model.num_classes else real[1][first : first + count]
+    options = {"label": trained.labels(label, count, first), "first_index": first, "start": start}
+    return ssd_jax.iterate(trained.denoiser, remaining_plan(trained, t), key, count, **options)
 
 
 def remaining_plan(trained: ssd_jax.Trained, t: int | None) -> ssd_jax.Plan:
@@ -101,14 +111,12 @@ def remaining_plan(trained: ssd_jax.Trained, t: int | None) -> ssd_jax.Plan:
     return ssd_jax.plan_steps(trained.process, num_steps=min(DEFAULT_STEPS, trained.process.num_timesteps), start=t)
 
 
-def noised(trained: ssd_jax.Trained, real: np.ndarray | None, t: int | None, first: int) -> jax.Array | None:
-    """States x_t of a batch of `real`, if there are any; the noise depends on `first` only."""
+def noised(trained: ssd_jax.Trained, real: Real | None, t: int | None, first: int) -> jax.Array | None:
+    """x_t of a batch of `real`, if there is any."""
     if real is None or t is None:
         return None
-    process = trained.process
-    z = process.degrade(jnp.asarray(real[first : first + BATCH.value]), int(process.levels[t]))
-    noise = jax.random.normal(jax.random.fold_in(jax.random.key(1), first), z.shape)
-    return process.add_noise(z, jnp.full(len(z), t), noise)
+    images = jnp.asarray(real[0][first : first + BATCH.value])
+    return noisy_states(trained.process, images, t, jax.random.fold_in(jax.random.key(1), first))
 
 
 if __name__ == "__main__":

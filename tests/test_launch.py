@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from launch.command import CPU_FLAGS
 from ssd_jax.data.decode import decode
 from ssd_jax.images import write_png
 from ssd_jax.metrics import Statistics, moments, save_statistics
@@ -157,7 +158,9 @@ def test_experiment(tmp_path):
     assert "| preserve | 1 |" in result.stdout and "ancestral, 20 calls, 8 images" in result.stdout
     for name in ("results.json", "results.md", "results.png", "grid.png", "preserve-seed0/config.json"):
         assert (tmp_path / "runs" / name).is_file()
-    found = json.loads((tmp_path / "runs" / "results.json").read_text())["results"]["dpmpp_2m"]["preserve"][0]
+    record = json.loads((tmp_path / "runs" / "results.json").read_text())
+    assert record["xla_flags"].startswith(CPU_FLAGS) and FAST_COMPILE in record["xla_flags"]  # the user's come last
+    found = record["results"]["dpmpp_2m"]["preserve"][0]
     assert found["metrics"]["low_pass"]["frechet"] > 0 and 0 < found["relative_flops"] < 1
     again = launch(*experiment)  # all is there
     assert again.stdout == result.stdout and "compiling" not in again.stderr and "sampling" not in again.stderr
