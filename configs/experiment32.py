@@ -1,6 +1,6 @@
-"""Emoji at 32 px, four levels (32, 16, 8, 4), a small network: what `python -m launch.experiment` trains many times over.
+"""Emoji at 32 px, four levels (32, 16, 8, 4), a small network: what `launch.studies.experiment` trains many times over.
 
-python -m launch.experiment --config configs/experiment32.py --out runs/experiment
+python -m launch.studies.experiment --config configs/experiment32.py --out runs/experiment
 
 1.4 million parameters, eight classes, 48,000 images a run: enough to tell processes from each other, not for fine emoji. A
 run takes about five minutes on two idle CPU cores. docs/results.md has what came out.

@@ -16,17 +16,24 @@ from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import config_flags
 
-from launch.command import read_config, run
-from ssd_jax.analysis import GaussianError, StageInformation, gaussian_error, stage_information
+from launch.common.command import read_config, run
+from ssd_jax.analysis.cost import PlanCost, plan_cost
+from ssd_jax.analysis.error import GaussianError, StageInformation, gaussian_error, stage_information
 from ssd_jax.config import Config, ProcessConfig
-from ssd_jax.cost import PlanCost, plan_cost
 from ssd_jax.data import image_batches, make_source
-from ssd_jax.files import write_atomically
-from ssd_jax.optimal import with_boundaries
-from ssd_jax.process import ScaleSpaceProcess, make_process
-from ssd_jax.schedules import information_levels
-from ssd_jax.solvers import SOLVERS, Plan, plan_steps
-from ssd_jax.spectrum import fitted_slope, frequencies, lost_information, measured_spectrum, natural_spectrum, ring_means
+from ssd_jax.files.paths import write_atomically
+from ssd_jax.process.process import ScaleSpaceProcess, make_process
+from ssd_jax.process.schedules import information_levels
+from ssd_jax.process.spectrum import (
+    fitted_slope,
+    frequencies,
+    lost_information,
+    measured_spectrum,
+    natural_spectrum,
+    ring_means,
+)
+from ssd_jax.sampling.search import with_boundaries
+from ssd_jax.sampling.solvers import SOLVERS, Plan, plan_steps
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; any field can be set: --config.SECTION.FIELD=VALUE.")
 OUT = flags.DEFINE_string("out", None, "Folder for analysis.json and analysis.png.")

@@ -19,13 +19,14 @@ from pathlib import Path
 from absl import flags
 
 import ssd_jax
-from launch import drawing, folders
-from launch.command import provenance, run
-from ssd_jax import images
+from launch.common import folders
+from launch.common import sampler_flags as drawing
+from launch.common.command import provenance, run
 from ssd_jax.config import DataConfig, config_json
 from ssd_jax.data.folder import fingerprint
 from ssd_jax.errors import InputError
-from ssd_jax.files import write_atomically
+from ssd_jax.files import images
+from ssd_jax.files.paths import write_atomically
 from ssd_jax.metrics import (
     FeatureSet,
     Measured,

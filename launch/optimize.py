@@ -14,18 +14,18 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from launch.command import read_config, run
-from ssd_jax.analysis import gaussian_error
+from launch.common.command import read_config, run
+from ssd_jax.analysis.cost import path_cost, plan_cost
+from ssd_jax.analysis.error import gaussian_error
 from ssd_jax.config import Config
-from ssd_jax.cost import path_cost, plan_cost
 from ssd_jax.data import image_batches, make_source
 from ssd_jax.errors import InputError
-from ssd_jax.optimal import affordable_timesteps, optimal_boundaries, optimal_timesteps
-from ssd_jax.process import ScaleSpaceProcess, make_process
-from ssd_jax.solvers import SOLVERS, Plan, plan_steps
-from ssd_jax.spacing import lay_out
-from ssd_jax.spectrum import measured_spectrum, natural_spectrum
-from ssd_jax.stages import make_stages
+from ssd_jax.process.process import ScaleSpaceProcess, make_process
+from ssd_jax.process.spectrum import measured_spectrum, natural_spectrum
+from ssd_jax.process.stages import make_stages
+from ssd_jax.sampling.search import affordable_timesteps, optimal_boundaries, optimal_timesteps
+from ssd_jax.sampling.solvers import SOLVERS, Plan, plan_steps
+from ssd_jax.sampling.spacing import lay_out
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; any field can be set: --config.SECTION.FIELD=VALUE.")
 SOLVER = flags.DEFINE_enum("solver", "dpmpp_2m", list(SOLVERS), "Solver of the plan.")

@@ -12,9 +12,9 @@ from absl import flags
 from ml_collections import config_flags
 
 import ssd_jax
-from launch.command import read_config, run
-from ssd_jax import images
+from launch.common.command import read_config, run
 from ssd_jax.data import make_source
+from ssd_jax.files import images
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", str(Path(__file__).parents[1] / "configs" / "openmoji32.py"), "What to train; any field can be set."

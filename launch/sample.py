@@ -15,9 +15,10 @@ import numpy as np
 from absl import flags
 
 import ssd_jax
-from launch import drawing, folders
-from launch.command import run
-from ssd_jax import images
+from launch.common import folders
+from launch.common import sampler_flags as drawing
+from launch.common.command import run
+from ssd_jax.files import images
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
 OUT = flags.DEFINE_string("out", None, "Folder for the images.", required=True)

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from ssd_jax.errors import InputError, check_name, check_range, unknown_name
-from ssd_jax.operators import find_operator
-from ssd_jax.schedules import NOISE_SCHEDULES, RESOLUTION_SCHEDULES
+from ssd_jax.process.operators import find_operator
+from ssd_jax.process.schedules import NOISE_SCHEDULES, RESOLUTION_SCHEDULES
 
 BASE_NOISE_SCHEDULES = (*NOISE_SCHEDULES, "constant")
 LEVEL_SCHEDULES = (*RESOLUTION_SCHEDULES, "threshold", "information")

@@ -6,10 +6,10 @@ from itertools import pairwise
 import jax.numpy as jnp
 import numpy as np
 
-from ssd_jax.operators import SeparableOperator
-from ssd_jax.process import LinearOperator, ScaleSpaceProcess
-from ssd_jax.solvers import Plan
-from ssd_jax.stages import make_stages
+from ssd_jax.process.operators import SeparableOperator
+from ssd_jax.process.process import LinearOperator, ScaleSpaceProcess
+from ssd_jax.process.stages import make_stages
+from ssd_jax.sampling.solvers import Plan
 
 
 def dense(operator: LinearOperator | None) -> np.ndarray:

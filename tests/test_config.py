@@ -5,7 +5,7 @@ import pytest
 
 from ssd_jax.config import Config, from_config_dict, to_config_dict
 from ssd_jax.errors import InputError
-from ssd_jax.process import make_process
+from ssd_jax.process.process import make_process
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 

@@ -7,8 +7,8 @@ from typing import SupportsIndex
 
 import numpy as np
 
-from ssd_jax.data.decode import decode, fit
 from ssd_jax.errors import InputError
+from ssd_jax.files.decode import decode, fit
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 logger = logging.getLogger(__name__)

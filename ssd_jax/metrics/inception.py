@@ -17,9 +17,9 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, UInt8
 
 from ssd_jax.errors import InputError
-from ssd_jax.files import cache_folder, write_atomically
+from ssd_jax.files.paths import cache_folder, write_atomically
+from ssd_jax.files.torch_file import read_torch_file
 from ssd_jax.metrics.features import FeatureSet
-from ssd_jax.torch_file import read_torch_file
 
 NAME = "inception-2015"
 SIZE = 299  # pixels on a side that the network sees

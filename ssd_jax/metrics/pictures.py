@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, UInt8
 
 from ssd_jax.errors import InputError
 from ssd_jax.metrics.distances import nearest
-from ssd_jax.spectrum import frequencies, measured_spectrum
+from ssd_jax.process.spectrum import frequencies, measured_spectrum
 
 NEAR = 0.05  # quantile of the reference distances below which a generated image is suspiciously near
 

@@ -15,7 +15,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, UInt8
 
 from ssd_jax.errors import InputError
-from ssd_jax.files import cache_folder, write_atomically
+from ssd_jax.files.paths import cache_folder, write_atomically
 from ssd_jax.metrics.features import FeatureSet
 from ssd_jax.sharding import data_mesh, replicated, split_along_batch
 

@@ -1,0 +1,1 @@
+"""Measures what the library claims, part by part."""

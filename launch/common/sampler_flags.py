@@ -1,0 +1,86 @@
+"""What the commands that draw images share: the flags of the sampler and what they say."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+from absl import flags
+
+import ssd_jax
+from ssd_jax.errors import InputError
+from ssd_jax.sampling.solvers import SOLVERS
+from ssd_jax.sampling.spacing import SPACINGS
+
+SOLVER = flags.DEFINE_string("solver", "dpmpp_2m", f"One of {', '.join(SOLVERS)}.")
+STEPS = flags.DEFINE_integer("steps", 30, "Network calls per image.")
+SPACING = flags.DEFINE_string("spacing", "log_snr", f"One of {', '.join(SPACINGS)}, optimal.")
+ETA = flags.DEFINE_float("eta", None, "0 (no fresh noise) to 1 (ancestral); overrides the solver's own.")
+LABEL = flags.DEFINE_string("label", "all", "Class of all images, a number, or all: the classes in turn.")
+GUIDANCE = flags.DEFINE_float("guidance", 1.0, "Scale of classifier-free guidance; 1 is none.")
+INTERVAL = flags.DEFINE_list("guidance_interval", None, "LOW,HIGH: guide only where the log-SNR lies between them.")
+THRESHOLD = flags.DEFINE_float("threshold_quantile", None, "Threshold dynamically at this quantile, e.g. 0.995.")
+MEMORY = flags.DEFINE_integer(
+    "memory_limit",
+    None,
+    "MiB of intermediate results per device; a stage that needs more takes a batch in parts.",
+    lower_bound=1,
+)
+BATCH = flags.DEFINE_integer("batch", 64, "Images at a time, over all devices; does not change them.", lower_bound=1)
+SEED = flags.DEFINE_integer("seed", 0, "Image i depends on (seed, i) only.")
+
+
+def label() -> int | None:
+    """The value of --label, None for the classes in turn."""
+    try:
+        return None if LABEL.value == "all" else int(LABEL.value)
+    except ValueError as error:
+        raise InputError(f"--label is {LABEL.value!r}, but must be all or the number of a class") from error
+
+
+def interval() -> tuple[float, float] | None:
+    """The value of --guidance_interval."""
+    if INTERVAL.value is None:
+        return None
+    try:
+        low, high = map(float, INTERVAL.value)
+    except ValueError as error:
+        given = ",".join(INTERVAL.value)
+        raise InputError(f"--guidance_interval is {given!r}, but must be two numbers, LOW,HIGH") from error
+    return low, high
+
+
+def plan(trained: ssd_jax.Trained, start: int | None = None) -> ssd_jax.Plan:
+    """The plan that the flags ask for."""
+    return ssd_jax.plan_steps(
+        trained.process,
+        solver=SOLVER.value,
+        num_steps=STEPS.value,
+        spacing=SPACING.value,
+        eta=ETA.value,
+        start=start,
+    )
+
+
+def record(trained: ssd_jax.Trained, workdir: str) -> dict:
+    """All that decides what image i is."""
+    settings = (SEED, SOLVER, STEPS, SPACING, ETA, LABEL, GUIDANCE, INTERVAL, THRESHOLD)
+    origin = {"workdir": str(Path(workdir).resolve()), "step": trained.step}
+    return origin | {flag.name: flag.value for flag in settings}
+
+
+def memory_limit() -> int | None:
+    """The value of --memory_limit in bytes."""
+    return None if MEMORY.value is None else MEMORY.value << 20
+
+
+def denoiser(trained: ssd_jax.Trained) -> Callable:
+    """The model with the guidance that the flags ask for."""
+    return trained.guided(GUIDANCE.value, interval(), THRESHOLD.value)
+
+
+def draw(
+    trained: ssd_jax.Trained, denoise: Callable, plan: ssd_jax.Plan, num: int, first_index: int, every: int | None = None
+) -> Iterator[ssd_jax.Snapshot]:
+    """Snapshots of images first_index .. first_index + num - 1 of --seed, from noise."""
+    options = {"label": label(), "first_index": first_index, "memory_limit": memory_limit(), "every": every}
+    return trained.iterate(denoise, plan, jax.random.key(SEED.value), num, **options)

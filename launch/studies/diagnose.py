@@ -1,0 +1,93 @@
+"""Where a run with several levels knows less than one with a single level: denoising errors of the coarse image.
+
+python -m launch.studies.diagnose --workdir runs/experiment/preserve-seed0 --baseline runs/experiment/one_level-seed0
+
+For timesteps of every stage, and those of the baseline at which the image has the same log-SNR, the mean squared error of
+the image at the coarsest resolution, on states of the same images: of both networks, and of the best guess from the data
+set itself (`ssd_jax.empirical`), which has no weights to train. If both ratios agree, the network does what can be done,
+and the state does not hold more. Last, what the states hold: nats per image.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+import ssd_jax
+from launch.common.command import run
+from ssd_jax.analysis.empirical import noisy_states, posterior_error, state_information
+from ssd_jax.data import make_source
+from ssd_jax.errors import InputError
+from ssd_jax.process.stages import Stage, make_stages
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run with several levels.", required=True)
+BASELINE = flags.DEFINE_string("baseline", None, "Folder of a run with one level, same data and size.", required=True)
+IMAGES = flags.DEFINE_integer("images", 4096, "Of the data set, at most.", lower_bound=2)
+STATES = flags.DEFINE_integer("states", 256, "Noisy states at every timestep.", lower_bound=1)
+
+
+def main() -> None:
+    ours, baseline = (ssd_jax.load(Path(folder)) for folder in (WORKDIR.value, BASELINE.value))
+    if ours.process.shape != baseline.process.shape or baseline.process.num_levels != 1:
+        raise InputError(f"--baseline {BASELINE.value!r} must be of one level and of {ours.process.shape} pixels")
+    images, labels = data(ours)
+    chosen = np.random.default_rng(0).choice(len(images), min(STATES.value, len(images)), replace=False)
+    coarse = ours.process.degrade(images, ours.process.used_levels[-1])
+    key = jax.random.key(0)
+    titles = ("network", "1 level", "ratio", "best", "1 level", "ratio", "nats", "1 level")
+    print("".join([f"{'t':>5}{'stage':>9}", *(f"{title:>10}" for title in titles)]))
+    for t, stage in timesteps(make_stages(ours.process)):
+        errors, best, nats = [], [], []
+        same = int(np.argmin(np.abs(baseline.process.image_log_snr - ours.process.image_log_snr[t])))
+        for trained, its_t in ((ours, t), (baseline, same)):
+            errors.append(network_error(trained, images[chosen], labels[chosen], coarse[chosen], ours, its_t, key))
+            best.append(posterior_error(trained.process, images, chosen, coarse, its_t, key))
+            nats.append(state_information(trained.process, images, chosen, its_t, key))
+        cells = [f"{a:>10.4f}{b:>10.4f}{a / b:>10.3f}" for a, b in (errors, best)]
+        print(f"{t:>5}{stage!s:>9}{''.join(cells)}{nats[0]:>10.3f}{nats[1]:>10.3f}")
+
+
+def data(trained: ssd_jax.Trained) -> tuple[jax.Array, np.ndarray]:
+    """Different images of the run's data, float32 [n, *shape, 3], and their labels, int [n]."""
+    source = make_source(trained.config.data, trained.process.shape[0])
+    indices = np.unique(np.linspace(0, len(source) - 1, min(IMAGES.value, len(source))).astype(int)).tolist()
+    items = [item for item in map(source.__getitem__, indices) if item is not None]
+    pixels, first = np.unique(np.stack([item["image"] for item in items]), axis=0, return_index=True)
+    return jnp.asarray(pixels, jnp.float32) / 127.5 - 1, np.array([items[i]["label"] for i in first], np.int32)
+
+
+def timesteps(stages: tuple[Stage, ...]) -> list[tuple[int, Stage]]:
+    """Both ends of every stage, noisiest first."""
+    return [
+        (t, stage) for stage in stages for t in dict.fromkeys((stage.last, (stage.first + stage.last) // 2, stage.first))
+    ]
+
+
+def network_error(
+    trained: ssd_jax.Trained,
+    images: jax.Array,
+    labels: np.ndarray,
+    coarse: jax.Array,
+    ours: ssd_jax.Trained,
+    t: int,
+    key: jax.Array,
+) -> float:
+    """Mean squared error of the network's prediction, taken to the coarsest level of our process."""
+    stage = next(stage for stage in make_stages(trained.process) if stage.first <= t <= stage.last)
+    states = noisy_states(trained.process, images, t, key)
+    label = jnp.asarray(labels) if trained.config.model.num_classes else None
+    predicted = _predict(trained.denoiser, states, jnp.full(len(states), t), label, stage=stage)
+    last = ours.process.used_levels[-1]
+    return float(jnp.mean(jnp.square(ours.process.degrade(predicted, last, start=stage.out_level) - coarse)))
+
+
+@partial(jax.jit, static_argnames="stage")
+def _predict(denoise, x, t, label, *, stage):
+    return denoise(x, t, label, stage=stage)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,176 @@
+"""Trains the same network on three processes, one level, published and preserve, and measures what each can draw.
+
+python -m launch.studies.experiment --out runs/experiment [--variants one_level,published,preserve --seeds 2 --num 2048]
+
+Same network, data order, number of images and seeds; then the same samplers, the same noise and the same metrics. Goes on
+where it stopped. Prints tables, and writes results.json, results.md, results.png and grid.png.
+"""
+
+import dataclasses
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+from ml_collections import config_flags
+
+import ssd_jax
+from launch.common import folders
+from launch.common.command import provenance, read_config, run
+from ssd_jax.analysis.cost import plan_cost
+from ssd_jax.config import Config
+from ssd_jax.errors import unknown_name
+from ssd_jax.files import images
+from ssd_jax.files.paths import write_atomically
+from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
+
+# A resolution that falls sooner than the data allow: 0.01 nats per pixel are lost at the change to 16 px.
+EARLY: dict[str, Any] = {"resolution_schedule": "convex_decay", "gamma": 0.7}
+# What a variant changes in the config.
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "one_level": {"process": {"num_levels": 1}},
+    "published": {"process": {"snr_policy": "published"}},
+    "preserve": {},
+    "published_early": {"process": {"snr_policy": "published", **EARLY}},
+    "preserve_early": {"process": EARLY},
+    "preserve_late": {"process": {"tolerance": 1e-4}},
+    "preserve_blur": {"process": {**EARLY, "blur": 4.0}},
+    "preserve_gradual": {"process": {"resolution_schedule": "convex_decay", "gamma": 0.5, "blur": 4.0}},
+    "preserve_single": {"train": {"stage_sampling": "single"}},
+    "preserve_few_up": {"train": {"up_share": 0.003}},
+    "preserve_single_few_up": {"train": {"stage_sampling": "single", "up_share": 0.003}},
+}
+DECISIVE = ("one_level", "published", "preserve")
+COLUMNS = {
+    "low_pass": {"frechet_relative": "Frechet, low-pass", "near_share": "near"},
+    "random_convolutions-0": {"frechet_relative": "Frechet, random", "kernel": "kernel", "recall": "recall"},
+    "spectrum": {"mean colour": "0", "1 cycle": "1", "2 cycles": "2", "3-4 cycles": "3-4", "distance": "spectral"},
+}
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", str(Path(__file__).parents[2] / "configs" / "experiment32.py"), "What to train; any field can be set."
+)
+OUT = flags.DEFINE_string("out", "runs/experiment", "Folder of all runs.")
+NAMES = flags.DEFINE_list("variants", list(DECISIVE), f"Of {', '.join(VARIANTS)}.")
+SEEDS = flags.DEFINE_integer("seeds", 2, "Trained networks of each variant.", lower_bound=1)
+NUM = flags.DEFINE_integer("num", 2048, "Images drawn with 30 calls of dpmpp_2m.", lower_bound=2)
+ANCESTRAL = flags.DEFINE_integer("ancestral_num", 128, "Images drawn with 1000 ancestral steps; 0 for none.", lower_bound=0)
+BATCH = flags.DEFINE_integer("batch", 64, "Images drawn at a time.", lower_bound=1)
+
+
+def main() -> None:
+    config, out = read_config(CONFIG), Path(OUT.value)
+    for name in NAMES.value:
+        if name not in VARIANTS:
+            raise unknown_name("variant", name, VARIANTS)
+    samplers = {"dpmpp_2m": (min(30, config.process.num_timesteps), NUM.value)}
+    if ANCESTRAL.value:
+        samplers["ancestral"] = (config.process.num_timesteps, ANCESTRAL.value)
+    results: dict[str, dict[str, list[dict]]] = {solver: {} for solver in samplers}
+    for seed in range(SEEDS.value):
+        for name in NAMES.value:
+            varied = vary(config, name, seed)
+            workdir = out / f"{name}-seed{seed}"
+            ssd_jax.train(varied, workdir)
+            for solver, (steps, num) in samplers.items():
+                result = measured(varied, workdir, solver, steps, num)
+                results[solver].setdefault(name, []).append(result)
+    lines = [line for solver in samplers for line in (*table(solver, samplers[solver], results[solver]), "")]
+    print("\n".join(lines))
+    record = {"config": dataclasses.asdict(config), "samplers": samplers, **provenance(), "results": results}
+    write_atomically(out / "results.json", lambda file: file.write(json.dumps(record, indent=1).encode()))
+    write_atomically(out / "results.md", lambda file: file.write("\n".join(lines).encode()))
+    figure = draw_figure(results)
+    write_atomically(out / "results.png", lambda file: figure.savefig(file, format="png", dpi=120))
+    images.write_png(out / "grid.png", side_by_side(out, config, samplers["dpmpp_2m"][0]))
+    print(f"{out}/results.json, results.md, results.png, grid.png (first seed of {', '.join(NAMES.value)}, left to right)")
+
+
+def vary(config: Config, name: str, seed: int) -> Config:
+    """The config of a variant, trained with `seed`."""
+    changes = {**VARIANTS[name], "train": {**VARIANTS[name].get("train", {}), "seed": seed}}
+    sections = {section: dataclasses.replace(getattr(config, section), **fields) for section, fields in changes.items()}
+    return dataclasses.replace(config, **sections)
+
+
+def measured(config: Config, workdir: Path, solver: str, steps: int, num: int) -> dict:
+    """Metrics and cost of what a run draws; read from its file if that is there."""
+    out = samples_folder(workdir, config, solver, steps)
+    file = workdir / f"{out.name}-{num}.json"
+    if file.exists():
+        return json.loads(file.read_text())
+    trained = ssd_jax.load(workdir)
+    plan = ssd_jax.plan_steps(trained.process, solver=solver, num_steps=steps)
+    folders.claim(out, {"workdir": str(workdir.resolve()), "step": trained.step, "solver": solver, "steps": steps})
+    draw = partial(trained.iterate, trained.denoiser, plan, jax.random.key(0))
+    shape = (*trained.process.shape, 3)
+    paths = folders.fill(
+        out, num, BATCH.value, shape, steps, lambda count, first: draw(count, first_index=first, every=max(steps // 20, 1))
+    )
+    feature_sets = [low_pass_pixels(), random_convolutions()]
+    reference = data_reference(config.data, feature_sets, config.process.image_size)
+    metrics = evaluate(feature_sets, lambda: folders.read_batches(paths), reference)
+    cost = plan_cost(plan, config.model)
+    result = {"metrics": metrics, "gflops": cost.flops / 1e9, "relative_flops": cost.relative_flops}
+    write_atomically(file, lambda stream: stream.write(json.dumps(result, indent=1).encode()))
+    return result
+
+
+def samples_folder(workdir: Path, config: Config, solver: str, steps: int) -> Path:
+    """Where the images of a run lie; another one if the run is trained on."""
+    return workdir / f"step_{config.train.steps:07d}-{solver}-{steps}"
+
+
+def table(solver: str, settings: tuple[int, int], results: dict[str, list[dict]]) -> list[str]:
+    """A Markdown table: one row a variant, means over its seeds, and the values of the seeds where there are several."""
+    names = [title for row in COLUMNS.values() for title in row.values()]
+    lines = [
+        f"{solver}, {settings[0]} calls, {settings[1]} images:",
+        "",
+        f"| variant | seeds | {' | '.join(names)} | FLOPs |",
+        f"|---|---|{'---|' * len(names)}---|",
+    ]
+    for name, runs in results.items():
+        cells = []
+        for features, columns in COLUMNS.items():
+            for column in columns:
+                values = [result["metrics"][features].get(column, float("nan")) for result in runs]
+                each = f" ({', '.join(f'{value:.3g}' for value in values)})" if len(values) > 1 else ""
+                cells.append(f"{np.mean(values):.3g}{each}")
+        lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} | {runs[0]['relative_flops']:.2f} |")
+    return lines
+
+
+def draw_figure(results: dict[str, dict[str, list[dict]]]) -> Figure:
+    """Variance drawn over variance of the data, by frequency: one panel a solver, one line a trained network."""
+    figure = Figure(figsize=(6 * len(results), 4), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(results), sharey=True))
+    for axes, (solver, variants) in zip(panels, results.items(), strict=True):
+        for i, (name, runs) in enumerate(variants.items()):
+            for j, result in enumerate(runs):
+                bands = {band: ratio for band, ratio in result["metrics"]["spectrum"].items() if band != "distance"}
+                axes.plot(list(bands), list(bands.values()), "o-", color=f"C{i}", label=None if j else name)
+        axes.axhline(1, color="gray", linestyle="--")
+        axes.set(title=solver, ylabel="variance drawn / variance of the data")
+        axes.tick_params(axis="x", rotation=30)
+        axes.legend()
+    return figure
+
+
+def side_by_side(out: Path, config: Config, steps: int) -> np.ndarray:
+    """The same 32 noises drawn by the first network of each variant, a block of four columns each."""
+    blocks = []
+    for name in NAMES.value:
+        folder = samples_folder(out / f"{name}-seed0", config, "dpmpp_2m", steps)
+        pictures = np.stack([images.read_image(path) for path in folders.image_files(folder)[:32]])
+        blocks.append(images.grid(pictures, columns=4))
+        blocks.append(np.full((blocks[-1].shape[0], config.process.image_size // 2, 3), 255, np.uint8))
+    return np.concatenate(blocks[:-1], axis=1)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,148 @@
+"""What scale-space sampling loses by construction: the exact errors that docs/gaussian_error.* show.
+
+python -m launch.studies.gaussian_error --out docs
+
+Data with the spectrum of natural images (power ~ k^-2, standard deviation 0.5), the exact denoiser, linear betas, a call at
+each of 1000 timesteps, for processes that differ in image size, levels, operator, SNR policy and resolution schedule. Takes
+a few minutes and trains nothing.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from absl import flags
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from launch.common.command import run
+from ssd_jax.analysis.cost import plan_cost
+from ssd_jax.analysis.error import GaussianError, gaussian_error
+from ssd_jax.config import ModelConfig, ProcessConfig
+from ssd_jax.files.paths import write_atomically
+from ssd_jax.process.process import make_process
+from ssd_jax.process.spectrum import natural_spectrum
+from ssd_jax.sampling.solvers import plan_steps
+
+OUT = flags.DEFINE_string("out", "docs", "Folder for gaussian_error.json, .md and .png.")
+SIZES = flags.DEFINE_multi_integer("size", [64, 256], "Image sizes.")
+STEPS = flags.DEFINE_integer("steps", 1000, "Timesteps of the process, each of them a network call.", lower_bound=20)
+
+WIDTHS = {4: (128, 256, 384, 512), 6: (128, 128, 256, 256, 512, 512)}  # about the published networks of 64 and 256 px
+GAMMAS = (0.5, 0.7, 1.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One process and its errors.
+
+    Attributes:
+        process: its config.
+        relative_flops: of ancestral sampling, over those of the same network always at full size.
+        ancestral, ddim: `GaussianError.as_dict` of either sampler.
+    """
+
+    process: ProcessConfig
+    relative_flops: float
+    ancestral: dict
+    ddim: dict
+
+
+def main() -> None:
+    rows = [measure(config) for config in tqdm(configs(SIZES.value, STEPS.value), desc="processes")]
+    lines = ",\n".join(json.dumps(asdict(row)) for row in rows)
+    files = {"json": f"[\n{lines}\n]\n", "md": markdown(rows)}
+    for suffix, content in files.items():
+        write_atomically(Path(OUT.value, f"gaussian_error.{suffix}"), lambda file, c=content: file.write(c.encode()))
+    figure = draw(rows, SIZES.value)
+    write_atomically(Path(OUT.value, "gaussian_error.png"), lambda file: figure.savefig(file, format="png", dpi=120))
+    print(files["md"])
+
+
+def configs(sizes: Sequence[int], num_timesteps: int) -> list[ProcessConfig]:
+    """All processes of the table."""
+    chosen = []
+    for size in sizes:
+        depth = 4 if size < 256 else 6
+        plain = ProcessConfig(image_size=size, num_levels=depth, num_timesteps=num_timesteps, operator="ideal")
+        chosen.append(replace(plain, num_levels=1))
+        for policy in ("published", "preserve"):
+            deep = replace(plain, snr_policy=policy)
+            chosen += [replace(deep, num_levels=2), deep]
+            if size < 256:
+                chosen += [replace(deep, operator=operator) for operator in ("box", "bilinear")]
+            chosen += [replace(deep, gamma=gamma) for gamma in GAMMAS[1:]]
+            chosen.append(replace(deep, resolution_schedule="information"))
+    return chosen
+
+
+def measure(config: ProcessConfig) -> Row:
+    """The errors and the cost of one process."""
+    process = make_process(config)
+    plans = {solver: plan_steps(process, solver=solver, num_steps=config.num_timesteps) for solver in ("ancestral", "ddim")}
+    spectrum = natural_spectrum(process.shape)
+    errors: dict[str, GaussianError] = {solver: gaussian_error(plan, spectrum) for solver, plan in plans.items()}
+    widths = WIDTHS[4 if config.image_size < 256 else 6]
+    model = ModelConfig(widths=widths, num_res_blocks=2, attention_levels=tuple(range(len(widths) // 2, len(widths))))
+    flops = plan_cost(plans["ancestral"], model).relative_flops
+    return Row(config, flops, *(error.as_dict() for error in errors.values()))
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table."""
+    lines = [
+        "| image | operator | levels | resolution schedule | policy | FLOPs | ancestral | low frequencies | DDIM "
+        "| low frequencies |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        process, single = row.process, row.process.num_levels == 1
+        schedule = process.resolution_schedule + (
+            f" {process.gamma}" if process.resolution_schedule == "convex_decay" else ""
+        )
+        numbers = [
+            text
+            for error in (row.ancestral, row.ddim)
+            for text in (f"{error['relative_error']:.2e}", f"{error['low_frequency_ratio']:.4f}")
+        ]
+        cells = ["-"] * 3 if single else [process.operator, schedule, process.snr_policy]
+        cells = [process.image_size, cells[0], process.num_levels, *cells[1:], f"{row.relative_flops:.2f}", *numbers]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return f"""# What scale-space sampling loses by construction
+
+Exact, from `python -m launch.studies.gaussian_error`; nothing is trained or drawn. Gaussian data with a natural image's
+spectrum (power ~ k^-2, standard deviation 0.5), the exact denoiser, linear betas, a call at every timestep. Errors are
+relative, W2^2(N(0, P), N(0, S)) / tr S of the drawn covariance P and the data's S; "low frequencies" is the mean of
+P_kk / S_kk up to 4 cycles per side; FLOPs are those of sampling over the same network's at full size throughout.
+
+{chr(10).join(lines)}
+
+![Variance drawn over variance of the data, by frequency](gaussian_error.png)
+"""
+
+
+def is_plain(config: ProcessConfig) -> bool:
+    """Whether a process differs from the first of the table in levels and policy only."""
+    return (config.operator, config.resolution_schedule, config.gamma) == ("ideal", "convex_decay", GAMMAS[0])
+
+
+def draw(rows: Sequence[Row], sizes: Sequence[int]) -> Figure:
+    """Per-frequency variance ratios of ancestral sampling: one level, published, preserve."""
+    figure = Figure(figsize=(5.5 * len(sizes), 3.8), layout="constrained")
+    for size, axes in zip(sizes, figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0], strict=True):
+        drawn = [row for row in rows if row.process.image_size == size and is_plain(row.process)]
+        depth = max(row.process.num_levels for row in drawn)
+        for row in drawn:
+            levels, ratios = row.process.num_levels, row.ancestral["variance_ratios"][1:]
+            if levels in (1, depth):
+                name, style = ("one level", "--") if levels == 1 else (f"{levels} levels, {row.process.snr_policy}", "-")
+                axes.semilogx(range(1, len(ratios) + 1), ratios, style, label=name)
+        axes.axhline(1, color="gray", linewidth=0.8)
+        axes.set(title=f"{size} px, ancestral", xlabel="cycles per side", ylabel="variance drawn / variance of the data")
+        axes.legend()
+    return figure
+
+
+if __name__ == "__main__":
+    run(main)

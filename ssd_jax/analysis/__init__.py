@@ -1,0 +1,1 @@
+"""What can be said before anything is trained: errors, information, costs."""

@@ -1,0 +1,76 @@
+"""What a sampling plan costs: floating-point operations and activation memory of every path through the network.
+
+Operations are counted on the lowered program, which takes no compilation (0.2 % below the compiled one's).
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ssd_jax.config import ModelConfig
+from ssd_jax.network.flexi_unet import IMAGE_CHANNELS
+from ssd_jax.sampling.solvers import Plan
+from ssd_jax.training.step import abstract_model
+
+
+@dataclass(frozen=True)
+class PathCost:
+    """One call of the network for one image.
+
+    Attributes:
+        in_level, out_level: the path.
+        flops: floating-point operations.
+        memory: bytes of intermediate results of the compiled program on this machine, None if not asked for.
+    """
+
+    in_level: int
+    out_level: int
+    flops: float
+    memory: int | None = None
+
+
+@dataclass(frozen=True)
+class PlanCost:
+    """All calls of a plan for one image.
+
+    Attributes:
+        stages: the cost of a call of each stage of the plan.
+        flops: of the whole plan.
+        relative_flops: the same over that of as many calls at full resolution.
+    """
+
+    stages: tuple[PathCost, ...]
+    flops: float
+    relative_flops: float
+
+
+@cache
+def path_cost(
+    config: ModelConfig, shape: tuple[int, ...], in_level: int, out_level: int, *, memory: bool = False
+) -> PathCost:
+    """Counts one path for one image of a level-0 spatial `shape`; `memory` compiles it (seconds to minutes)."""
+    graphdef, parameters = abstract_model(config)
+
+    def call(parameters, x, t, label):
+        return nnx.merge(graphdef, parameters)(x, t, label, in_level=in_level, out_level=out_level)
+
+    x = jax.ShapeDtypeStruct((1, *(side >> in_level for side in shape), IMAGE_CHANNELS), jnp.float32)
+    label = jax.ShapeDtypeStruct((1,), jnp.int32) if config.num_classes else None
+    lowered = jax.jit(call).lower(parameters, x, jax.ShapeDtypeStruct((1,), jnp.float32), label)
+    analysis = lowered.cost_analysis()
+    flops = float(analysis["flops"]) if analysis else float("nan")
+    statistics = lowered.compile().memory_analysis() if memory else None
+    return PathCost(in_level, out_level, flops, statistics.temp_size_in_bytes if statistics else None)
+
+
+def plan_cost(plan: Plan, config: ModelConfig, *, memory: bool = False) -> PlanCost:
+    """Counts a whole plan for one image, against the same number of calls of path (0, 0)."""
+    stages = [part.stage for part in plan.stages]
+    paths = dict.fromkeys([(0, 0), *((stage.in_level, stage.out_level) for stage in stages)])
+    costs = {path: path_cost(config, plan.process.shape, *path, memory=memory) for path in paths}
+    of_stages = tuple(costs[stage.in_level, stage.out_level] for stage in stages)
+    flops = sum(len(part.timesteps) * cost.flops for part, cost in zip(plan.stages, of_stages, strict=True))
+    return PlanCost(of_stages, flops, flops / (len(plan.timesteps) * costs[0, 0].flops))

@@ -1,0 +1,141 @@
+"""Pictures out: uint8, grids, strips, animations; PNG, GIF, WebP and .npz files."""
+
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from ssd_jax.errors import InputError
+from ssd_jax.files.decode import decode
+from ssd_jax.files.paths import write_atomically
+
+
+def to_uint8(images) -> UInt8[np.ndarray, "..."]:
+    """float [-1, 1], clipped -> uint8 0..255, rounded; any shape."""
+    return np.rint((np.clip(np.asarray(images, np.float32), -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def grid(
+    images: UInt8[np.ndarray, "n h w channels"], columns: int | None = None, padding: int = 2
+) -> UInt8[np.ndarray, "height width channels"]:
+    """uint8 [n, h, w, 3] -> one picture, row by row on white; as square as can be unless `columns` is given."""
+    count, height, width, channels = images.shape
+    columns = columns or int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    pitch_y, pitch_x = height + padding, width + padding
+    picture = np.full((rows * pitch_y + padding, columns * pitch_x + padding, channels), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * pitch_y + padding, (i % columns) * pitch_x + padding
+        picture[top : top + height, left : left + width] = image
+    return picture
+
+
+def enlarge(images: UInt8[np.ndarray, "n h w 3"], size: int) -> UInt8[np.ndarray, "n {size} {size} 3"]:
+    """uint8 [n, h, w, 3] -> [n, size, size, 3] with visible pixels; size is a multiple of h and w."""
+    return images.repeat(size // images.shape[1], axis=1).repeat(size // images.shape[2], axis=2)
+
+
+def denoising_strip(
+    states: Sequence[Float[np.ndarray, "n _ _ 3"]], predictions: Sequence[Float[np.ndarray, "n _ _ 3"]], size: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Rows in pairs, one pair per image: the states x_t from noisiest to cleanest, and below them the predictions.
+
+    Args:
+        states, predictions: float [n, h, w, 3] each, at resolutions that divide `size`.
+        size: pixels of every picture in the strip.
+    """
+    rows = [
+        enlarge(to_uint8(np.asarray(frame)[None, i]), size)
+        for i in range(len(states[0]))
+        for frames in (states, predictions)
+        for frame in frames
+    ]
+    return grid(np.concatenate(rows), columns=len(states))
+
+
+def write_png(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Writes uint8 [h, w, 3] RGB, whole or not at all; parent folders are made."""
+    encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    write_atomically(path, lambda file: file.write(encoded.tobytes()))
+
+
+def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """uint8 [h, w, 3] RGB of a PNG, JPEG or WebP file. Raises InputError if it cannot be read."""
+    image = decode(path.read_bytes()) if path.is_file() else None
+    if image is None:
+        raise InputError(f"{path} is no image that can be read; give a PNG, JPEG or WebP file")
+    return image
+
+
+def is_whole(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether `path` holds an image of `shape`, [h, w, 3]."""
+    try:
+        return read_image(path).shape == shape
+    except InputError:
+        return False
+
+
+def growing(
+    states: Sequence[UInt8[np.ndarray, "n _ _ 3"]],
+    predictions: Sequence[UInt8[np.ndarray, "n _ _ 3"]] | None = None,
+    width: int = 288,
+) -> UInt8[np.ndarray, "frames height width 3"]:
+    """Frames of an animation in which the pictures grow with their resolution: a grid of them at the centre of each.
+
+    Args:
+        states: uint8 [n, h, w, 3] each, from noisiest to cleanest, the last of them the largest.
+        predictions: shown to the right of the states.
+        width: pixels of a grid of the last states, enlarged by a whole number to at most this.
+    """
+    columns = [states] if predictions is None else [states, predictions]
+    full = grid(states[-1]).shape
+    factor = max(width // full[1], 1)
+    frames = np.full((len(states), full[0] * factor, len(columns) * full[1] * factor, 3), 255, np.uint8)
+    for frame, *sides in zip(frames, *columns, strict=True):
+        for i, side in enumerate(sides):
+            picture = grid(side).repeat(factor, axis=0).repeat(factor, axis=1)
+            top = (frame.shape[0] - picture.shape[0]) // 2
+            left = (full[1] * factor - picture.shape[1]) // 2 + i * full[1] * factor
+            frame[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return frames
+
+
+def write_animation(
+    path: Path, frames: UInt8[np.ndarray, "frames h w 3"], milliseconds: int = 80, hold: int = 2000
+) -> None:
+    """Writes uint8 [frames, h, w, 3] RGB as a looping GIF or lossless WebP, as the suffix of `path` says.
+
+    Args:
+        path: ends in .gif or .webp.
+        frames: at least one.
+        milliseconds: each frame is shown.
+        hold: milliseconds that the last one is.
+    """
+    first, *others = map(Image.fromarray, frames)
+    durations = [milliseconds] * len(others) + [hold]
+    options = {"save_all": True, "append_images": others, "duration": durations, "loop": 0, "lossless": True}
+    write_atomically(path, lambda file: first.save(file, format=path.suffix[1:].upper(), **options))
+
+
+def write_npz(path: Path, images: Iterable[UInt8[np.ndarray, "h w 3"]], shape: tuple[int, ...]) -> None:
+    """Writes images one by one as the array "images" of a compressed .npz, so that they need not fit into memory.
+
+    Args:
+        path: for `np.load(path)["images"]`.
+        images: uint8 [h, w, 3], in order.
+        shape: (number of images, h, w, 3).
+    """
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+
+    def write(file) -> None:
+        archive = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED)
+        with archive, archive.open("images.npy", "w", force_zip64=True) as array:
+            np.lib.format.write_array_header_1_0(array, header)
+            for image in images:
+                array.write(image.tobytes())
+
+    write_atomically(path, write)

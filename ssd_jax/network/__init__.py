@@ -1,0 +1,1 @@
+"""Networks and the denoisers that they make."""

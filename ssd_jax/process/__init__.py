@@ -1,0 +1,1 @@
+"""The mathematics: operators, schedules, spectra, the scale-space process and its stages."""

@@ -1,0 +1,319 @@
+"""The scale-space process: equations (1)-(8).
+
+States are x_t at level levels[t]; A_t is the cumulative operator from the image to that level, M = M_{s->t} the one from
+state s to state t (s < t), c = a_t / a_s, rho = sigma_s^2 / sigma_t^2, z_t = A_t x_0.
+
+    (1) marginal     x_t = a_t z_t + sigma_t eps,   a_t^2 + sigma_t^2 = 1,   l_t = log(a_t^2 / sigma_t^2)
+    (2) transition   x_t | x_s ~ N(c M x_s,  sigma_t^2 I - c^2 sigma_s^2 M M^T)
+    (3) valid iff    rho c^2 lambda_max(M M^T) <= 1
+    (4) posterior    x_s | x_t, x_0 ~ N(a_s z_s + rho c M^T (x_t - a_t M z_s),  sigma_s^2 (I - rho c^2 M^T M))
+    (5) family       x_s = a_s z_s + B (x_t - a_t M z_s) + (sigma_s^2 I - sigma_t^2 B B^T)^(1/2) xi
+    (6) directions   with M = U diag(m) V^T:  B = V diag(b) U^T,
+                     b_i = sqrt(sigma_s^2 - eta^2 sigma_s^2 (1 - rho c^2 m_i^2)) / sigma_t
+        eta = 1 is the posterior (4), eta = 0 is DDIM for any linear operator.
+    (8) preserve     l_t = l_base(t) + sum over the changes above of -log lambda_max(M M^T)
+
+(7), the last step, returns the prediction itself and is the last row of every plan (`solvers`).
+
+A_t changes where the resolution does and, if the process has a dissipation, at every t: a blur that grows with t, diagonal
+in the DCT basis, then acts on top. What the network predicts is a level's *sharp* image: A x_0 as it enters the level.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from itertools import pairwise
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ssd_jax.config import ProcessConfig
+from ssd_jax.errors import InputError
+from ssd_jax.process.matrix_free import MatrixFreeOperator
+from ssd_jax.process.operators import SeparableOperator, dct_basis, find_operator, heat, heat_each, heat_rate_grid
+from ssd_jax.process.reverse import directions
+from ssd_jax.process.schedules import (
+    NOISE_SCHEDULES,
+    RESOLUTION_SCHEDULES,
+    blur_times,
+    constant,
+    information_levels,
+    resolution_levels,
+    threshold_levels,
+    zero_terminal,
+)
+from ssd_jax.process.spectrum import natural_spectrum
+
+LinearOperator = SeparableOperator | MatrixFreeOperator
+
+PRIOR_LOG_SNR = -10.0  # x_{T-1} may be replaced by N(0, I) from here down: a^2 = 4.5e-5, DDPM's own linear schedule
+
+
+def compose(operators: Sequence[LinearOperator]) -> LinearOperator:
+    """The operator that applies all of them, the first one first; at least one."""
+    return reduce(lambda before, after: after @ before, operators)
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleSpaceProcess:
+    """A Markov chain of noisy states whose resolution falls as their noise grows.
+
+    Attributes:
+        shape: spatial shape of level 0, e.g. (64, 64).
+        log_snr: l_t, float64 [T]; -inf is pure noise.
+        levels: level of every timestep, int [T]: starts at 0 and never falls; levels may be skipped.
+        operators: operators[l] takes level l to level l + 1.
+        dissipation: time of the heat equation that has blurred x_t, in pixels^2 of level 0, [T], never falling; None for
+            a process without blur.
+
+    Raises:
+        InputError: if shapes do not chain or a transition violates (3).
+    """
+
+    shape: tuple[int, ...]
+    log_snr: Float[np.ndarray, "timesteps"]
+    levels: Int[np.ndarray, "timesteps"]
+    operators: tuple[LinearOperator, ...] = ()
+    dissipation: Float[np.ndarray, "timesteps"] | None = None
+
+    def __post_init__(self):
+        if self.levels.shape != self.log_snr.shape or self.levels[0] != 0 or (np.diff(self.levels) < 0).any():
+            raise InputError("levels must hold one level a timestep, start at 0 and never fall")
+        if self.dissipation is not None and (
+            self.dissipation.shape != self.log_snr.shape or (np.diff(self.dissipation, prepend=0.0) < 0).any()
+        ):
+            raise InputError("dissipation must hold one time a timestep, be >= 0 and never fall")
+        if len(self.operators) != self.num_levels - 1:
+            raise InputError(f"{self.num_levels} levels need {self.num_levels - 1} operators, not {len(self.operators)}")
+        shape = self.shape
+        for operator in self.operators:
+            if operator.in_shape != shape:
+                raise InputError(f"operators do not chain: one acts on shape {operator.in_shape}, but is given {shape}")
+            shape = operator.out_shape
+        margin = np.diff(-self.image_log_snr)  # of the log of (3); blur alone has lambda_max = 1
+        worst = int(np.argmin(margin)) if len(margin) else 0
+        if len(margin) and not margin[worst] >= -1e-9:
+            raise InputError(
+                f"the transition from t = {worst} to t = {worst + 1} is not valid: rho c^2 lambda_max(M M^T) is "
+                f"{np.exp(-margin[worst]):.6g} and must be <= 1; lower log_snr from t = {worst + 1} on by at least "
+                f"{-margin[worst]:.3g}"
+            )
+
+    @property
+    def num_timesteps(self) -> int:
+        """T."""
+        return len(self.log_snr)
+
+    @property
+    def num_levels(self) -> int:
+        """L, skipped levels included."""
+        return int(self.levels[-1]) + 1
+
+    @cached_property
+    def used_levels(self) -> tuple[int, ...]:
+        """The levels that some timestep has, finest first."""
+        return tuple(np.unique(self.levels).tolist())
+
+    @cached_property
+    def alpha(self) -> Float[np.ndarray, "timesteps"]:
+        """a_t, float64 [T]."""
+        return np.sqrt(1 / (1 + np.exp(-self.log_snr)))
+
+    @cached_property
+    def sigma(self) -> Float[np.ndarray, "timesteps"]:
+        """sigma_t, float64 [T]."""
+        return np.sqrt(1 / (1 + np.exp(self.log_snr)))
+
+    @cached_property
+    def image_log_snr(self) -> Float[np.ndarray, "timesteps"]:
+        """l_t + log lambda_max of the changes so far, [T]: what is left of the full-size image's coarsest detail.
+
+        Never increases with t, by (3); with snr_policy "preserve" it is the base noise schedule.
+        """
+        return self.log_snr - preserving_shift(self.operators, self.levels)
+
+    @property
+    def prior_is_noise(self) -> bool:
+        """Whether x_{T-1} may be drawn from N(0, I); if not, samples start from degraded images."""
+        return bool(self.log_snr[-1] <= PRIOR_LOG_SNR / 2)
+
+    def level_shape(self, level: int) -> tuple[int, ...]:
+        """Spatial shape at `level`."""
+        return self.operators[level - 1].out_shape if level else self.shape
+
+    def first_timestep(self, level: int) -> int:
+        """The least noisy t at `level`, a used one; for level > 0 the reverse step from it is an up-step."""
+        return int(np.argmax(self.levels == level))
+
+    @cached_property
+    def blur_times(self) -> Float[np.ndarray, "timesteps"]:
+        """Dissipation since the level was entered, [T]: the blur between a level's sharp image and z_t."""
+        if self.dissipation is None:
+            return np.zeros(self.num_timesteps)
+        entered = [self.dissipation[self.first_timestep(level)] if level else 0.0 for level in range(self.num_levels)]
+        return self.dissipation - np.array(entered)[self.levels]
+
+    def _heat(self, level: int, time: float) -> tuple[SeparableOperator, ...]:
+        return (heat(self.level_shape(level), time, self.shape),) if time else ()
+
+    def target_operator(self, s: int) -> SeparableOperator | None:
+        """What takes the sharp image of s's level to z_s: a blur, or None."""
+        return next(iter(self._heat(int(self.levels[s]), self.blur_times[s])), None)
+
+    def transition_operator(self, s: int, t: int) -> LinearOperator | None:
+        """M_{s->t}, or None where it is the identity.
+
+        Raises:
+            InputError: if not 0 <= s < t < T, or if the resolution changes more than once between them.
+        """
+        level_s, level_t = int(self.levels[s]), int(self.levels[t])
+        first = self.first_timestep(level_t)
+        if not 0 <= s < t < self.num_timesteps or (level_s != level_t and self.levels[first - 1] != level_s):
+            raise InputError(f"no single reverse step leads from t = {t} (level {level_t}) to s = {s} (level {level_s})")
+        times = self.blur_times
+        if level_s == level_t:
+            parts = self._heat(level_t, times[t] - times[s])
+        else:
+            change = 0.0 if self.dissipation is None else self.dissipation[first] - self.dissipation[first - 1]
+            before, after = self._heat(level_s, times[first - 1] - times[s]), self._heat(level_t, times[t] + change)
+            parts = (*before, *self.operators[level_s:level_t], *after)
+        return compose(parts) if parts else None
+
+    @cached_property
+    def level_operators(self) -> dict[int, LinearOperator]:
+        """For each used level but 0 what takes the sharp image of the used level before to its own."""
+        to_level = {}
+        for level in self.used_levels[1:]:
+            first = self.first_timestep(level)
+            parts = (self.target_operator(first - 1), self.transition_operator(first - 1, first))
+            to_level[level] = compose([part for part in parts if part is not None])
+        return to_level
+
+    def degrade(self, x: Float[Array, "..."], level: int, *, start: int = 0) -> Float[Array, "..."]:
+        """The sharp image of `level` from that of `start`, both used levels; that of level 0 is x_0.
+
+        [..., *level_shape(start), channels] -> [..., *level_shape(level), channels]
+        """
+        between = [self.level_operators[used] for used in self.used_levels if start < used <= level]
+        return reduce(lambda z, operator: operator.apply(z), between, x)
+
+    @cached_property
+    def bounds(self) -> tuple[float, ...]:
+        """The largest absolute value of the sharp images of each level, for x_0 in [-1, 1]; infinite for unused levels."""
+        bounds, whole = [1.0] + [math.inf] * (self.num_levels - 1), None
+        for level in self.used_levels[1:]:
+            whole = self.level_operators[level] if whole is None else self.level_operators[level] @ whole
+            bounds[level] = whole.bound
+        return tuple(bounds)
+
+    def add_noise(
+        self,
+        z: Float[Array, "batch *spatial channels"],
+        t: Int[Array, "batch"],
+        noise: Float[Array, "batch *spatial channels"],
+    ) -> Float[Array, "batch *spatial channels"]:
+        """Equation (1): x_t from the sharp image of its level, one t per image, all of one level.
+
+        Args:
+            z: sharp images, [batch, *spatial, channels].
+            t: timesteps, int [batch].
+            noise: eps ~ N(0, I), the shape of z.
+        """
+        if self.dissipation is not None:
+            z = heat_each(z, jnp.asarray(self.blur_times, z.dtype)[t], self.shape)
+        t = jnp.expand_dims(t, range(1, z.ndim))
+        return jnp.asarray(self.alpha, z.dtype)[t] * z + jnp.asarray(self.sigma, z.dtype)[t] * noise
+
+    def frequency_basis(self, level: int) -> tuple[Float[np.ndarray, "_ _"], ...] | None:
+        """Where a process with dissipation is diagonal at `level`: V of one matrix per axis; None without dissipation."""
+        return None if self.dissipation is None else tuple(dct_basis(n).T for n in self.level_shape(level))
+
+    def step_constants(self, s: int, t: int, eta: float) -> Float[np.ndarray, "6"]:
+        """a_s, a_t, sigma_s^2, sigma_t^2, rho c^2, eta: all that a step from t to s needs to know besides M."""
+        var_s, var_t = self.sigma[s] ** 2, self.sigma[t] ** 2
+        ratio = var_s / var_t * (self.alpha[t] / self.alpha[s]) ** 2
+        return np.array([self.alpha[s], self.alpha[t], var_s, var_t, ratio, eta])
+
+    def reverse_coefficients(self, s: int, t: int, eta: float) -> Float[np.ndarray, "*shape 3"]:
+        """Family (5)-(6) as x_s = k_x x_t + k_z z + k_n xi, for a separable M.
+
+        Args:
+            s, t: timesteps, s < t, at most one change of resolution apart.
+            eta: 0 (DDIM) to 1 (posterior, ancestral).
+
+        Returns:
+            float64 (k_x, k_z, k_n). Within a level z is the sharp image: [3], or [*shape, 3] along `frequency_basis`
+            where there is one. Between levels z is z_s: [*in_shape of M, 3] along the right singular directions of M.
+        """
+        m, in_range, target = np.ones(()), np.ones((), bool), np.ones(())
+        if self.levels[s] != self.levels[t]:
+            operator = self.transition_operator(s, t)
+            assert isinstance(operator, SeparableOperator), "for a MatrixFreeOperator see `matrix_free_up_step`"
+            m, in_range = operator.singular_values, operator.in_range
+        elif self.dissipation is not None:
+            shape, times = self.level_shape(int(self.levels[t])), self.blur_times
+            rates = heat_rate_grid(shape, self.shape)
+            m, target = np.exp(-(times[t] - times[s]) * rates), np.exp(-times[s] * rates)
+        a_s, a_t, *others = self.step_constants(s, t, eta)
+        b, noise = directions(m, in_range, *others)
+        return np.stack([b, (a_s - a_t * b * m) * target, noise], axis=-1)
+
+
+def preserving_shift(operators: Sequence[LinearOperator], levels: Int[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
+    """Sum over the changes of resolution up to t of -log lambda_max(M M^T), [T]: the second term of (8)."""
+    used = np.unique(levels)
+    shift = np.zeros(used[-1] + 1)
+    for before, after in pairwise(used):
+        shift[after] = shift[before] - np.log(compose(operators[before:after]).lambda_max)
+    return shift[levels]
+
+
+def make_process(config: ProcessConfig) -> ScaleSpaceProcess:
+    """The process of a config (already validated: every name known, image_size divisible by 2^(levels - 1)).
+
+    With snr_policy "published" the log-SNR is that of the base schedule, whatever the resolution. With "preserve" it is
+    (8), and the base schedule is lowered by a ramp ~ (t / T)^4 that brings x_{T-1} down to PRIOR_LOG_SNR: steep enough to
+    leave the steps that matter alone, and the prior N(0, I) is right again.
+    """
+    shapes = [(config.image_size >> level,) * 2 for level in range(config.num_levels)]
+    operators = tuple(map(find_operator(config.operator), shapes[:-1]))
+    for operator, before, after in zip(operators, shapes[:-1], shapes[1:], strict=True):
+        if (operator.in_shape, operator.out_shape) != (before, after):
+            raise InputError(
+                f"process.operator {config.operator!r} takes {operator.in_shape} to {operator.out_shape}, but must take "
+                f"{before} to {after}"
+            )
+    log_snr = _base_log_snr(config)
+    levels = _levels(config, log_snr)
+    operators = operators[: levels[-1]]  # "information" may do without the coarsest
+    if config.snr_policy == "preserve":
+        shift = preserving_shift(operators, levels)
+        excess = max(log_snr[-1] + shift[-1] - PRIOR_LOG_SNR, 0.0) if shift[-1] else 0.0
+        log_snr = log_snr - excess * (np.arange(config.num_timesteps) / (config.num_timesteps - 1)) ** 4 + shift
+    dissipation = blur_times(config.num_timesteps, config.blur) if config.blur else None
+    return ScaleSpaceProcess(shapes[0], log_snr, levels, operators, dissipation)
+
+
+def _base_log_snr(config: ProcessConfig) -> Float[np.ndarray, "t"]:
+    if config.noise_schedule == "constant":
+        return constant(config.num_timesteps, config.noise_sigma)
+    log_snr = NOISE_SCHEDULES[config.noise_schedule](config.num_timesteps)
+    return zero_terminal(log_snr) if config.zero_terminal_snr else log_snr
+
+
+def _levels(config: ProcessConfig, log_snr: Float[np.ndarray, "t"]) -> Int[np.ndarray, "t"]:
+    if config.resolution_schedule == "threshold":
+        return threshold_levels(config.num_timesteps, config.thresholds)
+    if config.resolution_schedule == "information":
+        spectrum = natural_spectrum((config.image_size,) * 2, slope=config.spectrum_slope)
+        return information_levels(log_snr, spectrum, config.num_levels, config.tolerance)
+    name = config.resolution_schedule
+    levels = resolution_levels(RESOLUTION_SCHEDULES[name], config.num_timesteps, config.num_levels, config.gamma)
+    if (np.diff([*levels, config.num_levels]) > 1).any():
+        raise InputError(
+            f"process.num_timesteps = {config.num_timesteps} are too few for {config.num_levels} levels with resolution "
+            f"schedule {name!r} and gamma = {config.gamma}: some level gets no timestep"
+        )
+    return levels

@@ -1,0 +1,94 @@
+"""The reverse step from x_t to x_s: equations (5)-(6) along the singular directions of M = U diag(m) V^T.
+
+`process` states the equations and gives the coefficients; here they meet the arrays.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ssd_jax.process.matrix_free import MatrixFreeOperator, function_of_gram
+from ssd_jax.process.operators import along_axes
+
+
+def directions(m, in_range, var_s, var_t, ratio, eta):
+    """(6) for singular values m_i, NumPy or JAX arrays: b_i, and the standard deviation of the noise along v_i.
+
+    Args:
+        m: singular values of M.
+        in_range: whether v_i has a partner u_i among the directions of x_t; b_i is 0 where not.
+        var_s, var_t: sigma^2 at s and t.
+        ratio: rho c^2.
+        eta: 0 (DDIM) to 1 (posterior).
+    """
+    fresh = (1 - ratio * m**2).clip(0)
+    b = in_range * (var_s * (1 - eta**2 * fresh) / var_t) ** 0.5
+    noise = (var_s * (1 - in_range * (1 - eta**2 * fresh))) ** 0.5  # var_s - var_t b^2, without rounding
+    return b, noise
+
+
+def up_step(
+    x: Float[Array, "batch *out_shape channels"],
+    z: Float[Array, "batch *in_shape channels"],
+    noise: Float[Array, "batch *in_shape channels"],
+    coefficients: Float[Array, "*in_shape k"],
+    left: tuple[Float[Array | np.ndarray, "_ _"], ...],
+    right: tuple[Float[Array | np.ndarray, "_ _"], ...],
+    z_prev: Float[Array, "batch *out_shape channels"] | None = None,
+) -> Float[Array, "batch *in_shape channels"]:
+    """x_s from x_t one level below, equations (5)-(6), exact for a separable operator M = U diag(m) V^T.
+
+    Args:
+        x: x_t, [batch, *out_shape, channels].
+        z: the (predicted) clean image at the level of s, [batch, *in_shape, channels].
+        noise: xi ~ N(0, I) along the right singular directions, the shape of z; in an orthonormal basis it is as white as
+            in any other, so that drawing it costs one transform.
+        coefficients: (k_x, k_z, k_n) as from `reverse_coefficients`, [*in_shape, 3], or with z_prev (k_x, k_z, k_p, k_n).
+        left, right: U and V of M, one matrix per axis (`SeparableOperator.left`, `.right`).
+        z_prev: the prediction before, at the level of x_t; only its part along U enters.
+
+    Returns:
+        x_s, the shape of z.
+    """
+    k_x, k_z, *k_p, k_n = jnp.moveaxis(coefficients, -1, 0)[..., None]
+    padding = [(0, 0), *((0, v.shape[0] - u.shape[0]) for u, v in zip(left, right, strict=True)), (0, 0)]
+
+    def lift(y):
+        """U^T y, zero along the null space of M."""
+        return jnp.pad(along_axes(y, [u.T for u in left]), padding)
+
+    total = k_x * lift(x) + k_z * along_axes(z, [v.T for v in right]) + k_n * noise
+    return along_axes(total if z_prev is None else total + k_p[0] * lift(z_prev), right)
+
+
+def matrix_free_up_step(
+    operator: MatrixFreeOperator,
+    x: Float[Array, "batch *out_shape channels"],
+    z: Float[Array, "batch *in_shape channels"],
+    noise: Float[Array, "batch *in_shape channels"],
+    constants: Float[Array, "6"],
+) -> Float[Array, "batch *in_shape channels"]:
+    """`up_step` for an operator that is only a function. With K = M M^T, and b and k_n functions of m = sqrt(K):
+
+        x_s = a_s z + sigma_s xi + M^T (b(m) / m (x_t - a_t M z) + (k_n(m) - sigma_s) / m^2 M xi)
+
+    Args:
+        operator: M.
+        x, z: as in `up_step`.
+        noise: xi ~ N(0, I), the shape of z.
+        constants: `ScaleSpaceProcess.step_constants`.
+    """
+    a_s, a_t, var_s, *others = constants
+    smallest = 1e-6 * operator.lambda_max
+
+    def scaled_b(eigenvalue):
+        m = jnp.sqrt(jnp.maximum(eigenvalue, smallest))
+        return directions(m, 1.0, var_s, *others)[0] / m
+
+    def scaled_noise(eigenvalue):
+        m = jnp.sqrt(jnp.maximum(eigenvalue, smallest))
+        return (directions(m, 1.0, var_s, *others)[1] - jnp.sqrt(var_s)) / m**2
+
+    residual = function_of_gram(operator, scaled_b, x - a_t * operator.apply(z))
+    inward = function_of_gram(operator, scaled_noise, operator.apply(noise))
+    return a_s * z + jnp.sqrt(var_s) * noise + operator.adjoint(residual + inward)

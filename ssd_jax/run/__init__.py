@@ -1,0 +1,1 @@
+"""A workdir over time: training that resumes, checkpoints, trained models."""

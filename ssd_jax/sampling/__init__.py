@@ -1,0 +1,1 @@
+"""From noise to images: solvers, plans, and the programs that run them."""

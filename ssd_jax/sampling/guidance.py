@@ -1,0 +1,164 @@
+"""Guidance and thresholding: each takes a denoiser and returns another one.
+
+A denoiser is any function denoise(x, t, label, *, stage) -> z_hat. What is returned is a `jax.tree_util.Partial`, so that
+parameters, scales and intervals stay arguments of the compiled programs and changing their values compiles nothing. What is
+guided is the prediction of the clean image: as x_t is given, that is the same as guiding the noise or the score.
+
+Guided predictions may leave the range of images, so guide first and threshold last:
+
+    clipped(classifier_free(network, 2.0, null_label=8), process.bounds)
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Float
+
+from ssd_jax.errors import InputError, check_range
+from ssd_jax.network.denoiser import as_pytree
+
+Interval = tuple[float, float]
+
+
+def classifier_free(
+    denoise: Callable,
+    scale: float,
+    *,
+    null_label: int,
+    interval: Interval | None = None,
+    log_snr: Float[np.ndarray, "timesteps"] | None = None,
+) -> Callable:
+    """Classifier-free guidance (Ho & Salimans 2022): z = z_uncond + scale (z_cond - z_uncond).
+
+    Both predictions come from one call of twice the batch.
+
+    Args:
+        denoise: a denoiser trained with label dropout, not clipped.
+        scale: >= 0. 1 returns `denoise` itself, at no cost; 0 is unconditional; above 1 the class counts for more.
+        null_label: the label of "any class", `ModelConfig.null_label`.
+        interval: (low, high), guides only where low <= log_snr[t] <= high and is plain, at the plain cost, elsewhere
+            (Kynkaanniemi et al. 2024; their noise level sigma is exp(-log_snr / 2)). None guides everywhere.
+        log_snr: of every timestep, [T]; needed with an interval. `ScaleSpaceProcess.image_log_snr` means the same at every
+            level.
+
+    Raises:
+        InputError: for a scale or interval that cannot be used; when called, if there is no label.
+    """
+    weights = _weights(scale, interval, log_snr)
+    return denoise if scale == 1 else Partial(_classifier_free, as_pytree(denoise), weights, null_label)
+
+
+def autoguidance(
+    denoise: Callable,
+    weak: Callable,
+    scale: float,
+    *,
+    interval: Interval | None = None,
+    log_snr: Float[np.ndarray, "timesteps"] | None = None,
+) -> Callable:
+    """Autoguidance (Karras et al. 2024): z = z_weak + scale (z - z_weak), away from what a worse denoiser predicts.
+
+    Args:
+        denoise: a denoiser, not clipped.
+        weak: one of the same process and task that is smaller or less trained.
+        scale, interval, log_snr: as in `classifier_free`.
+
+    Raises:
+        InputError: for a scale or interval that cannot be used.
+    """
+    weights = _weights(scale, interval, log_snr)
+    return denoise if scale == 1 else Partial(_autoguidance, as_pytree(denoise), as_pytree(weak), weights)
+
+
+def clipped(denoise: Callable, bounds: Sequence[float]) -> Callable:
+    """Predictions clipped to the range of images.
+
+    Args:
+        denoise: a denoiser.
+        bounds: largest absolute value of clean images at each level, `ScaleSpaceProcess.bounds`; may be infinite.
+    """
+    return Partial(_clipped, as_pytree(denoise), np.asarray(bounds, np.float32))
+
+
+def dynamically_thresholded(denoise: Callable, quantile: float, bounds: Sequence[float]) -> Callable:
+    """Dynamic thresholding (Saharia et al. 2022): keeps strong guidance from saturating images.
+
+    An image whose `quantile` of absolute values lies beyond the bound is clipped to that quantile and scaled back into the
+    bound; the others are clipped to the bound. At a level whose bound is infinite, predictions stay as they are.
+
+    Args:
+        denoise: a denoiser.
+        quantile: 0 < quantile <= 1, e.g. 0.995.
+        bounds: as in `clipped`.
+
+    Raises:
+        InputError: for a quantile out of range.
+    """
+    check_range("threshold quantile", quantile, low=0, open_low=True)
+    if quantile > 1:
+        raise InputError(f"threshold quantile is {quantile}, but must be <= 1")
+    return Partial(_dynamically_thresholded, as_pytree(denoise), quantile, np.asarray(bounds, np.float32))
+
+
+def _weights(scale: float, interval: Interval | None, log_snr: np.ndarray | None) -> np.ndarray:
+    """scale - 1 at the timesteps that are guided and 0 at the others, float32 [T]; [1] if all are."""
+    check_range("guidance scale", scale, low=0, high=np.inf)
+    if interval is None:
+        return np.array([scale - 1], np.float32)
+    low, high = interval
+    if not low <= high:
+        raise InputError(f"guidance interval is ({low}, {high}), but must be (low, high) in log-SNR with low <= high")
+    if log_snr is None:
+        raise InputError("a guidance interval needs the log_snr of every timestep; give process.image_log_snr")
+    guided = (low <= log_snr) & (log_snr <= high)
+    if not guided.any():
+        raise InputError(
+            f"guidance interval is ({low}, {high}), but holds no timestep: their log-SNR is {log_snr.min():.2f} to "
+            f"{log_snr.max():.2f}; widen it"
+        )
+    return np.where(guided, scale - 1, 0).astype(np.float32)
+
+
+def _classifier_free(denoise, weights, null_label, x, t, label=None, *, stage):
+    if label is None:
+        raise InputError("classifier-free guidance needs labels, but got none; give a label for every image")
+
+    def both():
+        labels = jnp.concatenate([label, jnp.full_like(label, null_label)])
+        twins = denoise(jnp.concatenate([x, x]), jnp.concatenate([t, t]), labels, stage=stage)
+        return jnp.split(twins, 2)
+
+    return _guided(weights, t, lambda: denoise(x, t, label, stage=stage), both)
+
+
+def _autoguidance(denoise, weak, weights, x, t, label=None, *, stage):
+    def plain():
+        return denoise(x, t, label, stage=stage)
+
+    return _guided(weights, t, plain, lambda: (plain(), weak(x, t, label, stage=stage)))
+
+
+def _guided(weights, t, plain: Callable, both: Callable) -> jax.Array:
+    """z + (scale - 1) (z - z_weak), exactly z where scale is 1; `plain` gives z and `both` gives z and z_weak."""
+    weight = jnp.take(weights, t, mode="clip")  # a single one is that of all timesteps
+
+    def apart():
+        z, weak = both()
+        return z + jnp.expand_dims(weight, range(1, z.ndim)) * (z - weak)
+
+    # With an interval both branches are compiled, so that the steps outside it cost no more than without guidance.
+    return apart() if len(weights) == 1 else jax.lax.cond((weight != 0).any(), apart, plain)
+
+
+def _clipped(denoise, bounds, x, t, label=None, *, stage):
+    return jnp.clip(denoise(x, t, label, stage=stage), -bounds[stage.out_level], bounds[stage.out_level])
+
+
+def _dynamically_thresholded(denoise, quantile, bounds, x, t, label=None, *, stage):
+    z, bound = denoise(x, t, label, stage=stage), bounds[stage.out_level]
+    largest = jnp.quantile(jnp.abs(z), quantile, axis=tuple(range(1, z.ndim)), keepdims=True)
+    threshold = jnp.maximum(largest, bound)
+    return jnp.clip(z, -threshold, threshold) * jnp.where(jnp.isinf(bound), 1.0, bound / threshold)

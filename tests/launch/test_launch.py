@@ -1,0 +1,214 @@
+"""The commands themselves, as a user types them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from launch.common.command import CPU_FLAGS
+from ssd_jax.files.decode import decode
+from ssd_jax.files.images import write_png
+from ssd_jax.metrics import Statistics, moments, save_statistics
+from tests.conftest import FAST_COMPILE
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "--config.process.image_size=8",
+    "--config.process.num_levels=2",
+    "--config.process.num_timesteps=20",
+    "--config.model.widths=(8, 16)",
+    "--config.model.attention_levels=(1,)",
+    "--config.model.num_heads=2",
+    "--config.model.label_dropout=0.1",
+    "--config.train.steps=3",
+    "--config.train.batch_size=8",
+    "--config.sample.num=4",
+    "--config.sample.steps=4",
+]
+
+
+def launch(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess:
+    flags = f"{FAST_COMPILE} --xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def read(path: Path) -> np.ndarray:
+    image = decode(path.read_bytes())
+    assert image is not None
+    return image
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("quickstart") / "run"
+    return workdir, launch("launch.quickstart", f"--workdir={workdir}", *TINY)
+
+
+def test_quickstart_leaves_pictures_and_says_where(quickstart):
+    workdir, result = quickstart
+    assert result.returncode == 0, result.stderr
+    assert read(workdir / "samples.png").shape == (22, 22, 3)
+    assert read(workdir / "denoising.png").shape[0] == 4 * 2 * 10 + 2
+    for word in ("samples.png", "denoising.png", "launch.train", "launch.sample"):
+        assert word in result.stdout
+    assert "100%" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_train_goes_on_and_sample_repeats_itself(quickstart, tmp_path):
+    workdir, _ = quickstart
+    more = [*TINY, "--config.train.steps=5"]
+    result = launch("launch.train", "--config=configs/openmoji32.py", f"--workdir={workdir}", *more)
+    assert result.returncode == 0 and "going on from step 3" in result.stderr, result.stderr
+    sample = ["launch.sample", f"--workdir={workdir}", "--num=5", "--steps=6", "--seed=3"]
+    sample += ["--guidance=2", "--guidance_interval=-4,4", "--threshold_quantile=0.99"]
+    result = launch(*sample, "--batch=5", "--animation=webp", f"--out={tmp_path}/a")
+    assert result.returncode == 0 and "step 5" in result.stdout, result.stderr
+    names = [f"{i:06d}.png" for i in range(5)]
+    assert sorted(os.listdir(tmp_path / "a")) == [*names, "animation.webp", "grid.png", "samples.json", "samples.npz"]
+    a = np.load(tmp_path / "a" / "samples.npz")["images"]
+    assert a.shape == (5, 8, 8, 3)
+    np.testing.assert_array_equal(read(tmp_path / "a" / names[4]), a[4])
+    # Holes are filled, on other devices and in other batches; what is there is left alone.
+    (tmp_path / "a" / names[1]).unlink()
+    (tmp_path / "a" / names[3]).write_bytes(b"half")
+    times = [(tmp_path / "a" / names[i]).stat().st_mtime_ns for i in (0, 2, 4)]
+    result = launch(*sample, "--num=6", "--batch=2", f"--out={tmp_path}/a", devices=2)
+    assert result.returncode == 0, result.stderr
+    again = np.load(tmp_path / "a" / "samples.npz")["images"].astype(int)
+    assert again.shape == (6, 8, 8, 3) and np.abs(again[:5] - a).max() <= 1
+    assert times == [(tmp_path / "a" / names[i]).stat().st_mtime_ns for i in (0, 2, 4)]
+    result = launch(*sample, "--seed=4", f"--out={tmp_path}/a")
+    assert result.returncode == 2 and "their seed is 3, not 4" in result.stderr
+    result = launch(*sample, f"--out={ROOT}/tests")
+    assert result.returncode == 2 and "not an empty folder" in result.stderr
+
+
+def test_edit(quickstart, tmp_path):
+    workdir, _ = quickstart
+    edit = ["launch.edit", f"--workdir={workdir}", "--num=3", "--steps=5", "--label=0"]
+    image, mask = np.full((8, 8, 3), 200, np.uint8), np.zeros((8, 8, 3), np.uint8)
+    mask[4:] = 255
+    write_png(tmp_path / "image.png", image)
+    write_png(tmp_path / "mask.png", mask)
+    files = [f"--image={tmp_path}/image.png", f"--mask={tmp_path}/mask.png"]
+    result = launch(*edit, *files, "--resample=2", f"--out={tmp_path}/inpainted")
+    assert result.returncode == 0 and "grid.png" in result.stdout, result.stderr
+    painted = read(tmp_path / "inpainted" / "000002.png")
+    assert (painted[:4] == 200).all() and (painted[4:] != 200).any()
+    assert launch(*edit, "--interpolate=0,3", f"--out={tmp_path}/path").returncode == 0
+    assert (tmp_path / "path" / "animation.gif").stat().st_size > 100
+    varied = launch(*edit, files[0], "--strength=0.1", "--memory_limit=64", f"--out={tmp_path}/varied")
+    assert varied.returncode == 0, varied.stderr
+    drawn = [read(tmp_path / "varied" / f"{i:06d}.png").astype(int) for i in range(3)]
+    assert all(picture.shape == (8, 8, 3) for picture in drawn) and np.abs(drawn[0] - drawn[1]).max() > 0
+    thumbnail = np.arange(48).reshape(4, 4, 3).astype(np.uint8) + 100
+    write_png(tmp_path / "thumbnail.png", thumbnail)
+    large = launch(*edit, f"--thumbnail={tmp_path}/thumbnail.png", f"--out={tmp_path}/enlarged")
+    assert large.returncode == 0, large.stderr
+    means = read(tmp_path / "enlarged" / "000001.png").reshape(4, 2, 4, 2, 3).mean((1, 3))
+    np.testing.assert_allclose(means, thumbnail, atol=1)
+    result = launch(*edit, f"--thumbnail={tmp_path}/inpainted/grid.png", f"--out={tmp_path}/large")
+    assert result.returncode == 2 and "pixels, but must be 8x8 or 4x4" in result.stderr
+    result = launch(*edit, files[0], "--strength=1.5", f"--out={tmp_path}/large")
+    assert result.returncode == 2 and "strength is 1.5, but must be > 0 and <= 1" in result.stderr
+    assert not (tmp_path / "large").exists()
+
+
+def test_evaluate(quickstart, tmp_path):
+    workdir, _ = quickstart
+    evaluate = ["launch.evaluate", f"--workdir={workdir}", "--num=16", "--steps=4", f"--samples={tmp_path}/samples"]
+    result = launch(*evaluate)
+    assert result.returncode == 0 and "launch.import_inception" in result.stdout, result.stderr
+    assert "mean colour" in result.stdout and "warning: 16 images for" in result.stderr
+    times = [path.stat().st_mtime_ns for path in sorted((tmp_path / "samples").iterdir())]
+    again = launch(*evaluate)  # nothing is drawn twice, and the same numbers come out
+    assert again.stdout == result.stdout
+    assert times == [path.stat().st_mtime_ns for path in sorted((tmp_path / "samples").iterdir())]
+    first, second = map(json.loads, (workdir / "evaluations.jsonl").read_text().splitlines())
+    assert first == second and first["seed"] == 0 and first["solver"] == "dpmpp_2m" and first["num"] == 16
+    assert {"config_sha256", "step", "parameters", "commit", "jax", "reference", "eta"} < set(first)
+    # Images against themselves, without a run.
+    alone = launch("launch.evaluate", f"--samples={tmp_path}/samples", f"--reference={tmp_path}/samples")
+    assert alone.returncode == 0, alone.stderr
+    (line,) = map(json.loads, (tmp_path / "samples" / "evaluations.jsonl").read_text().splitlines())
+    assert abs(line["results"]["low_pass"]["frechet_relative"]) < 1e-6
+    assert line["results"]["spectrum"]["distance"] < 1e-6 and line["results"]["low_pass"]["recall"] == 1
+    write_png(tmp_path / "samples" / "odd.png", np.zeros((8, 9, 3), np.uint8))
+    result = launch("launch.evaluate", f"--samples={tmp_path}/samples", "--reference=openmoji")
+    assert result.returncode == 2 and "odd.png" in result.stderr and "different sizes, 8x8 and 9x8" in result.stderr
+    statistics = Statistics("low_pass", 64, {"pool": moments(np.random.default_rng(0).normal(size=(9, 3)))})
+    save_statistics(tmp_path / "other.npz", statistics)
+    result = launch(*evaluate, f"--reference={tmp_path}/other.npz")
+    assert result.returncode == 2 and "holds statistics of 64 px images, not of 8 px" in result.stderr
+
+
+def test_experiment(tmp_path):
+    tiny = [*TINY, "--config.data.source=openmoji", "--variants=one_level,preserve", "--seeds=1", "--num=24"]
+    experiment = ["launch.studies.experiment", f"--out={tmp_path}/runs", "--ancestral_num=8", *tiny]
+    result = launch(*experiment)
+    assert result.returncode == 0, result.stderr
+    assert "| preserve | 1 |" in result.stdout and "ancestral, 20 calls, 8 images" in result.stdout
+    for name in ("results.json", "results.md", "results.png", "grid.png", "preserve-seed0/config.json"):
+        assert (tmp_path / "runs" / name).is_file()
+    record = json.loads((tmp_path / "runs" / "results.json").read_text())
+    assert record["xla_flags"].startswith(CPU_FLAGS) and FAST_COMPILE in record["xla_flags"]  # the user's come last
+    found = record["results"]["dpmpp_2m"]["preserve"][0]
+    assert found["metrics"]["low_pass"]["frechet"] > 0 and 0 < found["relative_flops"] < 1
+    again = launch(*experiment)  # all is there
+    assert again.stdout == result.stdout and "compiling" not in again.stderr and "sampling" not in again.stderr
+    runs = [tmp_path / "runs" / f"{name}-seed0" for name in ("preserve", "one_level")]
+    drawn = [next(folder.glob("step_*-dpmpp_2m-*.json")) for folder in runs]
+    states = ["--images=64", "--states=16"]
+    result = launch("launch.studies.diagnose", f"--workdir={runs[0]}", f"--baseline={runs[1]}", *states)
+    assert result.returncode == 0, result.stderr
+    rows = [line.split() for line in result.stdout.splitlines()[1:]]
+    assert {row[1] for row in rows} == {"stay1", "up1to0", "stay0"} and rows[-1][0] == "0"
+    assert float(rows[-1][-2]) == float(rows[-1][-1]) == pytest.approx(np.log(64), abs=1e-3)  # x_0 tells all
+    result = launch("launch.studies.diagnose", f"--workdir={runs[0]}", f"--baseline={runs[0]}", *states)
+    assert result.returncode == 2 and "must be of one level" in result.stderr
+    handover = ["launch.studies.handover", f"--baseline={runs[1]}", "--num=24", "--batch=16"]
+    result = launch(*handover, f"--workdir={runs[0]}")
+    assert result.returncode == 0, result.stderr
+    rows = [re.split(r"\s{2,}", line.strip()) for line in result.stdout.splitlines()[1:]]
+    assert [row[1] for row in rows] == ["ours", "baseline", "ours, baseline", "ours, baseline", "baseline"]
+    found = {name: json.loads(path.read_text())["metrics"] for name, path in zip(("ours", "baseline"), drawn, strict=True)}
+    for row in rows[:2]:  # from noise the samplers are the experiment's
+        assert float(row[2]) == pytest.approx(found[row[1]]["low_pass"]["frechet_relative"], rel=1e-3)
+    result = launch(*handover, f"--workdir={runs[1]}")
+    assert result.returncode == 2 and "must be of several levels" in result.stderr
+    result = launch(*experiment, "--variants=presrve")
+    assert result.returncode == 2 and "variant" in result.stderr and "preserve" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["launch.train", "--config=configs/openmoji32.py", "--config.train.stepz=3"], "stepz"),
+        (["launch.train", "--config=configs/openmoji32.py", "--config.train.steps=many"], "steps"),
+        (["launch.train", "--config=configs/nowhere.py"], "nowhere.py"),
+        (["launch.train", "--config=configs/openmoji32.py", "--config.process.image_size=30"], "multiple of 4"),
+        (["launch.train", "--config=configs/folder.py", "--config.data.folder=nowhere"], "'nowhere'"),
+        (["launch.sample", "--out=nowhere"], "no config.json"),
+        (["launch.sample", "--out=nowhere", "stray"], "'stray'"),
+        (["launch.evaluate", "--samples=nowhere"], "no config.json"),
+        (["launch.edit", "--out=nowhere"], "give one of: --image and --strength"),
+        (["launch.sample", "--out=nowhere", "--label=face"], "--label is 'face', but must be all or"),
+        (
+            ["launch.sample", "--out=nowhere", "--guidance_interval=1"],
+            "--guidance_interval is '1', but must be two numbers",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, tmp_path):
+    result = launch(*arguments, f"--workdir={tmp_path}/run")
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert result.returncode == 2 and message in lines[-1] and lines[-1].startswith("error: "), result.stderr
+    assert len(lines) == 1 and not (tmp_path / "run").exists()

@@ -1,0 +1,124 @@
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ssd_jax.config import ModelConfig
+from ssd_jax.errors import InputError
+from ssd_jax.network.blocks import ResBlock, timestep_embedding
+from ssd_jax.network.flexi_unet import FlexiUNet
+
+CONFIG = ModelConfig(widths=(8, 16, 16), num_res_blocks=2, attention_levels=(1,), num_heads=2, num_classes=3)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Every parameter random: at birth heads and residual ends are zero and would hide mistakes."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: FlexiUNet(CONFIG, rngs=nnx.Rngs(0))))
+    pure = nnx.to_pure_dict(state)
+    rng = np.random.default_rng(0)
+    return nnx.merge(graphdef, jax.tree.map(lambda p: jnp.asarray(0.2 * rng.standard_normal(p.shape, np.float32)), pure))
+
+
+def call(model, in_level, out_level, x=None, label=(0, 1), **kwargs):
+    graphdef, state = nnx.split(model)
+    x = jax.random.normal(jax.random.key(0), (2, 16 >> in_level, 24 >> in_level, 3)) if x is None else x
+    label = None if label is None else jnp.array(label)
+
+    @jax.jit
+    def run(state, x, t, label):
+        return nnx.merge(graphdef, state)(x, t, label, in_level=in_level, out_level=out_level, **kwargs)
+
+    return run(state, x, jnp.array([3, 700]), label)
+
+
+@pytest.mark.parametrize(("in_level", "out_level"), [(0, 0), (1, 1), (2, 2), (1, 0), (2, 1), (2, 0)])
+def test_every_path_has_the_shape_of_its_out_level(model, in_level, out_level):
+    out = call(model, in_level, out_level)
+    assert out.shape == (2, 16 >> out_level, 24 >> out_level, 3) and out.dtype == jnp.float32
+    assert np.isfinite(out).all() and out.std() > 0.01
+
+
+def test_up_step_into_level_0_is_the_full_path_of_the_resized_state(model):
+    x = jax.random.normal(jax.random.key(0), (2, 8, 12, 3))
+    resized = jax.image.resize(x, (2, 16, 24, 3), "bilinear")
+    np.testing.assert_allclose(call(model, 1, 0, x), call(model, 0, 0, resized), atol=1e-5)
+
+
+def test_time_label_and_every_pixel_matter(model):
+    x = jax.random.normal(jax.random.key(0), (2, 16, 24, 3))
+    base = call(model, 0, 0, x)
+    assert np.abs(base - call(model, 0, 0, x, label=(2, 1)))[0].max() > 1e-3
+    np.testing.assert_array_equal(base[1], call(model, 0, 0, x, label=(2, 1))[1])
+    same = jnp.concatenate([x[:1], x[:1]])
+    first, second = call(model, 0, 0, same, label=(1, 1))
+    assert np.abs(first - second).max() > 1e-3
+    assert np.abs(base - call(model, 0, 0, x.at[0, 0, 0].add(1)))[0, 15, 23].max() > 0
+
+
+def test_a_new_network_predicts_zero_whatever_its_depth():
+    for num_res_blocks in (1, 2):
+        config = ModelConfig(widths=(8, 8), num_res_blocks=num_res_blocks, attention_levels=(1,), num_heads=2)
+        model = FlexiUNet(config, rngs=nnx.Rngs(0))
+        assert len(model.encoders[0]) == num_res_blocks
+        np.testing.assert_array_equal(call(model, 0, 0, label=None), 0)
+
+
+def test_a_new_block_is_its_skip_connection_and_a_used_one_is_scaled_and_shifted():
+    x, embedding = jnp.ones((1, 4, 4, 8)).at[0, 0].set(3.0), jnp.ones((1, 6))
+    block = ResBlock(8, 8, 6, 0.0, dtype=jnp.float32, rngs=nnx.Rngs(0))
+
+    def run(block):
+        return block(x, embedding, train=False, rngs=None)
+
+    np.testing.assert_array_equal(run(block), x)
+    block.conv2 = cast(nnx.Conv, lambda h: h)  # what it would convolve
+    scale_shift = block.scale_shift
+    normed = block.norm2(block.conv1(nnx.silu(block.norm1(x))))
+    block.scale_shift = cast(nnx.Linear, lambda e: jnp.concatenate([jnp.full((1, 8), 0.5), jnp.ones((1, 8))], -1))
+    np.testing.assert_allclose(run(block) - x, nnx.silu(1.5 * normed + 1), atol=1e-5)
+    assert scale_shift.out_features == 16
+
+
+def test_dropout_only_in_training():
+    config = ModelConfig(widths=(8,), attention_levels=(), num_heads=1, dropout=0.5)
+    graphdef, state = nnx.split(FlexiUNet(config, rngs=nnx.Rngs(0)))
+    state = jax.tree.map(lambda p: p + 0.1, nnx.to_pure_dict(state))
+    model = nnx.merge(graphdef, state)
+    x, t = jax.random.normal(jax.random.key(0), (1, 4, 4, 3)), jnp.array([5])
+    outs = [
+        model(x, t, in_level=0, out_level=0, train=train, rngs=nnx.Rngs(dropout=seed))
+        for train, seed in ((False, 0), (False, 1), (True, 0), (True, 1))
+    ]
+    np.testing.assert_array_equal(outs[0], outs[1])
+    assert np.abs(outs[2] - outs[3]).max() > 0 and np.abs(outs[0] - outs[2]).max() > 0
+
+
+def test_bfloat16_computes_small_and_answers_in_float32():
+    config = ModelConfig(widths=(8,), attention_levels=(), num_heads=1, dtype="bfloat16")
+    model = FlexiUNet(config, rngs=nnx.Rngs(0))
+    assert model.stem.kernel[...].dtype == jnp.float32
+    assert model.stem(jnp.zeros((1, 4, 4, 3))).dtype == jnp.bfloat16
+    assert model(jnp.zeros((1, 4, 4, 3)), jnp.zeros(1), in_level=0, out_level=0).dtype == jnp.float32
+
+
+def test_timestep_embedding():
+    e = timestep_embedding(jnp.array([0, 7]), 8)
+    frequencies = 10_000.0 ** (-np.arange(4) / 4)
+    np.testing.assert_allclose(e[0], [1] * 4 + [0] * 4)
+    np.testing.assert_allclose(e[1], [*np.cos(7 * frequencies), *np.sin(7 * frequencies)], rtol=1e-5)
+
+
+def test_bad_calls(model):
+    x, t, label = jnp.zeros((1, 16, 16, 3)), jnp.zeros(1), jnp.zeros(1, int)
+    with pytest.raises(InputError, match=r"path \(0, 1\) does not exist"):
+        model(x, t, label, in_level=0, out_level=1)
+    with pytest.raises(InputError, match=r"path \(3, 3\).*3 levels"):
+        model(x, t, label, in_level=3, out_level=3)
+    with pytest.raises(InputError, match="divisible by 4"):
+        model(jnp.zeros((1, 18, 16, 3)), t, label, in_level=0, out_level=0)
+    with pytest.raises(InputError, match="label is missing, but the network has 3 classes"):
+        model(x, t, in_level=0, out_level=0)

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from ssd_jax.errors import InputError
+from ssd_jax.process.operators import dct_basis
+from ssd_jax.process.spectrum import frequencies, information, kept, lost_information, measured_spectrum, natural_spectrum
+
+
+def test_the_natural_spectrum_is_that_of_periodic_images():
+    """Its sorted values are those of the DFT, power ~ k^-2, whatever the axes' parity."""
+    size = 8
+    k = np.hypot(*np.meshgrid(*[np.fft.fftfreq(size, 1 / size)] * 2))
+    power = np.maximum(k, 1.0) ** -2.0
+    spectrum = natural_spectrum((size, size))
+    np.testing.assert_allclose(np.sort(spectrum, axis=None), np.sort(0.25 * power / power.mean(), axis=None))
+    np.testing.assert_allclose(natural_spectrum((6, 10), slope=3.0, std=0.2).mean(), 0.04)
+    assert frequencies((16, 32))[3, 0] == frequencies((16, 32))[0, 7] == 2  # cycles per shortest side
+
+
+@pytest.mark.parametrize("kind", ["float", "batches", "uint8"])
+def test_a_spectrum_is_recovered_from_samples(kind):
+    rng = np.random.default_rng(0)
+    truth = natural_spectrum((8, 6), std=0.2)
+    coefficients = np.sqrt(truth)[..., None] * rng.standard_normal((4000, 8, 6, 3))
+    mean = rng.uniform(-0.3, 0.3, (8, 6, 3))  # does not count
+    images = mean + np.einsum("ki,nklc,lj->nijc", dct_basis(8), coefficients, dct_basis(6))
+    if kind == "uint8":
+        images = np.rint(127.5 * (np.clip(images, -1, 1) + 1)).astype(np.uint8)
+    measured = measured_spectrum(iter(np.array_split(images, 7)) if kind == "batches" else images)
+    np.testing.assert_allclose(measured, truth, rtol=0.08)
+
+
+def test_a_spectrum_needs_images():
+    with pytest.raises(InputError, match=r"on 1 image.*two or more"):
+        measured_spectrum(np.zeros((1, 4, 4, 3)))
+    with pytest.raises(InputError, match=r"on 0 image"):
+        measured_spectrum([])
+
+
+def test_information_has_the_right_limits():
+    spectrum = natural_spectrum((16, 8))
+    l = np.array([[-40.0], [-8.0], [0.0], [8.0], [40.0]])
+    nats = information(l, spectrum)
+    assert nats.shape == (5, 1) and (np.diff(nats[:, 0]) > 0).all()
+    np.testing.assert_allclose(nats[0], np.exp(-40) * spectrum.mean() / 2, rtol=1e-6)  # weak signal: SNR / 2
+    np.testing.assert_allclose(nats[-1], 20 + np.log(spectrum).mean() / 2, rtol=1e-9)  # strong: half a nat per nat
+    assert information(0.0, spectrum).shape == ()
+
+
+def test_lost_and_kept_information_add_up():
+    spectrum = natural_spectrum((16, 8))
+    l = np.linspace(-10, 10, 5)
+    for level in range(4):
+        keep = kept((16, 8), level)
+        assert keep.sum() == 16 * 8 // 4**level
+        rest = information(l, spectrum[keep]) * keep.mean()
+        np.testing.assert_allclose(lost_information(l, spectrum, level) + rest, information(l, spectrum))
+    np.testing.assert_array_equal(lost_information(l, spectrum, 0), 0)

@@ -1,0 +1,161 @@
+"""Whole runs in a workdir: resuming, loading, errors."""
+
+import json
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import chex
+import cv2
+import jax
+import numpy as np
+import pytest
+
+import ssd_jax
+from ssd_jax.config import ProcessConfig
+from ssd_jax.errors import InputError
+from ssd_jax.files.decode import decode
+from tests.conftest import tiny_config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        name = root / ("even" if i % 2 == 0 else "odd") / f"{i:02}.png"
+        name.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(name), rng.integers(0, 256, (8, 8, 3), np.uint8))
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    """A finished run of four steps on eight devices, checkpoints at 2 and 4."""
+    config = tiny_config(folder, checkpoint_every=2, cosine_decay=False)
+    workdir = tmp_path_factory.mktemp("run")
+    ssd_jax.train(config, workdir)
+    return config, workdir
+
+
+def everything(workdir: Path, step: int):
+    from orbax.checkpoint import v1 as ocp
+
+    loaded = ocp.load_checkpointables(str(workdir / "checkpoints" / str(step)), {"ema": None, "state": None})
+    return jax.device_get(loaded)
+
+
+def test_a_run_leaves_what_it_promises(run):
+    config, workdir = run
+    assert json.loads((workdir / "config.json").read_text())["train"]["steps"] == config.train.steps
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4"]
+    picture = decode((workdir / "samples" / "step_0000004.png").read_bytes())
+    assert picture is not None and picture.shape == (22, 22, 3)
+    assert list(workdir.glob("events.out.tfevents.*"))
+
+
+def test_resuming_is_bit_equal_to_not_stopping(run, tmp_path):
+    config, whole = run
+    ssd_jax.train(replace(config, train=replace(config.train, steps=2)), tmp_path)
+    before = everything(tmp_path, 2)
+    (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir()  # a save that was killed
+    ssd_jax.train(config, tmp_path)
+    chex.assert_trees_all_equal(everything(tmp_path, 4), everything(whole, 4))
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), before["ema"], everything(whole, 4)["ema"])
+    assert any(jax.tree.leaves(moved))
+    assert not list((tmp_path / "checkpoints").glob("*tmp*"))
+
+
+def test_a_finished_run_is_left_alone(run):
+    config, workdir = run
+    before = (workdir / "checkpoints" / "4").stat().st_mtime_ns
+    ssd_jax.train(config, workdir)
+    assert (workdir / "checkpoints" / "4").stat().st_mtime_ns == before
+
+
+def test_load_and_sample(run):
+    config, workdir = run
+    trained = ssd_jax.load(workdir)
+    assert trained.step == 4 and trained.config == config
+    saved = jax.tree.leaves(everything(workdir, 4)["ema"])
+    chex.assert_trees_all_equal(jax.tree.leaves(trained.network.parameters), saved)
+    drawn = trained.sample(jax.random.key(0), 3, solver="ancestral", num_steps=6)
+    assert drawn.shape == (3, 8, 8, 3) and np.abs(drawn).max() <= 1
+    np.testing.assert_array_equal(drawn, trained.sample(jax.random.key(0), 3, solver="ancestral", num_steps=6))
+    listed = ssd_jax.plan_steps(trained.process, solver="ancestral", num_steps=6).timesteps.tolist()
+    np.testing.assert_array_equal(drawn, trained.sample(jax.random.key(0), 3, solver="ancestral", spacing=listed))
+    with pytest.raises(InputError, match="label is given, but the model has 0 classes"):
+        trained.sample(jax.random.key(0), 1, label=np.array([0]))
+    with pytest.raises(InputError, match="guidance is 2.0, but the model has no classes"):
+        trained.sample(jax.random.key(0), 1, guidance=2.0)
+
+
+def test_a_conditional_run(folder, tmp_path):
+    config = tiny_config(folder, steps=2)
+    model, process = replace(config.model, num_classes=2, label_dropout=0.5), replace(config.process, num_levels=1)
+    config = replace(config, model=model, process=process)
+    ssd_jax.train(config, tmp_path)
+    trained = ssd_jax.load(tmp_path)
+    network = replace(trained.network, parameters=jax.tree.map(lambda p: p + 0.1, trained.network.parameters))
+    trained = replace(trained, network=network)  # two steps teach it nothing about classes
+    draw = partial(trained.sample, jax.random.key(0), 2, num_steps=4)
+    in_turn = draw(label=np.array([0, 1]))
+    np.testing.assert_array_equal(draw(), in_turn)
+    np.testing.assert_allclose(draw(first_index=1)[0], in_turn[1], atol=1e-5)
+    np.testing.assert_array_equal(draw(label=1), draw(label=np.array([1, 1])))
+    for label in (np.array([0, 2]), -1, np.array([0]), np.array([0.0, 1.0])):
+        with pytest.raises(InputError, match="label"):
+            draw(label=label)
+    np.testing.assert_array_equal(draw(guidance=1.0, guidance_interval=(-4.0, 4.0)), in_turn)
+    drawn = draw(guidance=3.0, threshold_quantile=0.9)
+    assert drawn.shape == (2, 8, 8, 3) and np.abs(drawn).max() <= 1 and (drawn != in_turn).any()
+    with pytest.raises(InputError, match=r"guidance interval is \(4.0, -4.0\)"):
+        draw(guidance=3.0, guidance_interval=(4.0, -4.0))
+    undropped = replace(trained, config=replace(config, model=replace(config.model, label_dropout=0.0)))
+    with pytest.raises(
+        InputError, match=r"guidance is 2.0, but the model was trained without label dropout.*label_dropout"
+    ):
+        undropped.sample(jax.random.key(0), 2, guidance=2.0)
+
+
+def test_blur_instead_of_noise_starts_from_the_data(run):
+    config, workdir = run
+    blur = ProcessConfig(image_size=8, num_levels=1, num_timesteps=20, noise_schedule="constant", blur=4.0)
+    trained = replace(ssd_jax.load(workdir), config=replace(config, process=blur), process=ssd_jax.make_process(blur))
+    start = trained.start(jax.random.key(0), 3)
+    assert start is not None and start.shape == (3, 8, 8, 3)
+    again = trained.start(jax.random.key(0), 2, first_index=1)
+    assert again is not None
+    np.testing.assert_allclose(again, start[1:], atol=1e-6)
+    assert trained.sample(jax.random.key(0), 3, num_steps=4).shape == (3, 8, 8, 3)
+
+
+def test_bad_workdirs(run, folder, tmp_path):
+    config, workdir = run
+    other = replace(config, model=replace(config.model, widths=(8, 24)))
+    with pytest.raises(InputError, match=r"model\.widths = \(8, 16\), but this config says \(8, 24\)"):
+        ssd_jax.train(other, workdir)
+    with pytest.raises(InputError, match=r"process\.gamma"):
+        ssd_jax.train(replace(config, process=replace(config.process, gamma=0.7)), workdir)
+    with pytest.raises(InputError, match="no config.json"):
+        ssd_jax.load(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="batch_size is 2"):
+        ssd_jax.train(tiny_config(folder, batch_size=2), tmp_path / "new")
+    for settings, message in (({"solver": "euler"}, "'euler'"), ({"steps": 2}, "num_steps is 2")):
+        with pytest.raises(InputError, match=message):
+            ssd_jax.train(replace(config, sample=replace(config.sample, **settings)), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    for file in (copy / "checkpoints" / "4" / "ema").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+    with pytest.raises(InputError, match="checkpoint .*4 is damaged or of another model"):
+        ssd_jax.load(copy)
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        ssd_jax.load(copy)
+    (copy / "config.json").write_text("{")
+    with pytest.raises(InputError, match="config.json cannot be read"):
+        ssd_jax.load(copy)

@@ -1,0 +1,151 @@
+"""Exact errors of few steps: orders of convergence, the numbers that are promised, the best timesteps."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from ssd_jax.analysis.error import gaussian_error
+from ssd_jax.config import ProcessConfig
+from ssd_jax.errors import InputError
+from ssd_jax.process.process import ScaleSpaceProcess, make_process
+from ssd_jax.process.spectrum import natural_spectrum
+from ssd_jax.sampling.search import IdealChain, affordable_timesteps, optimal_boundaries, optimal_timesteps
+from ssd_jax.sampling.solvers import SOLVERS, plan_steps
+from ssd_jax.sampling.spacing import SPACINGS, lay_out
+
+SPECTRUM = natural_spectrum((64, 64))
+
+
+@cache
+def process_64(num_levels: int = 4) -> ScaleSpaceProcess:
+    return make_process(ProcessConfig(image_size=64, num_levels=num_levels, operator="ideal"))
+
+
+def error(solver="dpmpp_2m", num_levels=4, **options) -> float:
+    return gaussian_error(plan_steps(process_64(num_levels), solver=solver, **options), SPECTRUM).relative_error
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("policy", ["preserve", "published"])
+def test_scalar_recursions_agree_with_matrices(solver, policy):
+    thresholds = (0.4, 0.6, 0.6)
+    settings = {"resolution_schedule": "threshold", "thresholds": thresholds, "snr_policy": policy}
+    process = make_process(ProcessConfig(image_size=16, operator="ideal", **settings))
+    spectrum = natural_spectrum((16, 16)) * np.random.default_rng(0).uniform(0.5, 2, (16, 16))
+    plan = plan_steps(process, solver=solver, num_steps=12)
+    found = IdealChain(process, spectrum).error(plan.timesteps.tolist(), SOLVERS[solver].row)
+    np.testing.assert_allclose(found, gaussian_error(plan, spectrum).relative_error, rtol=1e-8)
+
+
+@pytest.mark.parametrize(("solver", "order"), [("ddim", 1), ("ancestral", 1), ("dpmpp_2m", 2)])
+def test_order_of_convergence(solver, order):
+    """The standard deviation of a coefficient is off by O(h^order), so that the error falls as h^(2 order)."""
+    steps = np.array([20, 28, 40])
+    # Fine timesteps, so that they do not round the steps, and as little noise at the end as does not matter.
+    process = ScaleSpaceProcess((8, 8), np.linspace(12, -8, 40_000), np.zeros(40_000, int))
+    plans = [plan_steps(process, solver=solver, num_steps=n) for n in steps.tolist()]
+    errors = [gaussian_error(plan, natural_spectrum((8, 8))).relative_error for plan in plans]
+    slope = -np.polyfit(np.log(steps - 1), np.log(errors), 1)[0]
+    np.testing.assert_allclose(slope, 2 * order, rtol=0.15)
+
+
+@pytest.mark.parametrize(("num_steps", "bound"), [(50, 1.3e-5), (30, 4e-5), (20, 2e-4)])
+def test_few_steps_at_64_px(num_steps, bound):
+    assert error(num_steps=num_steps) <= bound
+
+
+def test_thirty_steps_beat_a_thousand_ancestral_ones():
+    assert error(num_steps=30) < 0.6 * error("ancestral", num_levels=1, num_steps=1000)
+
+
+@pytest.mark.parametrize(("num_steps", "bound"), [(50, 8e-6), (1000, 1e-6)])
+def test_null_space_variance_lowers_the_floor(num_steps, bound):
+    assert error(num_steps=num_steps, spectrum=SPECTRUM) <= bound < 2 * error(num_steps=num_steps)
+
+
+@pytest.mark.parametrize("operator", ["ideal", "box", "bilinear"])
+def test_optimal_timesteps_need_few_calls(operator):
+    """12 for less than the 6.1e-5 of 1000 ancestral ones; at 32 px where operators couple frequencies, for speed."""
+    size, levels = (64, 4) if operator == "ideal" else (32, 3)
+    process = make_process(ProcessConfig(image_size=size, num_levels=levels, operator=operator))
+    plan = plan_steps(process, num_steps=12, spacing="optimal")
+    assert len(plan.timesteps) == 12 and gaussian_error(plan, natural_spectrum(process.shape)).relative_error <= 6.1e-5
+
+
+def test_optimal_timesteps_know_of_the_null_space_variance():
+    assert error(num_steps=16, spacing="optimal", spectrum=SPECTRUM) < 2e-5
+
+
+def test_optimal_timesteps_suit_other_slopes():
+    plan = plan_steps(process_64(), num_steps=16, spacing="optimal")
+    for slope in (1.5, 2.5, 3.0):
+        spectrum = natural_spectrum((64, 64), slope=slope)
+        even = gaussian_error(plan_steps(process_64(), num_steps=16), spectrum).relative_error
+        assert gaussian_error(plan, spectrum).relative_error < 0.2 * even
+
+
+def test_optimal_timesteps_keep_to_a_budget():
+    process = process_64()
+    start = lay_out(process, 14, "log_snr").tolist()
+
+    def cost(t: int) -> float:
+        return 4.0 ** -float(process.levels[t])
+
+    found = optimal_timesteps(process, SOLVERS["dpmpp_2m"].row, start, cost=cost).tolist()
+    assert sum(map(cost, found)) <= sum(map(cost, start)) * (1 + 1e-6)
+    plan = plan_steps(process, spacing=found)
+    assert gaussian_error(plan, SPECTRUM).relative_error < 0.2 * error(num_steps=14)
+
+
+def test_what_is_left_of_a_budget_is_spent():
+    process, row = process_64(), SOLVERS["dpmpp_2m"].row
+    start = lay_out(process, 10, "log_snr").tolist()
+    found = optimal_timesteps(process, row, start, budget=11.0)
+    assert len(found) == 11
+    chain = IdealChain(process, SPECTRUM)
+    assert chain.error(found.tolist(), row) < 0.9 * chain.error(optimal_timesteps(process, row, start).tolist(), row)
+
+
+@pytest.mark.parametrize("budget", [3.0, 4.0])
+def test_optimal_boundaries(budget):
+    """They beat the best timesteps of the boundaries that the search started from, at the same cost."""
+    config = ProcessConfig(image_size=16, num_levels=3, operator="ideal", gamma=0.3)
+    row, spectrum = SOLVERS["dpmpp_2m"].row, natural_spectrum((16, 16))
+
+    def pay(process):
+        return lambda t: 4.0 ** -float(process.levels[t])
+
+    process = make_process(config)
+    start = affordable_timesteps(process, budget, pay(process)).tolist()
+    assert sum(map(pay(process), start)) <= budget
+    kept = optimal_timesteps(process, row, start, spectrum, cost=pay(process), budget=budget)
+    moved, found = optimal_boundaries(config, row, budget, pay, spectrum)
+    assert sum(map(pay(make_process(moved)), found.tolist())) <= budget * (1 + 1e-6)
+    errors = [
+        gaussian_error(plan_steps(p, spacing=t), spectrum).relative_error
+        for p, t in ((process, kept), (make_process(moved), found))
+    ]
+    assert errors[1] < 0.1 * errors[0]
+
+
+def test_too_small_a_budget():
+    with pytest.raises(InputError, match=r"the budget is 1, but the shortest plan costs 5; give more"):
+        affordable_timesteps(process_64(), 1.0, lambda t: 1.0)
+
+
+def test_no_optimum_with_blur():
+    process = make_process(ProcessConfig(image_size=8, num_levels=2, blur=1.0))
+    with pytest.raises(InputError, match="without blur"):
+        plan_steps(process, num_steps=8, spacing="optimal")
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("slope", [1.0, 2.0, 3.0])
+def test_no_number_of_steps_blows_up(spacing, slope):
+    process, row = process_64(), cache(SOLVERS["dpmpp_2m"].row)
+    chain = IdealChain(process, natural_spectrum((64, 64), slope=slope))
+    steps = [*range(5, 32), 36, 41, 47, 54, 63, 75, 90, 120, 180, 300, 500, 707, 999, 1000]
+    errors = np.array([chain.error(lay_out(process, n, spacing).tolist(), row) for n in steps])
+    assert errors[0] < 0.7 and (errors[5:] < 0.05).all() and errors[-1] < 1e-4
+    assert (errors[1:] < 10 * np.minimum.accumulate(errors)[:-1] + 1e-4).all()
