@@ -16,7 +16,6 @@ from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import config_flags
 
-from launch.common.command import read_config, run
 from ssd_jax.analysis.cost import PlanCost, plan_cost
 from ssd_jax.analysis.error import GaussianError, StageInformation, gaussian_error, stage_information
 from ssd_jax.config import Config, ProcessConfig
@@ -34,6 +33,8 @@ from ssd_jax.process.spectrum import (
 )
 from ssd_jax.sampling.search import with_boundaries
 from ssd_jax.sampling.solvers import SOLVERS, Plan, plan_steps
+
+from .common.command import read_config, run
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; any field can be set: --config.SECTION.FIELD=VALUE.")
 OUT = flags.DEFINE_string("out", None, "Folder for analysis.json and analysis.png.")

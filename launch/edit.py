@@ -21,14 +21,15 @@ from absl import flags
 from tqdm import tqdm
 
 import ssd_jax
-from launch.common import sampler_flags as drawing
-from launch.common.command import run
 from ssd_jax.errors import InputError
 from ssd_jax.files import images
 from ssd_jax.files.decode import fit
 from ssd_jax.sampling import editing
 from ssd_jax.sampling.noise import NoiseSource, interpolated
 from ssd_jax.sampling.sampler import with_progress
+
+from .common import sampler_flags as drawing
+from .common.command import run
 
 IMAGE = flags.DEFINE_string("image", None, "Image to vary, or to paint in; cropped and resized to the model's size.")
 STRENGTH = flags.DEFINE_float("strength", None, "How much to vary the image: a share of all timesteps, > 0 and <= 1.")

@@ -19,9 +19,6 @@ from pathlib import Path
 from absl import flags
 
 import ssd_jax
-from launch.common import folders
-from launch.common import sampler_flags as drawing
-from launch.common.command import provenance, run
 from ssd_jax.config import DataConfig, config_json
 from ssd_jax.data.folder import fingerprint
 from ssd_jax.errors import InputError
@@ -39,6 +36,10 @@ from ssd_jax.metrics import (
     measure_reference,
     random_convolutions,
 )
+
+from .common import folders
+from .common import sampler_flags as drawing
+from .common.command import provenance, run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run; without it the images of --samples are measured.")
 SAMPLES = flags.DEFINE_string("samples", None, "Folder of the images; in the workdir by default.")

@@ -8,8 +8,9 @@ project mseitzer/pytorch-fid hold. The converted weights go to $XDG_CACHE_HOME/s
 
 from absl import flags
 
-from launch.common.command import run
 from ssd_jax.metrics.inception import default_weights_path, import_weights
+
+from .common.command import run
 
 WEIGHTS = flags.DEFINE_string("weights", None, "pt_inception-2015-12-05-6726825d.pth.", required=True)
 

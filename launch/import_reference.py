@@ -20,10 +20,11 @@ from pathlib import Path
 
 from absl import flags
 
-from launch.common.command import run
 from ssd_jax.config import ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.interop import published as interop
+
+from .common.command import run
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A .pt file of torch.save.", required=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the run; must be empty or new.", required=True)

@@ -14,7 +14,6 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from launch.common.command import read_config, run
 from ssd_jax.analysis.cost import path_cost, plan_cost
 from ssd_jax.analysis.error import gaussian_error
 from ssd_jax.config import Config
@@ -26,6 +25,8 @@ from ssd_jax.process.stages import make_stages
 from ssd_jax.sampling.search import affordable_timesteps, optimal_boundaries, optimal_timesteps
 from ssd_jax.sampling.solvers import SOLVERS, Plan, plan_steps
 from ssd_jax.sampling.spacing import lay_out
+
+from .common.command import read_config, run
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; any field can be set: --config.SECTION.FIELD=VALUE.")
 SOLVER = flags.DEFINE_enum("solver", "dpmpp_2m", list(SOLVERS), "Solver of the plan.")

@@ -12,9 +12,10 @@ from absl import flags
 from ml_collections import config_flags
 
 import ssd_jax
-from launch.common.command import read_config, run
 from ssd_jax.data import make_source
 from ssd_jax.files import images
+
+from .common.command import read_config, run
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", str(Path(__file__).parents[1] / "configs" / "openmoji32.py"), "What to train; any field can be set."

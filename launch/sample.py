@@ -15,10 +15,11 @@ import numpy as np
 from absl import flags
 
 import ssd_jax
-from launch.common import folders
-from launch.common import sampler_flags as drawing
-from launch.common.command import run
 from ssd_jax.files import images
+
+from .common import folders
+from .common import sampler_flags as drawing
+from .common.command import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
 OUT = flags.DEFINE_string("out", None, "Folder for the images.", required=True)

@@ -7,7 +7,8 @@ from absl import flags
 from ml_collections import config_flags
 
 import ssd_jax
-from launch.common.command import read_config, run
+
+from .common.command import read_config, run
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; any field can be set: --config.SECTION.FIELD=VALUE.")
 WORKDIR = flags.DEFINE_string(

@@ -26,14 +26,15 @@ from matplotlib.figure import Figure
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from launch.benchmark.accuracy import sampling_errors, up_step_noise
-from launch.benchmark.reference import against_published
-from launch.benchmark.sampling import published_costs, sampling, whole_samples
-from launch.benchmark.timing import Tables, markdown
-from launch.benchmark.training import training
-from launch.common.command import provenance, read_config, run
 from ssd_jax.config import Config, ModelConfig, ProcessConfig, SampleConfig, TrainConfig, to_config_dict
 from ssd_jax.files.paths import write_atomically
+
+from ..common.command import provenance, read_config, run
+from .accuracy import sampling_errors, up_step_noise
+from .reference import against_published
+from .sampling import published_costs, sampling, whole_samples
+from .timing import Tables, markdown
+from .training import training
 
 DEFAULT = Config(
     # Resolution falls where natural images lose less than 0.0015 nats per pixel; the table of errors shows the price.

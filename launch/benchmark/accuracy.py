@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from launch.benchmark.timing import Row, Table, Tables, time_in_turns
 from ssd_jax.analysis.error import GaussianError, gaussian_error
 from ssd_jax.config import ProcessConfig
 from ssd_jax.process.operators import SeparableOperator, along_axes
 from ssd_jax.process.process import make_process
 from ssd_jax.process.spectrum import natural_spectrum
 from ssd_jax.sampling.solvers import DEFAULT_STEPS, plan_steps
+
+from .timing import Row, Table, Tables, time_in_turns
 
 
 def sampling_error(config: ProcessConfig, solver: str, num_steps: int) -> GaussianError:

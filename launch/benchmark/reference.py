@@ -17,10 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from launch.benchmark.accuracy import sampling_error
-from launch.benchmark.sampling import Path, plan_seconds, stage_name, stage_runs, whole_plan
-from launch.benchmark.timing import Row, Table, Tables, time_in_turns
-from launch.benchmark.training import prepare
 from ssd_jax.config import Config, ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.interop.published import model_from_reference
@@ -29,6 +25,11 @@ from ssd_jax.process.process import make_process
 from ssd_jax.process.stages import Stage
 from ssd_jax.sampling.guidance import clipped
 from ssd_jax.sampling.solvers import DEFAULT_STEPS, Plan, plan_steps
+
+from .accuracy import sampling_error
+from .sampling import Path, plan_seconds, stage_name, stage_runs, whole_plan
+from .timing import Row, Table, Tables, time_in_turns
+from .training import prepare
 
 PROCESS: Any = {"operator": "bilinear", "snr_policy": "published", "resolution_schedule": "convex_decay", "gamma": 0.5}
 GROUPS = 32  # of the published GroupNorm

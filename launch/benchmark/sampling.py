@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from flax import nnx
 
-from launch.benchmark.timing import Row, Table, Tables, time_in_turns
 from ssd_jax.analysis.cost import path_cost, plan_cost
 from ssd_jax.config import Config, ModelConfig, ProcessConfig
 from ssd_jax.network.denoiser import Denoiser
@@ -18,6 +17,8 @@ from ssd_jax.process.stages import Stage
 from ssd_jax.sampling.guidance import clipped
 from ssd_jax.sampling.sampler import sample
 from ssd_jax.sampling.solvers import DEFAULT_STEPS, Plan, plan_steps
+
+from .timing import Row, Table, Tables, time_in_turns
 
 CALLS = 8  # of a run that times a stay stage: enough to hide what starting it costs, as a real stage does
 SOLVERS = ("ancestral", "ddim", "dpmpp_2m")

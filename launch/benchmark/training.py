@@ -9,12 +9,13 @@ from itertools import count
 import jax
 import numpy as np
 
-from launch.benchmark.timing import Row, Table, Tables, time_in_turns
 from ssd_jax.config import Config
 from ssd_jax.network.flexi_unet import IMAGE_CHANNELS
 from ssd_jax.process.stages import Stage, pick_stage
 from ssd_jax.sharding import data_mesh
 from ssd_jax.training.step import TrainState, TrainStep, compile_train_step, init_state
+
+from .timing import Row, Table, Tables, time_in_turns
 
 
 @dataclass

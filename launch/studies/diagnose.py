@@ -17,11 +17,12 @@ import numpy as np
 from absl import flags
 
 import ssd_jax
-from launch.common.command import run
 from ssd_jax.analysis.empirical import noisy_states, posterior_error, state_information
 from ssd_jax.data import make_source
 from ssd_jax.errors import InputError
 from ssd_jax.process.stages import Stage, make_stages
+
+from ..common.command import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run with several levels.", required=True)
 BASELINE = flags.DEFINE_string("baseline", None, "Folder of a run with one level, same data and size.", required=True)

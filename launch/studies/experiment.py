@@ -19,14 +19,15 @@ from matplotlib.figure import Figure
 from ml_collections import config_flags
 
 import ssd_jax
-from launch.common import folders
-from launch.common.command import provenance, read_config, run
 from ssd_jax.analysis.cost import plan_cost
 from ssd_jax.config import Config
 from ssd_jax.errors import unknown_name
 from ssd_jax.files import images
 from ssd_jax.files.paths import write_atomically
 from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
+
+from ..common import folders
+from ..common.command import provenance, read_config, run
 
 # A resolution that falls sooner than the data allow: 0.01 nats per pixel are lost at the change to 16 px.
 EARLY: dict[str, Any] = {"resolution_schedule": "convex_decay", "gamma": 0.7}

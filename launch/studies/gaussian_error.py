@@ -16,7 +16,6 @@ from absl import flags
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from launch.common.command import run
 from ssd_jax.analysis.cost import plan_cost
 from ssd_jax.analysis.error import GaussianError, gaussian_error
 from ssd_jax.config import ModelConfig, ProcessConfig
@@ -24,6 +23,8 @@ from ssd_jax.files.paths import write_atomically
 from ssd_jax.process.process import make_process
 from ssd_jax.process.spectrum import natural_spectrum
 from ssd_jax.sampling.solvers import plan_steps
+
+from ..common.command import run
 
 OUT = flags.DEFINE_string("out", "docs", "Folder for gaussian_error.json, .md and .png.")
 SIZES = flags.DEFINE_multi_integer("size", [64, 256], "Image sizes.")

@@ -19,13 +19,14 @@ import numpy as np
 from absl import flags
 
 import ssd_jax
-from launch.common.command import run
 from ssd_jax.analysis.empirical import noisy_states
 from ssd_jax.data import make_source
 from ssd_jax.errors import InputError
 from ssd_jax.files.images import to_uint8
 from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
 from ssd_jax.sampling.solvers import DEFAULT_STEPS
+
+from ..common.command import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run with several levels, without blur.", required=True)
 BASELINE = flags.DEFINE_string("baseline", None, "Folder of a run with one level, same data and size.", required=True)
