@@ -16,6 +16,7 @@ from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import config_flags
 
+from ssd_jax.analysis.boundaries import with_boundaries
 from ssd_jax.analysis.cost import PlanCost, plan_cost
 from ssd_jax.analysis.error import GaussianError, StageInformation, gaussian_error, stage_information
 from ssd_jax.config import Config, ProcessConfig
@@ -31,8 +32,8 @@ from ssd_jax.process.spectrum import (
     natural_spectrum,
     ring_means,
 )
-from ssd_jax.sampling.search import with_boundaries
-from ssd_jax.sampling.solvers import SOLVERS, Plan, plan_steps
+from ssd_jax.sampling.plan import Plan, plan_steps
+from ssd_jax.sampling.solvers import SOLVERS
 
 from .common.command import read_config, run
 

@@ -14,6 +14,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
+from ssd_jax.analysis.boundaries import optimal_boundaries
 from ssd_jax.analysis.cost import path_cost, plan_cost
 from ssd_jax.analysis.error import gaussian_error
 from ssd_jax.config import Config
@@ -22,8 +23,9 @@ from ssd_jax.errors import InputError
 from ssd_jax.process.process import ScaleSpaceProcess, make_process
 from ssd_jax.process.spectrum import measured_spectrum, natural_spectrum
 from ssd_jax.process.stages import make_stages
-from ssd_jax.sampling.search import affordable_timesteps, optimal_boundaries, optimal_timesteps
-from ssd_jax.sampling.solvers import SOLVERS, Plan, plan_steps
+from ssd_jax.sampling.plan import Plan, plan_steps
+from ssd_jax.sampling.search import affordable_timesteps, optimal_timesteps
+from ssd_jax.sampling.solvers import SOLVERS
 from ssd_jax.sampling.spacing import lay_out
 
 from .common.command import read_config, run

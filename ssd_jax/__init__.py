@@ -14,8 +14,8 @@ from ssd_jax.run.train import train as train
 from ssd_jax.run.trained import Trained as Trained
 from ssd_jax.run.trained import load as load
 from ssd_jax.sampling import editing as editing
+from ssd_jax.sampling.plan import Plan as Plan
+from ssd_jax.sampling.plan import plan_steps as plan_steps
 from ssd_jax.sampling.sampler import Snapshot as Snapshot
 from ssd_jax.sampling.sampler import iterate as iterate
 from ssd_jax.sampling.sampler import sample as sample
-from ssd_jax.sampling.solvers import Plan as Plan
-from ssd_jax.sampling.solvers import plan_steps as plan_steps

@@ -9,7 +9,7 @@ import numpy as np
 from ssd_jax.process.operators import SeparableOperator
 from ssd_jax.process.process import LinearOperator, ScaleSpaceProcess
 from ssd_jax.process.stages import make_stages
-from ssd_jax.sampling.solvers import Plan
+from ssd_jax.sampling.plan import Plan
 
 
 def dense(operator: LinearOperator | None) -> np.ndarray:

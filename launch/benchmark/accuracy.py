@@ -12,7 +12,7 @@ from ssd_jax.config import ProcessConfig
 from ssd_jax.process.operators import SeparableOperator, along_axes
 from ssd_jax.process.process import make_process
 from ssd_jax.process.spectrum import natural_spectrum
-from ssd_jax.sampling.solvers import DEFAULT_STEPS, plan_steps
+from ssd_jax.sampling.plan import DEFAULT_STEPS, plan_steps
 
 from .timing import Row, Table, Tables, time_in_turns
 

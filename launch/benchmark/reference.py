@@ -24,7 +24,7 @@ from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.process.process import make_process
 from ssd_jax.process.stages import Stage
 from ssd_jax.sampling.guidance import clipped
-from ssd_jax.sampling.solvers import DEFAULT_STEPS, Plan, plan_steps
+from ssd_jax.sampling.plan import DEFAULT_STEPS, Plan, plan_steps
 
 from .accuracy import sampling_error
 from .sampling import Path, plan_seconds, stage_name, stage_runs, whole_plan

@@ -15,8 +15,8 @@ from ssd_jax.network.flexi_unet import IMAGE_CHANNELS, FlexiUNet
 from ssd_jax.process.process import ScaleSpaceProcess, make_process
 from ssd_jax.process.stages import Stage
 from ssd_jax.sampling.guidance import clipped
+from ssd_jax.sampling.plan import DEFAULT_STEPS, Plan, plan_steps
 from ssd_jax.sampling.sampler import sample
-from ssd_jax.sampling.solvers import DEFAULT_STEPS, Plan, plan_steps
 
 from .timing import Row, Table, Tables, time_in_turns
 

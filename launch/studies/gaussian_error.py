@@ -22,7 +22,7 @@ from ssd_jax.config import ModelConfig, ProcessConfig
 from ssd_jax.files.paths import write_atomically
 from ssd_jax.process.process import make_process
 from ssd_jax.process.spectrum import natural_spectrum
-from ssd_jax.sampling.solvers import plan_steps
+from ssd_jax.sampling.plan import plan_steps
 
 from ..common.command import run
 

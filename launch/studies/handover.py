@@ -24,7 +24,7 @@ from ssd_jax.data import make_source
 from ssd_jax.errors import InputError
 from ssd_jax.files.images import to_uint8
 from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
-from ssd_jax.sampling.solvers import DEFAULT_STEPS
+from ssd_jax.sampling.plan import DEFAULT_STEPS
 
 from ..common.command import run
 

@@ -12,7 +12,7 @@ from flax import nnx
 
 from ssd_jax.config import ModelConfig
 from ssd_jax.network.flexi_unet import IMAGE_CHANNELS
-from ssd_jax.sampling.solvers import Plan
+from ssd_jax.sampling.plan import Plan
 from ssd_jax.training.step import abstract_model
 
 

@@ -14,7 +14,7 @@ from ssd_jax.analysis.gaussian import GaussianData, along_directions, axis_compo
 from ssd_jax.errors import InputError
 from ssd_jax.process.operators import SeparableOperator, dct_basis
 from ssd_jax.process.spectrum import frequencies, information, lost_information, ring_means
-from ssd_jax.sampling.solvers import Plan, StagePlan
+from ssd_jax.sampling.plan import Plan, StagePlan
 
 LOW_FREQUENCY = 4.0  # cycles per side
 

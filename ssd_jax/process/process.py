@@ -13,7 +13,7 @@ state s to state t (s < t), c = a_t / a_s, rho = sigma_s^2 / sigma_t^2, z_t = A_
         eta = 1 is the posterior (4), eta = 0 is DDIM for any linear operator.
     (8) preserve     l_t = l_base(t) + sum over the changes above of -log lambda_max(M M^T)
 
-(7), the last step, returns the prediction itself and is the last row of every plan (`solvers`).
+(7), the last step, returns the prediction itself and is the last row of every plan (`plan`).
 
 A_t changes where the resolution does and, if the process has a dissipation, at every t: a blur that grows with t, diagonal
 in the DCT basis, then acts on top. What the network predicts is a level's *sharp* image: A x_0 as it enters the level.

@@ -16,7 +16,7 @@ from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.process.process import make_process
 from ssd_jax.run import checkpoint
 from ssd_jax.run.trained import Trained
-from ssd_jax.sampling.solvers import plan_steps
+from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sharding import data_mesh, placed, replicated
 from ssd_jax.training import step as training
 

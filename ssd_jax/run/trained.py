@@ -16,8 +16,8 @@ from ssd_jax.process.process import ScaleSpaceProcess, make_process
 from ssd_jax.run import checkpoint
 from ssd_jax.sampling.guidance import Interval, classifier_free, clipped, dynamically_thresholded
 from ssd_jax.sampling.noise import NoiseSource, seeded
+from ssd_jax.sampling.plan import Plan, plan_steps
 from ssd_jax.sampling.sampler import Snapshot, iterate
-from ssd_jax.sampling.solvers import Plan, plan_steps
 from ssd_jax.sharding import data_mesh, placed, replicated, split_along_batch
 from ssd_jax.training import step as training
 

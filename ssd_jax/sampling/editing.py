@@ -25,8 +25,8 @@ from ssd_jax.process.matrix_free import MatrixFreeOperator, function_of_gram
 from ssd_jax.process.operators import along_axes
 from ssd_jax.process.process import LinearOperator, ScaleSpaceProcess, compose
 from ssd_jax.sampling.noise import NoiseSource
+from ssd_jax.sampling.plan import Plan, StagePlan
 from ssd_jax.sampling.sampler import start_noise
-from ssd_jax.sampling.solvers import Plan, StagePlan
 
 
 def timestep_of(process: ScaleSpaceProcess, strength: float) -> int:

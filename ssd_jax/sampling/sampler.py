@@ -21,7 +21,7 @@ from ssd_jax.process.operators import along_axes
 from ssd_jax.process.reverse import matrix_free_up_step, up_step
 from ssd_jax.process.stages import Stage
 from ssd_jax.sampling.noise import NoiseSource, seeded
-from ssd_jax.sampling.solvers import Plan, StagePlan
+from ssd_jax.sampling.plan import Plan, StagePlan
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
-"""Where to put few network calls, and where to change resolution: searches that minimise the exact Gaussian error.
+"""Where to put few network calls: a search that minimises the exact Gaussian error.
 
 The error is that of an ideal low-pass with the log-SNR and the levels of the process. It couples no frequencies, so that a
 plan is judged by a scalar recursion for each value of the spectrum, in half a millisecond.
 """
 
 import bisect
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -14,10 +13,9 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssd_jax.config import ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.process.operators import dct
-from ssd_jax.process.process import ScaleSpaceProcess, make_process, preserving_shift
+from ssd_jax.process.process import ScaleSpaceProcess, preserving_shift
 from ssd_jax.process.spectrum import frequencies, kept, natural_spectrum
 from ssd_jax.sampling.spacing import fixed_timesteps, lay_out
 
@@ -139,65 +137,6 @@ def affordable_timesteps(
     if not index:
         raise InputError(f"the budget is {budget:g}, but the shortest plan costs {price(least):.3g}; give more")
     return lay_out(process, counts[index - 1], "log_snr")
-
-
-def with_boundaries(config: ProcessConfig, starts: Sequence[int]) -> ProcessConfig:
-    """The config of a process whose level l begins at timestep starts[l - 1]; equal ones skip a level."""
-    thresholds = tuple(round((start - 0.5) / config.num_timesteps, 6) for start in starts)
-    return dataclasses.replace(
-        config, resolution_schedule="threshold", thresholds=thresholds, num_levels=len(thresholds) + 1
-    )
-
-
-def optimal_boundaries(
-    config: ProcessConfig,
-    row: Row,
-    budget: float,
-    cost: Callable[[ScaleSpaceProcess], Callable[[int], float]],
-    spectrum: Float[np.ndarray, "*shape"] | None = None,
-) -> tuple[ProcessConfig, Int[np.ndarray, "steps"]]:
-    """Where to change resolution, and the timesteps, so that a budget of operations buys the least error.
-
-    A coordinate search over the timesteps at which levels begin, `optimal_timesteps` inside. The boundaries belong to the
-    process: choose them before training.
-
-    Args:
-        config: the process to start from, of two levels or more.
-        row: the coefficients of a step.
-        budget: what the calls of an image may cost together.
-        cost: of the call at t, for any process that the search comes to.
-        spectrum: as in `optimal_timesteps`.
-
-    Raises:
-        InputError: if the budget is below the shortest plan of `config`, or as `optimal_timesteps`.
-    """
-    variance = natural_spectrum((config.image_size,) * 2) if spectrum is None else spectrum
-
-    @cache
-    def found(starts: tuple[int, ...]) -> tuple[float, tuple[int, ...]]:
-        process = make_process(with_boundaries(config, starts))
-        price = cost(process)
-        if sum(map(price, fixed_timesteps(process).tolist())) > budget:
-            return math.inf, ()
-        first = affordable_timesteps(process, budget, price).tolist()
-        timesteps = optimal_timesteps(process, row, first, variance, cost=price, budget=budget).tolist()
-        return IdealChain(process, variance, TILTS).error(timesteps, row), tuple(timesteps)
-
-    before = make_process(config)
-    affordable_timesteps(before, budget, cost(before))
-    starts = tuple(int(np.argmax(before.levels >= level)) for level in range(1, before.num_levels))
-    for stride in (64, 32, 16, 8):
-        better = True
-        while better:
-            moved = (
-                (*starts[:i], starts[i] + step, *starts[i + 1 :]) for i in range(len(starts)) for step in (stride, -stride)
-            )
-            valid = [
-                each for each in moved if sorted(each) == list(each) and each[0] > 0 and each[-1] < config.num_timesteps
-            ]
-            best = min([starts, *valid], key=lambda each: found(each)[0])
-            better, starts = best != starts, best
-    return with_boundaries(config, starts), np.array(found(starts)[1])
 
 
 class _Search:

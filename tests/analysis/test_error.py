@@ -13,7 +13,7 @@ from ssd_jax.errors import InputError
 from ssd_jax.process.operators import dct_basis
 from ssd_jax.process.process import ScaleSpaceProcess, make_process
 from ssd_jax.process.spectrum import information, natural_spectrum
-from ssd_jax.sampling.solvers import plan_steps
+from ssd_jax.sampling.plan import plan_steps
 from tests.gaussians import GaussianData, relative_error
 from tests.launch.test_launch import launch
 

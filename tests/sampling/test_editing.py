@@ -12,8 +12,8 @@ from ssd_jax.process.process import ScaleSpaceProcess, make_process
 from ssd_jax.process.stages import make_stages
 from ssd_jax.sampling.editing import inpainting, matching, noised, resampled, timestep_of
 from ssd_jax.sampling.noise import interpolated, seeded
+from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sampling.sampler import sample
-from ssd_jax.sampling.solvers import plan_steps
 from tests.gaussians import GaussianData, natural_covariance
 
 PROCESS = make_process(ProcessConfig(image_size=8, num_levels=3, num_timesteps=100))

@@ -15,8 +15,8 @@ from ssd_jax.network.flexi_unet import FlexiUNet
 from ssd_jax.process.process import make_process
 from ssd_jax.process.stages import make_stages
 from ssd_jax.sampling.guidance import autoguidance, classifier_free, clipped, dynamically_thresholded
+from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sampling.sampler import sample
-from ssd_jax.sampling.solvers import plan_steps
 from ssd_jax.training.loss import stage_loss
 
 PROCESS = make_process(ProcessConfig(image_size=4, num_levels=2, num_timesteps=40))

@@ -18,8 +18,8 @@ from ssd_jax.process.matrix_free import MatrixFreeOperator
 from ssd_jax.process.process import ScaleSpaceProcess, make_process
 from ssd_jax.sampling import sampler as sampling
 from ssd_jax.sampling.noise import seeded
+from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sampling.sampler import iterate, sample, with_progress
-from ssd_jax.sampling.solvers import plan_steps
 from ssd_jax.sharding import data_mesh, split_along_batch
 from tests.gaussians import GaussianData, natural_covariance, relative_error
 

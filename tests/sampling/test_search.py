@@ -10,8 +10,9 @@ from ssd_jax.config import ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.process.process import ScaleSpaceProcess, make_process
 from ssd_jax.process.spectrum import natural_spectrum
-from ssd_jax.sampling.search import IdealChain, affordable_timesteps, optimal_boundaries, optimal_timesteps
-from ssd_jax.sampling.solvers import SOLVERS, plan_steps
+from ssd_jax.sampling.plan import plan_steps
+from ssd_jax.sampling.search import IdealChain, affordable_timesteps, optimal_timesteps
+from ssd_jax.sampling.solvers import SOLVERS
 from ssd_jax.sampling.spacing import SPACINGS, lay_out
 
 SPECTRUM = natural_spectrum((64, 64))
@@ -105,28 +106,6 @@ def test_what_is_left_of_a_budget_is_spent():
     assert len(found) == 11
     chain = IdealChain(process, SPECTRUM)
     assert chain.error(found.tolist(), row) < 0.9 * chain.error(optimal_timesteps(process, row, start).tolist(), row)
-
-
-@pytest.mark.parametrize("budget", [3.0, 4.0])
-def test_optimal_boundaries(budget):
-    """They beat the best timesteps of the boundaries that the search started from, at the same cost."""
-    config = ProcessConfig(image_size=16, num_levels=3, operator="ideal", gamma=0.3)
-    row, spectrum = SOLVERS["dpmpp_2m"].row, natural_spectrum((16, 16))
-
-    def pay(process):
-        return lambda t: 4.0 ** -float(process.levels[t])
-
-    process = make_process(config)
-    start = affordable_timesteps(process, budget, pay(process)).tolist()
-    assert sum(map(pay(process), start)) <= budget
-    kept = optimal_timesteps(process, row, start, spectrum, cost=pay(process), budget=budget)
-    moved, found = optimal_boundaries(config, row, budget, pay, spectrum)
-    assert sum(map(pay(make_process(moved)), found.tolist())) <= budget * (1 + 1e-6)
-    errors = [
-        gaussian_error(plan_steps(p, spacing=t), spectrum).relative_error
-        for p, t in ((process, kept), (make_process(moved), found))
-    ]
-    assert errors[1] < 0.1 * errors[0]
 
 
 def test_too_small_a_budget():

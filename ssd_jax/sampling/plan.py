@@ -1,0 +1,215 @@
+"""Sampling plans, on the host in float64: which timesteps to visit and the coefficients of every step (`solvers`).
+
+The last row of a plan is (0, 1, 0, 0): equation (7), x_0 = z.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ssd_jax.errors import InputError, check_range, unknown_name
+from ssd_jax.process.operators import SeparableOperator, dct_basis, identity
+from ssd_jax.process.process import LinearOperator, ScaleSpaceProcess, compose
+from ssd_jax.process.stages import Stage, make_stages
+from ssd_jax.sampling.search import optimal_timesteps
+from ssd_jax.sampling.solvers import SOLVERS, Solver
+from ssd_jax.sampling.spacing import SPACINGS, check_timesteps, lay_out
+
+DEFAULT_STEPS = 30
+
+
+@dataclass(frozen=True, eq=False)
+class StagePlan:
+    """The steps of one stage.
+
+    Attributes:
+        stage: the stage.
+        timesteps: t of every network call, decreasing, int [steps].
+        table: what the steps compute, float64. Of a stay stage (k_x, k_z, k_p, k_n), [steps, 4], or [steps, *shape, 4]
+            along `basis`. Of an up stage the same along the singular directions of `operator`, [1, *shape, 4], or the
+            `ScaleSpaceProcess.step_constants` if it is a MatrixFreeOperator, [1, 6].
+        operator: M of an up stage, else None.
+        basis: V per axis along which the rows of a stay stage stand, if the process blurs within the stage.
+        target: what takes the sharp image that is predicted to the z_s of an up stage, None if nothing does.
+    """
+
+    stage: Stage
+    timesteps: Int[np.ndarray, "steps"]
+    table: Float[np.ndarray, "steps ..."]
+    operator: LinearOperator | None = None
+    basis: tuple[Float[np.ndarray, "_ _"], ...] | None = None
+    target: SeparableOperator | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A whole sampling run: stages in order, noisiest first. `print(plan)` shows it as a table."""
+
+    process: ScaleSpaceProcess
+    stages: tuple[StagePlan, ...]
+
+    @cached_property
+    def timesteps(self) -> Int[np.ndarray, "steps"]:
+        """t of every network call, from the start (T - 1) down to 0."""
+        return np.concatenate([stage.timesteps for stage in self.stages])
+
+    def describe(self, flops: Sequence[float] | None = None) -> str:
+        """One line a stage: resolution, timesteps and log-SNR of its first and last call, calls.
+
+        Args:
+            flops: of one call of each stage (`cost.PlanCost.stages`), for a column of what the stages cost.
+        """
+        rows = [("stage", "resolution", "t", "log-SNR", "calls", *(["GFLOPs"] if flops else []))]
+        spent = [len(part.timesteps) * each / 1e9 for part, each in zip(self.stages, flops or [], strict=bool(flops))]
+        for i, part in enumerate(self.stages):
+            ends = [int(t) for t in part.timesteps[[0, -1]]] if len(part.timesteps) else []
+            size = "x".join(map(str, self.process.level_shape(part.stage.out_level)))
+            log_snr = " .. ".join(f"{self.process.log_snr[t]:.2f}" for t in ends)
+            own = (str(part.stage), size, " .. ".join(map(str, ends)), log_snr, str(len(part.timesteps)))
+            rows.append((*own, *(f"{cost:.4g}" for cost in spent[i : i + 1])))
+        rows.append(("all", "", "", "", str(len(self.timesteps)), *([f"{sum(spent):.4g}"] if spent else [])))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
+
+    def __str__(self) -> str:
+        return self.describe()
+
+
+def plan_steps(
+    process: ScaleSpaceProcess,
+    *,
+    solver: str = "dpmpp_2m",
+    num_steps: int | None = None,
+    spacing: str | Sequence[int] | np.ndarray = "log_snr",
+    eta: float | None = None,
+    spectrum: Float[np.ndarray, "*shape"] | None = None,
+    start: int | None = None,
+) -> Plan:
+    """Lays out network calls and computes their coefficients.
+
+    Every up-step's timestep is visited, and the calls between two of them are spaced evenly in `spacing` and in
+    proportion to the distance; num_steps = T visits every timestep.
+
+    Args:
+        process: the process to run backwards.
+        solver: a key of SOLVERS: "ancestral" (equation 4), "ddim", "dpmpp_2m" or "dpmpp_2m_sde".
+        num_steps: network calls, levels + 1 .. T; 30 by default.
+        spacing: "log_snr", "timestep", "edm_rho", "optimal" (`optimal_timesteps`), or the timesteps themselves.
+        eta: 0 (no fresh noise within a level) to 1 (ancestral); overrides the solver's own.
+        spectrum: variance of every DCT coefficient of the data, > 0, [*process.shape] (`spectrum`). If given, up-steps draw
+            the detail that x_t never saw with the variance it has in the data (equation 6'); and "optimal" is so for it.
+        start: timestep of the first call, for a state of one's own (`editing.noised`): of the whole plan what lies
+            below it remains. T - 1 if not given.
+
+    Raises:
+        InputError: for an unknown name, a number out of range, timesteps that are no plan, or a bad spectrum.
+    """
+    if solver not in SOLVERS:
+        raise unknown_name("solver", solver, SOLVERS)
+    chosen = SOLVERS[solver] if eta is None else replace(SOLVERS[solver], eta=eta)
+    if not 0 <= chosen.eta <= 1:
+        raise InputError(f"eta is {eta}, but must be between 0 (no fresh noise within a level) and 1 (ancestral)")
+    if spectrum is not None and (spectrum.shape != process.shape or not (spectrum > 0).all()):
+        raise InputError(f"spectrum has shape {spectrum.shape}, but must be positive and of shape {process.shape}")
+    timesteps = _timesteps(process, chosen, num_steps, spacing, spectrum).tolist()
+    if len(timesteps) < 2 * len(process.used_levels):
+        warnings.warn(f"{len(timesteps)} steps are fewer than two a level; give more", stacklevel=2)
+    if start is not None:
+        check_range("start", start, low=0, high=process.num_timesteps)
+        timesteps = [start, *(t for t in timesteps if t < start)]
+    before = dict(zip(timesteps, [None, *timesteps], strict=False))
+    after = dict(pairwise(timesteps))
+
+    def part(stage: Stage) -> StagePlan:
+        own = [t for t in timesteps if stage.first <= t <= stage.last]
+        if stage.is_up:
+            return _plan_up(process, stage, chosen, before[own[0]], own[0], after[own[0]], spectrum)
+        basis = process.frequency_basis(stage.in_level)
+        shape = () if basis is None else process.level_shape(stage.in_level)
+        rows = [chosen.row(process, before[t], t, after[t]) for t in own if t]
+        if 0 in own:
+            rows.append(np.broadcast_to([0.0, 1.0, 0.0, 0.0], (*shape, 4)))  # (7)
+        return StagePlan(stage, np.array(own, int), np.array(rows).reshape(len(own), *shape, 4), basis=basis)
+
+    return Plan(process, tuple(part(stage) for stage in make_stages(process) if stage.first <= timesteps[0]))
+
+
+def _timesteps(
+    process: ScaleSpaceProcess,
+    solver: Solver,
+    num_steps: int | None,
+    spacing: str | Sequence[int] | np.ndarray,
+    spectrum: Float[np.ndarray, "*shape"] | None,
+) -> Int[np.ndarray, "steps"]:
+    if not isinstance(spacing, str):
+        timesteps = check_timesteps(process, spacing)
+        if num_steps not in (None, len(timesteps)):
+            raise InputError(f"num_steps is {num_steps}, but {len(timesteps)} timesteps are given; leave num_steps out")
+        return timesteps
+    num_steps = DEFAULT_STEPS if num_steps is None else num_steps
+    if spacing == "optimal":
+        start = tuple(lay_out(process, num_steps, "log_snr").tolist())
+        return _optimal_timesteps(process, solver, start, None if spectrum is None else spectrum.astype(float).tobytes())
+    if spacing not in SPACINGS:
+        raise unknown_name("spacing", spacing, [*SPACINGS, "optimal", "a list of timesteps"])
+    return lay_out(process, num_steps, spacing)
+
+
+@lru_cache(maxsize=16)  # a search takes seconds, and a run draws many batches with one plan
+def _optimal_timesteps(
+    process: ScaleSpaceProcess, solver: Solver, start: tuple[int, ...], spectrum: bytes | None
+) -> Int[np.ndarray, "steps"]:
+    array = None if spectrum is None else np.frombuffer(spectrum).reshape(process.shape)
+    return optimal_timesteps(process, solver.row, start, array, draw_unseen=array is not None)
+
+
+def _plan_up(
+    process: ScaleSpaceProcess,
+    stage: Stage,
+    solver: Solver,
+    before: int | None,
+    t: int,
+    s: int,
+    spectrum: Float[np.ndarray, "*shape"] | None,
+) -> StagePlan:
+    operator = process.transition_operator(s, t)
+    if isinstance(operator, SeparableOperator):
+        row = np.array(solver.row(process, before, t, s))
+        if spectrum is not None:
+            row[..., -1] = np.sqrt(row[..., -1] ** 2 + process.alpha[s] ** 2 * unseen_variance(process, s, t, spectrum))
+    elif spectrum is None:
+        row = process.step_constants(s, t, solver.eta)
+    else:
+        raise InputError("spectrum is given, but an operator of this process is a function, whose null space is not known")
+    return StagePlan(stage, np.array([t]), row[None], operator=operator, target=process.target_operator(s))
+
+
+def unseen_variance(
+    process: ScaleSpaceProcess, s: int, t: int, spectrum: Float[np.ndarray, "*shape"]
+) -> Float[np.ndarray, "..."]:
+    """Var_i of equation (6'): the variance of z_s along the right singular directions of M that x_t knows nothing of.
+
+    Args:
+        process: with a separable change of resolution between t and s.
+        s, t: timesteps, s < t.
+        spectrum: variance of the DCT coefficients of the data.
+
+    Returns:
+        float64 [*in_shape of M], 0 outside the null space of M.
+    """
+    operator = process.transition_operator(s, t)
+    assert isinstance(operator, SeparableOperator)
+    level = int(process.levels[s])
+    parts = [process.level_operators[used] for used in process.used_levels[1:] if used <= level]
+    whole = compose([identity(process.shape), *parts, process.target_operator(s) or identity(process.level_shape(level))])
+    assert isinstance(whole, SeparableOperator)
+    variance = spectrum
+    for axis, (v, matrix) in enumerate(zip(operator.right, whole.matrices, strict=True)):
+        weights = (v.T @ matrix @ dct_basis(matrix.shape[1]).T) ** 2
+        variance = np.moveaxis(np.tensordot(weights, variance, (1, axis)), 0, axis)
+    return np.where(operator.in_range, 0.0, variance)
