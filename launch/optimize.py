@@ -80,7 +80,7 @@ def call_cost(config: Config, process: ScaleSpaceProcess) -> Callable[[int], flo
     costs = np.empty(process.num_timesteps)
     for stage in make_stages(process):
         path = path_cost(config.model, process.shape, stage.in_level, stage.out_level)
-        costs[stage.first : stage.last + 1] = path.flops / full
+        costs[stage.t_min : stage.t_max + 1] = path.flops / full
     return lambda t: float(costs[t])
 
 

@@ -37,19 +37,19 @@ class GaussianData:
         self.covariance = covariance
         self.matrices: dict[int, np.ndarray] = {}
         for stage in make_stages(process):
-            for t in range(stage.first, stage.last + 1):
+            for t in range(stage.t_min, stage.t_max + 1):
                 blur, a_out = process.target_operator(t), sharp[stage.out_level]
                 a_in = sharp[stage.in_level] if blur is None else dense(blur) @ sharp[stage.in_level]
                 alpha, sigma = process.alpha[t], process.sigma[t]
                 state = alpha**2 * a_in @ covariance @ a_in.T + sigma**2 * np.eye(len(a_in))
                 self.matrices[t] = alpha * a_out @ covariance @ a_in.T @ np.linalg.inv(state)
         self.stacked = {
-            stage: jnp.asarray(np.stack([self.matrices[t] for t in range(stage.first, stage.last + 1)]), jnp.float32)
+            stage: jnp.asarray(np.stack([self.matrices[t] for t in range(stage.t_min, stage.t_max + 1)]), jnp.float32)
             for stage in make_stages(process)
         }
 
     def denoise(self, x, t, label=None, *, stage):
-        matrix = self.stacked[stage][t - stage.first]
+        matrix = self.stacked[stage][t - stage.t_min]
         z = jnp.einsum("bij,bjc->bic", matrix, x.reshape(x.shape[0], -1, x.shape[-1]), precision="highest")
         side = round(z.shape[1] ** 0.5)
         return z.reshape(x.shape[0], side, side, x.shape[-1])

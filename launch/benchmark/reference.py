@@ -71,7 +71,7 @@ class Published:
         x = self._tensor(images)
 
         def step(stage: Stage) -> None:
-            t = self.torch.randint(stage.first, stage.last + 1, (len(x),))
+            t = self.torch.randint(stage.t_min, stage.t_max + 1, (len(x),))
             mixed.zero_grad()
             mixed.backward(self.diffusion.training_losses(model, x, t, None, step=0)["loss"].mean())
             mixed.optimize(adam)
@@ -217,7 +217,7 @@ def _training_steps(published: Published, config: Config, plan: Plan, repeats: i
     contestants = {("ours", stage): run for stage, run in ours.items()}
     contestants |= {("theirs", stage): partial(step, stage) for stage in ours}
     timings = time_in_turns(contestants, repeats)
-    shares = {stage: (stage.last - stage.first + 1) / plan.process.num_timesteps for stage in ours}
+    shares = {stage: (stage.t_max - stage.t_min + 1) / plan.process.num_timesteps for stage in ours}
     seconds = {side: {stage: timings[side, stage].seconds for stage in ours} for side in ("theirs", "ours")}
 
     def row(name: str, share: float, published_s: float, our_s: float) -> Row:

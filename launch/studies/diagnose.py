@@ -63,7 +63,7 @@ def data(trained: ssd_jax.Trained) -> tuple[jax.Array, np.ndarray]:
 def timesteps(stages: tuple[Stage, ...]) -> list[tuple[int, Stage]]:
     """Both ends of every stage, noisiest first."""
     return [
-        (t, stage) for stage in stages for t in dict.fromkeys((stage.last, (stage.first + stage.last) // 2, stage.first))
+        (t, stage) for stage in stages for t in dict.fromkeys((stage.t_max, (stage.t_min + stage.t_max) // 2, stage.t_min))
     ]
 
 
@@ -77,7 +77,7 @@ def network_error(
     key: jax.Array,
 ) -> float:
     """Mean squared error of the network's prediction, taken to the coarsest level of our process."""
-    stage = next(stage for stage in make_stages(trained.process) if stage.first <= t <= stage.last)
+    stage = next(stage for stage in make_stages(trained.process) if stage.t_min <= t <= stage.t_max)
     states = noisy_states(trained.process, images, t, key)
     label = jnp.asarray(labels) if trained.config.model.num_classes else None
     predicted = _predict(trained.denoiser, states, jnp.full(len(states), t), label, stage=stage)

@@ -103,7 +103,7 @@ def stage_information(plan: Plan, spectrum: Float[np.ndarray, "..."]) -> tuple[S
     process = plan.process
 
     def row(part: StagePlan) -> StageInformation:
-        ends = np.array([part.stage.first, part.stage.last])
+        ends = np.array([part.stage.t_min, part.stage.t_max])
         lost = lost_information(process.image_log_snr[ends], spectrum, part.stage.in_level)
         held = information(process.image_log_snr[ends], spectrum) - lost
         pairs = [tuple(pair.tolist()) for pair in (ends, process.log_snr[ends], held, lost)]

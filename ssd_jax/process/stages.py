@@ -16,15 +16,15 @@ from ssd_jax.process.process import ScaleSpaceProcess
 
 @dataclass(frozen=True)
 class Stage:
-    """Reverse steps from timesteps first <= t <= last, states at in_level, predictions at out_level.
+    """Reverse steps from timesteps t_min <= t <= t_max, states at in_level, predictions at out_level.
 
     `out_level` is `in_level` (a stay stage) or the next finer level in use (an up stage, which has a single timestep).
     """
 
     in_level: int
     out_level: int
-    first: int
-    last: int
+    t_min: int
+    t_max: int
 
     @property
     def is_up(self) -> bool:
@@ -54,7 +54,7 @@ def stage_probabilities(stages: Sequence[Stage], up_share: float) -> Float[np.nd
     The up stages share `up_share` equally; the stay stages share the rest in proportion to their timesteps.
     """
     is_up = np.array([stage.is_up for stage in stages])
-    timesteps = np.array([stage.last - stage.first + 1 for stage in stages], np.float64)
+    timesteps = np.array([stage.t_max - stage.t_min + 1 for stage in stages], np.float64)
     if not is_up.any():
         up_share = 0.0
     stay = np.where(is_up, 0, timesteps)

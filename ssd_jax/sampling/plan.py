@@ -126,7 +126,7 @@ def plan_steps(
     after = dict(pairwise(timesteps))
 
     def part(stage: Stage) -> StagePlan:
-        own = [t for t in timesteps if stage.first <= t <= stage.last]
+        own = [t for t in timesteps if stage.t_min <= t <= stage.t_max]
         if stage.is_up:
             return _plan_up(process, stage, chosen, before[own[0]], own[0], after[own[0]], spectrum)
         basis = process.frequency_basis(stage.in_level)
@@ -136,7 +136,7 @@ def plan_steps(
             rows.append(np.broadcast_to([0.0, 1.0, 0.0, 0.0], (*shape, 4)))  # (7)
         return StagePlan(stage, np.array(own, int), np.array(rows).reshape(len(own), *shape, 4), basis=basis)
 
-    return Plan(process, tuple(part(stage) for stage in make_stages(process) if stage.first <= timesteps[0]))
+    return Plan(process, tuple(part(stage) for stage in make_stages(process) if stage.t_min <= timesteps[0]))
 
 
 def _timesteps(

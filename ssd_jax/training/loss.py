@@ -46,7 +46,7 @@ def stage_loss(
         float32 scalar.
     """
     time_key, noise_key, dropout_key, label_key = jax.random.split(key, 4)
-    t = jax.random.randint(time_key, images.shape[:1], stage.first, stage.last + 1)
+    t = jax.random.randint(time_key, images.shape[:1], stage.t_min, stage.t_max + 1)
     target = process.degrade(images, stage.out_level)
     z = process.degrade(target, stage.in_level, start=stage.out_level)
     x = process.add_noise(z, t, jax.random.normal(noise_key, z.shape, z.dtype))

@@ -13,7 +13,7 @@ STAGES = make_stages(make_process(ProcessConfig(num_levels=4)))
 
 def test_stages_cover_every_timestep_once_in_order():
     assert [str(stage) for stage in STAGES] == ["stay3", "up3to2", "stay2", "up2to1", "stay1", "up1to0", "stay0"]
-    covered = [t for stage in STAGES for t in range(stage.last, stage.first - 1, -1)]
+    covered = [t for stage in STAGES for t in range(stage.t_max, stage.t_min - 1, -1)]
     assert covered == list(range(999, -1, -1))
 
 
@@ -27,7 +27,7 @@ def test_probabilities():
     p = stage_probabilities(STAGES, 0.06)
     assert p.sum() == pytest.approx(1)
     np.testing.assert_allclose(p[1::2], 0.02)
-    lengths = np.array([stage.last - stage.first + 1 for stage in STAGES])[::2]
+    lengths = np.array([stage.t_max - stage.t_min + 1 for stage in STAGES])[::2]
     np.testing.assert_allclose(p[::2], 0.94 * lengths / lengths.sum())
     one_level = make_stages(make_process(ProcessConfig(num_levels=1)))
     np.testing.assert_allclose(stage_probabilities(one_level, 0.06), [1.0])

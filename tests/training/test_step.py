@@ -54,8 +54,8 @@ def test_loss_is_the_weighted_squared_error(weighting):
     for stage in make_stages(process):
         images = jnp.full((4096, 8, 8, 3), 0.5)
         loss = stage_loss(oracle, process, stage, images, None, jax.random.key(0), weighting)
-        expected = 0.25 * weights[stage.first : stage.last + 1].mean()
-        np.testing.assert_allclose(loss, expected, rtol=0.1 if stage.last > stage.first else 1e-5)
+        expected = 0.25 * weights[stage.t_min : stage.t_max + 1].mean()
+        np.testing.assert_allclose(loss, expected, rtol=0.1 if stage.t_max > stage.t_min else 1e-5)
 
 
 @pytest.fixture(scope="module")
