@@ -25,6 +25,7 @@ from ssd_jax.errors import InputError
 from ssd_jax.files import images
 from ssd_jax.files.decode import fit
 from ssd_jax.sampling import editing
+from ssd_jax.sampling.denoise import Denoise
 from ssd_jax.sampling.noise import NoiseSource, interpolated
 from ssd_jax.sampling.sampler import with_progress
 
@@ -43,7 +44,7 @@ NUM = flags.DEFINE_integer("num", 16, "Images.", lower_bound=1)
 
 
 # What `iterate` needs: denoiser, plan, noise, and the state to start from.
-Drawing = tuple[Callable, ssd_jax.Plan, NoiseSource, jax.Array | None]
+Drawing = tuple[Denoise, ssd_jax.Plan, NoiseSource, jax.Array | None]
 
 
 def main() -> None:

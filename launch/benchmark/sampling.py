@@ -14,6 +14,7 @@ from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.flexi_unet import IMAGE_CHANNELS, FlexiUNet
 from ssd_jax.process.process import ScaleSpaceProcess, make_process
 from ssd_jax.process.stages import Stage
+from ssd_jax.sampling.denoise import Denoise
 from ssd_jax.sampling.guidance import clipped
 from ssd_jax.sampling.plan import DEFAULT_STEPS, Plan, plan_steps
 from ssd_jax.sampling.sampler import sample
@@ -49,7 +50,7 @@ def labels(config: ModelConfig, batch: int) -> np.ndarray | None:
 
 
 def stage_runs(
-    denoise: Callable, plan: Plan, batch: int, label: np.ndarray | None
+    denoise: Denoise, plan: Plan, batch: int, label: np.ndarray | None
 ) -> tuple[dict[Path, Callable[[], jax.Array]], dict[Path, int]]:
     """For every path of a plan a function that samples up to CALLS steps along it, and how many those are."""
     process, runs, calls = plan.process, {}, {}
@@ -122,7 +123,7 @@ def whole_samples(config: Config, levels: tuple[int, ...], repeats: int) -> Tabl
     label = labels(config.model, batch)
     processes = {n: make_process(replace(config.process, num_levels=n)) for n in (levels[0], levels[-1])}
 
-    def run(denoise: Callable, process: ScaleSpaceProcess, solver: str) -> Callable[[], jax.Array]:
+    def run(denoise: Denoise, process: ScaleSpaceProcess, solver: str) -> Callable[[], jax.Array]:
         plan = plan_steps(process, solver=solver, num_steps=DEFAULT_STEPS)
         return partial(sample, clipped(denoise, process.bounds), plan, jax.random.key(0), batch, label=label)
 

@@ -1,6 +1,6 @@
 """What the commands that draw images share: the flags of the sampler and what they say."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -8,6 +8,7 @@ from absl import flags
 
 import ssd_jax
 from ssd_jax.errors import InputError
+from ssd_jax.sampling.denoise import Denoise
 from ssd_jax.sampling.solvers import SOLVERS
 from ssd_jax.sampling.spacing import SPACINGS
 
@@ -73,13 +74,13 @@ def memory_limit() -> int | None:
     return None if MEMORY.value is None else MEMORY.value << 20
 
 
-def denoiser(trained: ssd_jax.Trained) -> Callable:
+def denoiser(trained: ssd_jax.Trained) -> Denoise:
     """The model with the guidance that the flags ask for."""
     return trained.guided(GUIDANCE.value, interval(), THRESHOLD.value)
 
 
 def draw(
-    trained: ssd_jax.Trained, denoise: Callable, plan: ssd_jax.Plan, num: int, first_index: int, every: int | None = None
+    trained: ssd_jax.Trained, denoise: Denoise, plan: ssd_jax.Plan, num: int, first_index: int, every: int | None = None
 ) -> Iterator[ssd_jax.Snapshot]:
     """Snapshots of images first_index .. first_index + num - 1 of --seed, from noise."""
     options = {"label": label(), "first_index": first_index, "memory_limit": memory_limit(), "every": every}

@@ -1,9 +1,8 @@
 """The denoiser: a network and its parameters as a function denoise(x, t, label, *, stage) -> z_hat.
 
-Samplers, guidance and analytic denoisers all meet at this signature; anything callable that way can take its place.
+Samplers, guidance and analytic denoisers all meet at this signature (`sampling.denoise.Denoise`).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import jax
@@ -47,8 +46,3 @@ class Denoiser:
         """
         model = nnx.merge(self.graphdef, self.parameters)
         return model(x, t, label, in_level=stage.in_level, out_level=stage.out_level)
-
-
-def as_pytree(denoise: Callable) -> Callable:
-    """`denoise` as a pytree, so that its arrays, if it has any, are arguments of compiled programs and not constants."""
-    return jax.tree_util.Partial(denoise) if jax.tree_util.all_leaves([denoise]) else denoise

@@ -9,7 +9,6 @@ what it is told (equation 5), the states follow. The last step returns the predi
     inpainting        inpainting(denoise, process, images, known), with resampled(plan, 4) if seams show
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,10 +19,10 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Shaped
 
 from ssd_jax.errors import InputError, check_range
-from ssd_jax.network.denoiser import as_pytree
 from ssd_jax.process.matrix_free import MatrixFreeOperator, function_of_gram
 from ssd_jax.process.operators import along_axes
 from ssd_jax.process.process import LinearOperator, ScaleSpaceProcess, compose
+from ssd_jax.sampling.denoise import Denoise, as_pytree
 from ssd_jax.sampling.noise import NoiseSource
 from ssd_jax.sampling.plan import Plan, StagePlan
 from ssd_jax.sampling.sampler import start_noise
@@ -72,7 +71,7 @@ def noised(
     return process.add_noise(jnp.broadcast_to(z, eps.shape), jnp.full(len(eps), t), eps)
 
 
-def matching(denoise: Callable, process: ScaleSpaceProcess, thumbnails: Float[Array, "batch *shape channels"]) -> Callable:
+def matching(denoise: Denoise, process: ScaleSpaceProcess, thumbnails: Float[Array, "batch *shape channels"]) -> Denoise:
     """Super-resolution: predictions z become z + A^+ (y - A z), the nearest images whose thumbnail A z is y.
 
     Noise-free null-space guidance (DDNM, Wang et al. 2023), with A from the prediction's level to the thumbnails'. The
@@ -93,7 +92,7 @@ def matching(denoise: Callable, process: ScaleSpaceProcess, thumbnails: Float[Ar
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Matching:
-    denoise: Callable
+    denoise: Denoise
     thumbnails: Any
     process: ScaleSpaceProcess = field(metadata={"static": True})
     level: int = field(metadata={"static": True})
@@ -116,11 +115,11 @@ def _pseudo_inverse(operator: LinearOperator, y: jax.Array) -> jax.Array:
 
 
 def inpainting(
-    denoise: Callable,
+    denoise: Denoise,
     process: ScaleSpaceProcess,
     images: Float[Array, "batch *shape channels"],
     known: Shaped[Array | np.ndarray, "..."],
-) -> Callable:
+) -> Denoise:
     """Inpainting: predictions are replaced by the image where it is known.
 
     At a coarser level a pixel may be known in part; there the prediction stands for the rest: z becomes

@@ -1,8 +1,9 @@
 """Guidance and thresholding: each takes a denoiser and returns another one.
 
-A denoiser is any function denoise(x, t, label, *, stage) -> z_hat. What is returned is a `jax.tree_util.Partial`, so that
-parameters, scales and intervals stay arguments of the compiled programs and changing their values compiles nothing. What is
-guided is the prediction of the clean image: as x_t is given, that is the same as guiding the noise or the score.
+A denoiser is any function denoise(x, t, label, *, stage) -> z_hat (`Denoise`). What is returned is a
+`jax.tree_util.Partial`, so that parameters, scales and intervals stay arguments of the compiled programs and changing their
+values compiles nothing. What is guided is the prediction of the clean image: as x_t is given, that is the same as guiding
+the noise or the score.
 
 Guided predictions may leave the range of images, so guide first and threshold last:
 
@@ -18,19 +19,19 @@ from jax.tree_util import Partial
 from jaxtyping import Float
 
 from ssd_jax.errors import InputError, check_range
-from ssd_jax.network.denoiser import as_pytree
+from ssd_jax.sampling.denoise import Denoise, as_pytree
 
 Interval = tuple[float, float]
 
 
 def classifier_free(
-    denoise: Callable,
+    denoise: Denoise,
     scale: float,
     *,
     null_label: int,
     interval: Interval | None = None,
     log_snr: Float[np.ndarray, "timesteps"] | None = None,
-) -> Callable:
+) -> Denoise:
     """Classifier-free guidance (Ho & Salimans 2022): z = z_uncond + scale (z_cond - z_uncond).
 
     Both predictions come from one call of twice the batch.
@@ -52,13 +53,13 @@ def classifier_free(
 
 
 def autoguidance(
-    denoise: Callable,
-    weak: Callable,
+    denoise: Denoise,
+    weak: Denoise,
     scale: float,
     *,
     interval: Interval | None = None,
     log_snr: Float[np.ndarray, "timesteps"] | None = None,
-) -> Callable:
+) -> Denoise:
     """Autoguidance (Karras et al. 2024): z = z_weak + scale (z - z_weak), away from what a worse denoiser predicts.
 
     Args:
@@ -73,7 +74,7 @@ def autoguidance(
     return denoise if scale == 1 else Partial(_autoguidance, as_pytree(denoise), as_pytree(weak), weights)
 
 
-def clipped(denoise: Callable, bounds: Sequence[float]) -> Callable:
+def clipped(denoise: Denoise, bounds: Sequence[float]) -> Denoise:
     """Predictions clipped to the range of images.
 
     Args:
@@ -83,7 +84,7 @@ def clipped(denoise: Callable, bounds: Sequence[float]) -> Callable:
     return Partial(_clipped, as_pytree(denoise), np.asarray(bounds, np.float32))
 
 
-def dynamically_thresholded(denoise: Callable, quantile: float, bounds: Sequence[float]) -> Callable:
+def dynamically_thresholded(denoise: Denoise, quantile: float, bounds: Sequence[float]) -> Denoise:
     """Dynamic thresholding (Saharia et al. 2022): keeps strong guidance from saturating images.
 
     An image whose `quantile` of absolute values lies beyond the bound is clipped to that quantile and scaled back into the

@@ -14,12 +14,12 @@ from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from ssd_jax.errors import InputError
-from ssd_jax.network.denoiser import as_pytree
 from ssd_jax.network.flexi_unet import IMAGE_CHANNELS
 from ssd_jax.process.matrix_free import MatrixFreeOperator
 from ssd_jax.process.operators import along_axes
 from ssd_jax.process.reverse import matrix_free_up_step, up_step
 from ssd_jax.process.stages import Stage
+from ssd_jax.sampling.denoise import Denoise, as_pytree
 from ssd_jax.sampling.noise import NoiseSource, seeded
 from ssd_jax.sampling.plan import Plan, StagePlan
 
@@ -42,7 +42,7 @@ class Snapshot:
 
 
 def sample(
-    denoise: Callable,
+    denoise: Denoise,
     plan: Plan,
     key: jax.Array | NoiseSource,
     batch_size: int = 16,
@@ -83,7 +83,7 @@ def sample(
 
 
 def iterate(
-    denoise: Callable,
+    denoise: Denoise,
     plan: Plan,
     key: jax.Array | NoiseSource,
     batch_size: int = 16,

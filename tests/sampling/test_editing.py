@@ -20,6 +20,7 @@ PROCESS = make_process(ProcessConfig(image_size=8, num_levels=3, num_timesteps=1
 DATA = GaussianData(PROCESS, natural_covariance(8))
 KEY = jax.random.key(0)
 NUM = 4096
+T = jnp.zeros(1, int)
 
 
 def gaussian_images(num: int) -> jax.Array:
@@ -92,8 +93,8 @@ def test_a_partly_known_pixel_is_known_in_part(operator):
     wrong = inpainting(lambda x, t, label, *, stage: 0 * process.degrade(x0, stage.out_level), process, x0, known)
     for stage in make_stages(process):
         z = process.degrade(x0, stage.out_level)
-        np.testing.assert_allclose(right(x0, None, stage=stage), z, atol=1e-5)
-        assert 0.3 < float(wrong(x0, None, stage=stage).mean() / z.mean()) < 0.7
+        np.testing.assert_allclose(right(x0, T, None, stage=stage), z, atol=1e-5)
+        assert 0.3 < float(wrong(x0, T, None, stage=stage).mean() / z.mean()) < 0.7
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])

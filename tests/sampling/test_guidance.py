@@ -117,13 +117,13 @@ def test_thresholding():
         return x
 
     t = T[:2]
-    np.testing.assert_array_equal(clipped(raw, (0.7, 1.0))(z, t, stage=STAGE), np.clip(z, -0.7, 0.7))
-    np.testing.assert_array_equal(clipped(raw, (np.inf,))(z, t, stage=STAGE), z)
-    np.testing.assert_array_equal(dynamically_thresholded(raw, 0.9, (np.inf,))(z, t, stage=STAGE), z)
+    np.testing.assert_array_equal(clipped(raw, (0.7, 1.0))(z, t, None, stage=STAGE), np.clip(z, -0.7, 0.7))
+    np.testing.assert_array_equal(clipped(raw, (np.inf,))(z, t, None, stage=STAGE), z)
+    np.testing.assert_array_equal(dynamically_thresholded(raw, 0.9, (np.inf,))(z, t, None, stage=STAGE), z)
     thresholds = np.maximum(np.quantile(np.abs(z), 0.9, axis=(1, 2, 3)), 0.9)[:, None, None, None]
     assert np.isclose(thresholds[0], 0.9).all() and thresholds[1] > 1
     expected = 0.9 * np.clip(z, -thresholds, thresholds) / thresholds
-    actual = dynamically_thresholded(raw, 0.9, (0.9,))(z, t, stage=STAGE)
+    actual = dynamically_thresholded(raw, 0.9, (0.9,))(z, t, None, stage=STAGE)
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
     np.testing.assert_array_equal(actual[0], np.clip(z[0], -0.9, 0.9))
 
@@ -186,7 +186,7 @@ def test_bad_input():
         with pytest.raises(InputError, match=message):
             autoguidance(denoise, denoise, **settings)
     with pytest.raises(InputError, match="needs labels"):
-        classifier_free(denoise, 2.0, null_label=NULL)(X, T, stage=STAGE)
+        classifier_free(denoise, 2.0, null_label=NULL)(X, T, None, stage=STAGE)
     for quantile in (0.0, 1.5):
         with pytest.raises(InputError, match=f"quantile is {quantile}"):
             dynamically_thresholded(denoise, quantile, PROCESS.bounds)
