@@ -59,8 +59,8 @@ def main() -> None:
     denoise, plan, noise, start = task(trained, trained.noise(jax.random.key(drawing.SEED.value), num))
     with tqdm(total=len(plan.timesteps), desc="drawing", unit="call") as bar:
         every = -(-len(plan.timesteps) // 20)
-        options = {"label": labels, "start": start, "memory_limit": drawing.memory_limit()}
-        snapshots = ssd_jax.iterate(denoise, plan, noise, num, every=every, **options)
+        limit = drawing.memory_limit()
+        snapshots = ssd_jax.iterate(denoise, plan, noise, label=labels, start=start, memory_limit=limit, every=every)
         *_, last = with_progress(snapshots, bar)
     pictures = images.to_uint8(last.x)
     for index, picture in enumerate(pictures):

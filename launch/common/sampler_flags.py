@@ -83,5 +83,13 @@ def draw(
     trained: ssd_jax.Trained, denoise: Denoise, plan: ssd_jax.Plan, num: int, first_index: int, every: int | None = None
 ) -> Iterator[ssd_jax.Snapshot]:
     """Snapshots of images first_index .. first_index + num - 1 of --seed, from noise."""
-    options = {"label": label(), "first_index": first_index, "memory_limit": memory_limit(), "every": every}
-    return trained.iterate(denoise, plan, jax.random.key(SEED.value), num, **options)
+    return trained.iterate(
+        denoise,
+        plan,
+        jax.random.key(SEED.value),
+        num,
+        label=label(),
+        first_index=first_index,
+        memory_limit=memory_limit(),
+        every=every,
+    )

@@ -24,6 +24,7 @@ from ssd_jax.data import make_source
 from ssd_jax.errors import InputError
 from ssd_jax.files.images import to_uint8
 from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
+from ssd_jax.sampling.noise import seeded
 from ssd_jax.sampling.plan import DEFAULT_STEPS
 
 from ..common.command import run
@@ -101,10 +102,11 @@ def snapshots(
     trained: ssd_jax.Trained, real: Real | None, t: int | None, first: int, start: jax.Array | None
 ) -> Iterator[ssd_jax.Snapshot]:
     """A batch of images, drawn from the states `start` at `t` or from T - 1; of the classes of `real`, or in turn."""
-    count, key = min(BATCH.value, NUM.value - first), jax.random.key(0)
+    count = min(BATCH.value, NUM.value - first)
+    noise = seeded(jax.random.key(0), first + np.arange(count))
     label = None if real is None or not trained.config.model.num_classes else real[1][first : first + count]
-    options = {"label": trained.labels(label, count, first), "first_index": first, "start": start}
-    return ssd_jax.iterate(trained.denoiser, remaining_plan(trained, t), key, count, **options)
+    labels = trained.labels(label, count, first)
+    return ssd_jax.iterate(trained.denoiser, remaining_plan(trained, t), noise, label=labels, start=start)
 
 
 def remaining_plan(trained: ssd_jax.Trained, t: int | None) -> ssd_jax.Plan:

@@ -95,7 +95,7 @@ class Trained:
     def noise(self, key: jax.Array, num: int, first_index: int = 0) -> NoiseSource:
         """The noise of images first_index .. of the seed `key`, divided among the devices if `num` is a multiple of them.
 
-        `sample` and `iterate` take it for a key and then run on all devices.
+        `ssd_jax.iterate` then runs on all of them.
         """
         source, mesh = seeded(key, first_index + np.arange(num)), data_mesh()
         if jax.process_count() > 1 or num % mesh.size:
@@ -143,8 +143,7 @@ class Trained:
         """
         labels, start = self.labels(label, num, first_index), self.start(key, num, first_index)
         noise = self.noise(key, num, first_index)
-        options = {"label": labels, "start": start, "memory_limit": memory_limit, "every": every}
-        return iterate(denoise, plan, noise, num, **options)
+        return iterate(denoise, plan, noise, label=labels, start=start, memory_limit=memory_limit, every=every)
 
     def sample(
         self,
@@ -179,8 +178,8 @@ class Trained:
         label = self.labels(label, num, first_index)
         denoise = self.guided(guidance, guidance_interval, threshold_quantile)
         plan = plan_steps(self.process, solver=solver, num_steps=num_steps, spacing=spacing, eta=eta)
-        options = {"label": label, "first_index": first_index, "memory_limit": memory_limit}
-        *_, last = self.iterate(denoise, plan, key, num, **options)
+        snapshots = self.iterate(denoise, plan, key, num, label=label, first_index=first_index, memory_limit=memory_limit)
+        *_, last = snapshots
         return last.x
 
 

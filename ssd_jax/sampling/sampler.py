@@ -14,7 +14,6 @@ from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from ssd_jax.errors import InputError
-from ssd_jax.network.flexi_unet import IMAGE_CHANNELS
 from ssd_jax.process.matrix_free import MatrixFreeOperator
 from ssd_jax.process.operators import along_axes
 from ssd_jax.process.reverse import matrix_free_up_step, up_step
@@ -44,60 +43,67 @@ class Snapshot:
 def sample(
     denoise: Denoise,
     plan: Plan,
-    key: jax.Array | NoiseSource,
+    key: jax.Array,
     batch_size: int = 16,
     *,
     label: Int[Array | np.ndarray, "{batch_size}"] | None = None,
     first_index: int = 0,
     start: Float[Array, "{batch_size} *small_shape channels"] | None = None,
     memory_limit: int | None = None,
+    channels: int = 3,
 ) -> Float[Array, "{batch_size} *shape channels"]:
     """Draws images.
 
     Image i depends on (key, first_index + i) and its label only, not on batch_size.
 
     Args:
-        denoise: any function (x, t, label, *, stage) -> z_hat; x is [batch, h, w, 3] at stage.in_level, t int [batch],
-            z_hat the estimated clean image at stage.out_level. If it is a pytree (`Denoiser`,
-            `jax.tree_util.Partial`) its leaves are arguments of the compiled programs, else constants.
-        plan: from `plan_steps`.
-        key: the seed, or the noise of every image (then first_index means nothing).
+        denoise, plan, label, start, memory_limit, channels: as in `iterate`.
+        key: the seed.
         batch_size: images to draw.
-        label: classes, int [batch_size], handed to `denoise`.
         first_index: index of the first image.
-        start: the state at the plan's first timestep; if that is T - 1 and none is given, drawn from N(0, I).
-        memory_limit: bytes that the intermediate results of a compiled program may take on each device. A stage that would
-            take more gets the batch in parts, one after the other, while stages of lower resolution still take it whole.
-            `denoise` must then hold nothing that is one for each image.
 
     Raises:
-        InputError: if `start` is missing although N(0, I) is not its distribution, or has a wrong shape; or if a single
-            image a device needs more than `memory_limit`.
+        InputError: as `iterate`.
 
     Returns:
-        float32 [batch_size, *process.shape, 3].
+        float32 [batch_size, *process.shape, channels].
     """
-    options = {"label": label, "first_index": first_index, "start": start, "memory_limit": memory_limit}
-    *_, last = iterate(denoise, plan, key, batch_size, **options)
+    noise = seeded(key, np.arange(first_index, first_index + batch_size))
+    *_, last = iterate(denoise, plan, noise, label=label, start=start, memory_limit=memory_limit, channels=channels)
     return last.x
 
 
 def iterate(
     denoise: Denoise,
     plan: Plan,
-    key: jax.Array | NoiseSource,
-    batch_size: int = 16,
+    noise: NoiseSource,
     *,
-    label: Int[Array | np.ndarray, "{batch_size}"] | None = None,
-    first_index: int = 0,
-    start: Float[Array, "{batch_size} *small_shape channels"] | None = None,
+    label: Int[Array | np.ndarray, "batch"] | None = None,
+    start: Float[Array, "batch *small_shape channels"] | None = None,
     memory_limit: int | None = None,
     every: int | None = None,
+    channels: int = 3,
 ) -> Iterator[Snapshot]:
-    """`sample`, stage by stage: yields a snapshot after each stage, and within it after every `every` network calls."""
+    """Draws images stage by stage: yields a snapshot after each stage, and within it after every `every` network calls.
+
+    Args:
+        denoise: the denoiser.
+        plan: from `plan_steps`.
+        noise: of every image (`noise.seeded`, `noise.interpolated`), which says how many to draw, and on which devices.
+        label: classes, int [batch], handed to `denoise`.
+        start: the state at the plan's first timestep; if that is T - 1 and none is given, drawn from N(0, I).
+        memory_limit: bytes that the intermediate results of a compiled program may take on each device. A stage that would
+            take more gets the batch in parts, one after the other, while stages of lower resolution still take it whole.
+            `denoise` must then hold nothing that is one for each image.
+        every: network calls between two snapshots; None for one after each stage only.
+        channels: of the images, if there is no `start` to tell.
+
+    Raises:
+        InputError: if `start` is missing although N(0, I) is not its distribution, or has a wrong shape; or if a single
+            image a device needs more than `memory_limit`.
+    """
     denoise = as_pytree(denoise)
-    noise = key if isinstance(key, NoiseSource) else seeded(key, np.arange(first_index, first_index + batch_size))
-    x = _first_state(plan, noise, start)
+    x = _first_state(plan, noise, start, channels)
     label = None if label is None else jnp.asarray(label, jnp.int32)
     z, calls = x, 0
     for part in plan.stages:
@@ -145,10 +151,13 @@ def with_progress(snapshots: Iterator[Snapshot], bar: tqdm) -> Iterator[Snapshot
         bar.update(pending.calls - done)
 
 
-def _first_state(plan: Plan, noise: NoiseSource, start: Float[Array, "..."] | None) -> Float[Array, "..."]:
+def _first_state(
+    plan: Plan, noise: NoiseSource, start: Float[Array, "..."] | None, channels: int
+) -> Float[Array, "batch ..."]:
     """The state at the plan's first timestep, [batch, *shape, channels]."""
     process, first = plan.process, int(plan.timesteps[0])
-    shape = (*process.level_shape(int(process.levels[first])), IMAGE_CHANNELS)
+    last = (channels,) if start is None else start.shape[-1:]
+    shape = (*process.level_shape(int(process.levels[first])), *last)
     name = "T-1" if first == process.num_timesteps - 1 else str(first)
     if start is None and first < process.num_timesteps - 1:
         raise InputError(f"the plan begins at t = {first}, where states are not noise: give x_{name} as start")

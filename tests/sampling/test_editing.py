@@ -13,7 +13,7 @@ from ssd_jax.process.stages import make_stages
 from ssd_jax.sampling.editing import inpainting, matching, noised, resampled, timestep_of
 from ssd_jax.sampling.noise import interpolated, seeded
 from ssd_jax.sampling.plan import plan_steps
-from ssd_jax.sampling.sampler import sample
+from ssd_jax.sampling.sampler import iterate, sample
 from tests.gaussians import GaussianData, natural_covariance
 
 PROCESS = make_process(ProcessConfig(image_size=8, num_levels=3, num_timesteps=100))
@@ -121,12 +121,12 @@ def test_resampling_leaves_the_distribution_alone():
 @pytest.mark.parametrize("solver", ["ddim", "ancestral"])
 def test_interpolation_passes_through_samples_and_stays_fair(solver):
     plan = plan_steps(PROCESS, solver=solver, num_steps=10)
-    path = sample(DATA.denoise, plan, interpolated(KEY, [2, 0, 5], 9), 9)
+    *_, path = iterate(DATA.denoise, plan, interpolated(KEY, [2, 0, 5], 9))
     images = sample(DATA.denoise, plan, KEY, 6)
     for place, index in ((0, 2), (4, 0), (8, 5)):
-        np.testing.assert_allclose(path[place], images[index], atol=1e-5)
+        np.testing.assert_allclose(path.x[place], images[index], atol=1e-5)
     # The sampler is linear here: half-way is the sum of the ends over the root of 2, as large as they are.
-    np.testing.assert_allclose(path[2], (images[2] + images[0]) / 2**0.5, atol=1e-4)
+    np.testing.assert_allclose(path.x[2], (images[2] + images[0]) / 2**0.5, atol=1e-4)
 
 
 def test_bad_input():

@@ -17,7 +17,7 @@ from ssd_jax.network.flexi_unet import FlexiUNet
 from ssd_jax.process.matrix_free import MatrixFreeOperator
 from ssd_jax.process.process import ScaleSpaceProcess, make_process
 from ssd_jax.sampling import sampler as sampling
-from ssd_jax.sampling.noise import seeded
+from ssd_jax.sampling.noise import NoiseSource, seeded
 from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sampling.sampler import iterate, sample, with_progress
 from ssd_jax.sharding import data_mesh, split_along_batch
@@ -25,6 +25,10 @@ from tests.gaussians import GaussianData, natural_covariance, relative_error
 
 PROCESS = make_process(ProcessConfig(image_size=4, num_levels=2, num_timesteps=200))
 DATA = GaussianData(PROCESS, natural_covariance(4))
+
+
+def noise_of(seed: int, num: int) -> NoiseSource:
+    return seeded(jax.random.key(seed), np.arange(num))
 
 
 def covariance_of(images: jax.Array) -> np.ndarray:
@@ -64,7 +68,7 @@ def test_an_up_step_blurs_the_prediction_as_far_as_the_state_is():
     x = process.add_noise(sharp, jnp.array([t]), jnp.zeros_like(sharp))
     silent = dataclasses.replace(part, table=part.table * (np.arange(part.table.shape[-1]) < part.table.shape[-1] - 1))
     run = dataclasses.replace(plan, stages=(silent,))
-    *_, last = iterate(lambda x, t, label, *, stage: x0, run, jax.random.key(0), 1, start=x)
+    *_, last = iterate(lambda x, t, label, *, stage: x0, run, noise_of(0, 1), start=x)
     np.testing.assert_allclose(last.x, process.add_noise(x0, jnp.array([s]), jnp.zeros_like(x0)), atol=1e-5)
 
 
@@ -127,7 +131,7 @@ def test_a_memory_limit_splits_large_stages_only():
     denoiser, plan = tiny_denoiser(), plan_steps(PROCESS, solver="ancestral", num_steps=6)
     stay = cast(Any, sampling._run_stay)
     whole = sample(denoiser, plan, jax.random.key(5), 16)
-    noise, x = seeded(jax.random.key(5), np.arange(16)), jnp.zeros((16, 4, 4, 3))
+    noise, x = noise_of(5, 16), jnp.zeros((16, 4, 4, 3))
 
     def memory(stage, x, chunk):
         part = next(part for part in plan.stages if part.stage == stage)
@@ -145,9 +149,9 @@ def test_a_memory_limit_splits_large_stages_only():
     sample(denoiser, plan, jax.random.key(6), 16, memory_limit=limit)
     assert stay._cache_size() == 2
     shared = jax.device_put(noise, split_along_batch(data_mesh()))
-    drawn = sample(denoiser, plan, shared, 16, memory_limit=memory(fine, x, 1))
-    np.testing.assert_allclose(drawn, whole, atol=1e-5)
-    assert drawn.addressable_shards[0].data.shape == (2, 4, 4, 3)
+    *_, drawn = iterate(denoiser, plan, shared, memory_limit=memory(fine, x, 1))
+    np.testing.assert_allclose(drawn.x, whole, atol=1e-5)
+    assert drawn.x.addressable_shards[0].data.shape == (2, 4, 4, 3)
     with pytest.raises(InputError, match=r"memory_limit is 1 bytes, but stage stay1 needs \d+ for 1 image"):
         sample(denoiser, plan, jax.random.key(5), 16, memory_limit=1)
 
@@ -155,11 +159,11 @@ def test_a_memory_limit_splits_large_stages_only():
 def test_snapshots_follow_the_stages():
     plan = plan_steps(PROCESS, num_steps=9)
     denoiser = tiny_denoiser()
-    snapshots = list(iterate(denoiser, plan, jax.random.key(5), 2))
+    snapshots = list(iterate(denoiser, plan, noise_of(5, 2)))
     assert [str(s.stage) for s in snapshots] == ["stay1", "up1to0", "stay0"]
     assert [s.x.shape[1] for s in snapshots] == [2, 4, 4] and snapshots[-1].calls == 9
     assert all(s.x.shape == s.z.shape for s in snapshots)
-    finer = list(iterate(denoiser, plan, jax.random.key(5), 2, every=2))
+    finer = list(iterate(denoiser, plan, noise_of(5, 2), every=2))
     assert len(finer) > 3 and max(b.calls - a.calls for a, b in itertools.pairwise(finer)) <= 2
     np.testing.assert_allclose(finer[-1].x, snapshots[-1].x, atol=1e-6)
     np.testing.assert_array_equal(snapshots[-1].x, snapshots[-1].z)  # (7)
@@ -168,17 +172,30 @@ def test_snapshots_follow_the_stages():
 def test_all_devices_share_a_batch():
     plan = plan_steps(PROCESS, solver="ancestral", num_steps=6)
     alone = sample(DATA.denoise, plan, jax.random.key(5), 16)
-    shared = jax.device_put(seeded(jax.random.key(5), np.arange(16)), split_along_batch(data_mesh()))
-    drawn = sample(DATA.denoise, plan, shared, 16)
-    assert len(drawn.sharding.device_set) == 8 and drawn.addressable_shards[0].data.shape == (2, 4, 4, 3)
-    np.testing.assert_allclose(drawn, alone, atol=1e-5)
+    shared = jax.device_put(noise_of(5, 16), split_along_batch(data_mesh()))
+    *_, drawn = iterate(DATA.denoise, plan, shared)
+    assert len(drawn.x.sharding.device_set) == 8 and drawn.x.addressable_shards[0].data.shape == (2, 4, 4, 3)
+    np.testing.assert_allclose(drawn.x, alone, atol=1e-5)
 
 
 def test_a_bar_counts_calls():
     plan = plan_steps(PROCESS, num_steps=9)
     with tqdm(total=9, disable=False, file=io.StringIO()) as bar:
-        counts = [bar.n for _ in with_progress(iterate(DATA.denoise, plan, jax.random.key(5), 2, every=2), bar)]
+        counts = [bar.n for _ in with_progress(iterate(DATA.denoise, plan, noise_of(5, 2), every=2), bar)]
     assert bar.n == 9 and counts == sorted(counts) and 0 < counts[-1] < 9
+
+
+def test_images_have_as_many_channels_as_they_are_said_to_or_as_their_start():
+    plan = plan_steps(PROCESS, solver="ancestral", num_steps=6)
+    grey = sample(DATA.denoise, plan, jax.random.key(5), 2, channels=1)
+    assert grey.shape == (2, 4, 4, 1)
+    start = jax.random.normal(jax.random.key(0), (2, 2, 2, 5))
+    drawn = sample(DATA.denoise, plan, jax.random.key(5), 2, start=start)
+    assert drawn.shape == (2, 4, 4, 5)
+    with pytest.raises(
+        InputError, match=r"shape \(2, 4, 4, 5\), but x_T-1 of this plan has shape \(2, 2, 2, 5\)"
+    ):
+        sample(DATA.denoise, plan, jax.random.key(5), 2, start=drawn)
 
 
 def test_labels_reach_the_denoiser():
