@@ -14,10 +14,10 @@ from ssd_jax.metrics.features import low_pass_pixels as low_pass_pixels
 from ssd_jax.metrics.features import random_convolutions as random_convolutions
 from ssd_jax.metrics.inception import InceptionV3 as InceptionV3
 from ssd_jax.metrics.inception import inception_features as inception_features
-from ssd_jax.metrics.pictures import Memorisation as Memorisation
-from ssd_jax.metrics.pictures import SpectralRatios as SpectralRatios
-from ssd_jax.metrics.pictures import memorisation as memorisation
-from ssd_jax.metrics.pictures import spectral_ratios as spectral_ratios
+from ssd_jax.metrics.memorisation import Memorisation as Memorisation
+from ssd_jax.metrics.memorisation import memorisation as memorisation
+from ssd_jax.metrics.spectral import SpectralRatios as SpectralRatios
+from ssd_jax.metrics.spectral import spectral_ratios as spectral_ratios
 from ssd_jax.metrics.statistics import Measured as Measured
 from ssd_jax.metrics.statistics import Moments as Moments
 from ssd_jax.metrics.statistics import Statistics as Statistics

@@ -13,7 +13,8 @@ from ssd_jax.data import image_batches, make_source
 from ssd_jax.data.folder import fingerprint
 from ssd_jax.metrics.distances import frechet_distance, inception_score, kernel_distance, precision_recall
 from ssd_jax.metrics.features import FeatureSet
-from ssd_jax.metrics.pictures import memorisation, spectral_ratios
+from ssd_jax.metrics.memorisation import memorisation
+from ssd_jax.metrics.spectral import spectral_ratios
 from ssd_jax.metrics.statistics import Measured, cached_measure, measure
 
 KEEP = 50_000  # images of which features are kept: those without which copies of training images may go unseen

@@ -1,0 +1,58 @@
+"""Which detail generated images lack: their spectrum against that of real ones."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from ssd_jax.errors import InputError
+from ssd_jax.process.spectrum import frequencies, measured_spectrum
+
+
+@dataclass(frozen=True, eq=False)
+class SpectralRatios:
+    """Variance of generated images over variance of real ones, by spatial frequency.
+
+    Attributes:
+        bands: what each band holds, the lowest first: "mean colour", "1 cycle", "2 cycles", "3-4 cycles", "5-8 cycles", ..
+            per shortest side, up to its highest frequency.
+        ratios: float64 [bands]; 1 is perfect, below 1 the generated images have too little of it.
+    """
+
+    bands: tuple[str, ...]
+    ratios: Float[np.ndarray, "bands"]
+
+    @property
+    def distance(self) -> float:
+        """Root mean square over the bands of the ratios' natural logarithms: 0 is perfect, 0.1 is about 10 % off."""
+        return float(np.sqrt(np.square(np.log(self.ratios)).mean()))
+
+
+def spectral_ratios(
+    generated: Iterable[UInt8[np.ndarray, "_ h w 3"]], real: Iterable[UInt8[np.ndarray, "_ h w 3"]]
+) -> SpectralRatios:
+    """Compares the radially averaged power of two sets of images, each less its mean image.
+
+    Args:
+        generated, real: batches of uint8 images, read once.
+
+    Raises:
+        InputError: if there are fewer than two images of either, their sizes differ, or the real ones are all alike.
+    """
+    ours, theirs = measured_spectrum(generated), measured_spectrum(real)
+    if ours.shape != theirs.shape:
+        raise InputError(f"generated images have {ours.shape} pixels and real ones {theirs.shape}; resize one of them")
+    cycles = np.rint(frequencies(theirs.shape)).astype(int)
+    shown = cycles <= min(theirs.shape) // 2
+    band = np.ceil(np.log2(np.maximum(cycles, 0.5))).astype(int)[shown] + 1  # 0, 1, 2, 3-4, 5-8, ..
+    power, reference = (np.bincount(band, spectrum[shown]) / np.bincount(band) for spectrum in (ours, theirs))
+    names = _band_names(len(reference), min(theirs.shape) // 2)
+    if not reference.all():
+        raise InputError(f"the real images do not differ in {names[int(reference.argmin())]}; give more of them")
+    return SpectralRatios(names, power / reference)
+
+
+def _band_names(count: int, highest: int) -> tuple[str, ...]:
+    ends = [(2**i // 2 + 1, min(2**i, highest)) for i in range(1, count - 1)]
+    return ("mean colour", "1 cycle", *(f"{a}-{b} cycles" if a < b else f"{a} cycles" for a, b in ends))[:count]
