@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from ml_collections import config_flags
 
 from ssd_jax.analysis.boundaries import with_boundaries
-from ssd_jax.analysis.cost import PlanCost, plan_cost
+from ssd_jax.analysis.cost import PathCost, PlanCost, plan_cost
 from ssd_jax.analysis.error import GaussianError, StageInformation, gaussian_error, stage_information
 from ssd_jax.config import Config, ProcessConfig
 from ssd_jax.data import image_batches, make_source
@@ -35,6 +35,7 @@ from ssd_jax.process.spectrum import (
 from ssd_jax.sampling.plan import Plan, plan_steps
 from ssd_jax.sampling.solvers import SOLVERS
 
+from .common import report
 from .common.command import read_config, run
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; any field can be set: --config.SECTION.FIELD=VALUE.")
@@ -128,50 +129,47 @@ def _as_dict(analysis: Analysis) -> dict:
 
 
 def _report(found: Analysis, baseline: GaussianError, spectrum: np.ndarray) -> list[str]:
-    shape = spectrum.shape
-    lines = [
+    calls = sum(stage.steps for stage in found.stages)
+    total, relative, error = found.cost.flops / 1e9, found.cost.relative_flops, found.error.relative_error
+    return [
         f"Spectrum ({SPECTRUM.value}): standard deviation {np.sqrt(spectrum.mean()):.3f}, "
         f"power ~ k^-{fitted_slope(spectrum):.2f}",
         "",
-        f"{'stage':<9}{'pixels':>7}{'t':>12}{'log-SNR':>17}{'nats per pixel':>19}{'lost by level':>21}"
-        f"{'steps':>7}{'GFLOPs a call':>15}" + f"{'MiB a call':>12}" * MEMORY.value,
-    ]
-    for stage, call in zip(found.stages, found.cost.stages, strict=True):
-        cells = [
-            f"{stage.name:<9}{shape[0] >> stage.in_level:>7}{_pair(stage.timesteps, 'd'):>12}",
-            f"{_pair(stage.log_snr, '.2f'):>17}{_pair(stage.information, '.4f'):>19}{_pair(stage.lost, '.1e'):>21}",
-            f"{stage.steps:>7}{call.flops / 1e9:>15.3f}",
-            "" if call.memory is None else f"{call.memory / 2**20:>12.1f}",
-        ]
-        lines.append("".join(cells))
-    steps = sum(stage.steps for stage in found.stages)
-    total, relative, error = found.cost.flops / 1e9, found.cost.relative_flops, found.error.relative_error
-    return [
-        *lines,
-        f"{steps} calls, {total:.1f} GFLOPs an image: {relative:.2f} of those at full size",
+        report.plain([_stage_row(*each, spectrum.shape) for each in zip(found.stages, found.cost.stages, strict=True)]),
+        f"{calls} calls, {total:.1f} GFLOPs an image: {relative:.2f} of those at full size",
         "",
-        f"Sampling with {SOLVER.value}, {steps} steps, exact denoiser: relative error {error:.3g}, "
+        f"Sampling with {SOLVER.value}, {calls} calls, exact denoiser: relative error {error:.3g}, "
         f"at full size {baseline.relative_error:.3g}",
         "Variance drawn / variance of the data, by cycles per side:",
-        *_band_lines({"this process": found.error, "full size": baseline}),
+        report.plain([_octaves("this process", found.error), _octaves("full size", baseline)]),
     ]
 
 
-def _pair(values: tuple[float, float], spec: str) -> str:
-    low, high = (format(value, spec) for value in values)
+def _stage_row(stage: StageInformation, call: PathCost, shape: tuple[int, ...]) -> report.Row:
+    return {
+        "stage": stage.name,
+        "pixels": shape[0] >> stage.in_level,
+        "t": _pair(stage.timesteps),
+        "log-SNR": _pair(stage.log_snr),
+        "nats per pixel": _pair(stage.information),
+        "lost by level": _pair(stage.lost, digits=2),
+        "calls": stage.steps,
+        "GFLOPs a call": call.flops / 1e9,
+    } | ({} if call.memory is None else {"MiB a call": call.memory / 2**20})
+
+
+def _pair(values: tuple[float, float], digits: int = 4) -> str:
+    low, high = (report.number(value, digits) for value in values)
     return low if low == high else f"{low} .. {high}"
 
 
-def _band_lines(errors: dict[str, GaussianError]) -> list[str]:
-    """Mean variance ratios of octaves of frequency, one row per error."""
-    ring = np.rint(frequencies(next(iter(errors.values())).variance_ratio.shape))
+def _octaves(name: str, error: GaussianError) -> report.Row:
+    """Mean variance ratios of octaves of frequency."""
+    ring = np.rint(frequencies(error.variance_ratio.shape))
     octave = np.where(ring > 0, np.ceil(np.log2(np.maximum(ring, 1))) + 1, 0).astype(int)
     names = ["0", "1", "2", *(f"{2 ** (i - 2) + 1}-{2 ** (i - 1)}" for i in range(3, octave.max() + 1))]
-    lines = ["".join([" " * 14, *(f"{name:>8}" for name in names[: octave.max() + 1])])]
-    for name, error in errors.items():
-        means = np.bincount(octave.ravel(), error.variance_ratio.ravel()) / np.bincount(octave.ravel())
-        lines.append("".join([f"{name:<14}", *(f"{mean:>8.4f}" for mean in means)]))
-    return lines
+    means = np.bincount(octave.ravel(), error.variance_ratio.ravel()) / np.bincount(octave.ravel())
+    return {"": name} | dict(zip(names, means, strict=False))
 
 
 def _advice(advised: ProcessConfig, better: Analysis) -> list[str]:

@@ -37,7 +37,7 @@ from ssd_jax.metrics import (
     random_convolutions,
 )
 
-from .common import folders
+from .common import folders, report
 from .common import sampler_flags as drawing
 from .common.command import provenance, run
 
@@ -75,7 +75,7 @@ def main() -> None:
     reference, name = _reference(trained, feature_sets, size)
     feature_sets = [each for each in feature_sets if each.name in reference.measured]
     results = evaluate(feature_sets, lambda: folders.read_batches(paths), reference)
-    print(table(results))
+    print(tables(results))
     record |= {"num": len(paths), "reference": name, **provenance(), "results": results}
     append(Path(WORKDIR.value or str(SAMPLES.value)) / "evaluations.jsonl", record)
 
@@ -131,20 +131,17 @@ def _statistics_file(path: str, feature_sets: list[FeatureSet], size: int) -> Re
     return Reference({found.feature_set: Measured(found, {})})
 
 
-def table(results: dict[str, dict[str, float]]) -> str:
+def tables(results: dict[str, dict[str, float]]) -> str:
     """One row a feature set, then the spectrum."""
     features = {name: row for name, row in results.items() if name != "spectrum"}
     shown = [column for column in COLUMNS if any(column in row for row in features.values())]
-    lines = ["".join([f"{'features':<24}", *(f"{COLUMNS[column]:>12}" for column in shown)])]
-    for name, row in features.items():
-        cells = [f"{row[column]:.5g}" if column in row else "" for column in shown]
-        lines.append("".join([f"{name:<24}", *(f"{cell:>12}" for cell in cells)]))
-    if "spectrum" in results:
-        bands = {name: value for name, value in results["spectrum"].items() if name != "distance"}
-        lines += ["", "variance drawn / variance of the data:"]
-        lines += [f"{name:<24}{value:>12.4f}" for name, value in bands.items()]
-        lines.append(f"{'distance (rms of logs)':<24}{results['spectrum']['distance']:>12.4f}")
-    return "\n".join(lines)
+    rows = [{"features": name} | {COLUMNS[column]: row.get(column) for column in shown} for name, row in features.items()]
+    if "spectrum" not in results:
+        return report.plain(rows, digits=5)
+    bands = {name: value for name, value in results["spectrum"].items() if name != "distance"}
+    bands["distance (rms of logs)"] = results["spectrum"]["distance"]
+    spectrum = [{"band": name, "variance drawn / variance of the data": value} for name, value in bands.items()]
+    return f"{report.plain(rows, digits=5)}\n\n{report.plain(spectrum)}"
 
 
 def append(path: Path, record: dict) -> None:

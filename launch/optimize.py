@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from ssd_jax.analysis.boundaries import optimal_boundaries
-from ssd_jax.analysis.cost import path_cost, plan_cost
+from ssd_jax.analysis.cost import PlanCost, path_cost, plan_cost
 from ssd_jax.analysis.error import gaussian_error
 from ssd_jax.config import Config
 from ssd_jax.data import image_batches, make_source
@@ -28,6 +28,7 @@ from ssd_jax.sampling.search import affordable_timesteps, optimal_timesteps
 from ssd_jax.sampling.solvers import SOLVERS
 from ssd_jax.sampling.spacing import lay_out
 
+from .common import report
 from .common.command import read_config, run
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; any field can be set: --config.SECTION.FIELD=VALUE.")
@@ -54,18 +55,20 @@ def main() -> None:
     else:
         start = affordable_timesteps(process, budget, pay(process))
         found = optimal_timesteps(process, row, start.tolist(), spectrum, cost=pay(process), budget=budget)
-    rows = {"spacing 'log_snr'": (process, start), "spacing 'optimal'": (process, found)}
+    contestants = {"spacing 'log_snr'": (process, start), "spacing 'optimal'": (process, found)}
     advice = []
     if budget is not None and BOUNDARIES.value:
         moved, found = optimal_boundaries(config.process, row, budget, pay, spectrum)
-        rows["optimal boundaries"] = make_process(moved), found
+        contestants["optimal boundaries"] = make_process(moved), found
         advice = [
             f"--config.process.num_levels={moved.num_levels} --config.process.resolution_schedule=threshold "
             f"'--config.process.thresholds={moved.thresholds}'"
         ]
-    for name, (shown, timesteps) in rows.items():
-        plan = plan_steps(shown, solver=SOLVER.value, spacing=timesteps)
-        print("\n".join(_report(name, plan, config, spectrum)), end="\n\n")
+    plans = {name: plan_steps(of, solver=SOLVER.value, spacing=timesteps) for name, (of, timesteps) in contestants.items()}
+    costs = {name: plan_cost(plan, config.model) for name, plan in plans.items()}
+    print(report.plain([_row(name, plan, costs[name], spectrum) for name, plan in plans.items()]), end="\n\n")
+    for name, plan in plans.items():
+        print(f"{name}:", plan.describe([path.flops for path in costs[name].stages]), sep="\n", end="\n\n")
     print(*advice, f"timesteps: {','.join(map(str, found))}", sep="\n")
 
 
@@ -84,15 +87,15 @@ def call_cost(config: Config, process: ScaleSpaceProcess) -> Callable[[int], flo
     return lambda t: float(costs[t])
 
 
-def _report(name: str, plan: Plan, config: Config, spectrum: np.ndarray) -> list[str]:
-    cost = plan_cost(plan, config.model)
+def _row(name: str, plan: Plan, cost: PlanCost, spectrum: np.ndarray) -> report.Row:
     error = gaussian_error(plan, spectrum)
-    calls = cost.relative_flops * len(plan.timesteps)
-    return [
-        f"{name}: relative error {error.relative_error:.3g}, low frequencies {error.low_frequency_ratio:.4f}, "
-        f"{len(plan.timesteps)} calls for the operations of {calls:.1f} at full size",
-        plan.describe([path.flops for path in cost.stages]),
-    ]
+    return {
+        "plan": name,
+        "relative error": error.relative_error,
+        "low frequencies": error.low_frequency_ratio,
+        "calls": len(plan.timesteps),
+        "as many operations as calls at full size": cost.relative_flops * len(plan.timesteps),
+    }
 
 
 if __name__ == "__main__":

@@ -30,10 +30,11 @@ from ssd_jax.config import Config, ModelConfig, ProcessConfig, SampleConfig, Tra
 from ssd_jax.files.paths import write_atomically
 
 from ..common.command import provenance, read_config, run
+from ..common.report import markdown
 from .accuracy import sampling_errors, up_step_noise
 from .reference import against_published
 from .sampling import published_costs, sampling, whole_samples
-from .timing import Tables, markdown
+from .timing import Tables
 from .training import training
 
 DEFAULT = Config(
@@ -88,7 +89,7 @@ def parts(config: Config, repeats: int, reference_code: str | None) -> list[Call
 
 def as_text(tables: Tables) -> str:
     """Tables as Markdown."""
-    return "\n".join(f"## {table.title}\n\n{markdown(table.rows)}\n" for table in tables.values())
+    return "\n".join(f"## {table.title}\n\n{markdown(table.rows, digits=3)}\n" for table in tables.values())
 
 
 def draw(tables: Tables) -> Figure:

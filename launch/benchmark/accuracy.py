@@ -14,7 +14,8 @@ from ssd_jax.process.process import make_process
 from ssd_jax.process.spectrum import natural_spectrum
 from ssd_jax.sampling.plan import DEFAULT_STEPS, plan_steps
 
-from .timing import Row, Table, Tables, time_in_turns
+from ..common.report import Row, Table
+from .timing import Tables, time_in_turns
 
 
 def sampling_error(config: ProcessConfig, solver: str, num_steps: int) -> GaussianError:

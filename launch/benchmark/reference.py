@@ -26,9 +26,10 @@ from ssd_jax.process.stages import Stage
 from ssd_jax.sampling.guidance import clipped
 from ssd_jax.sampling.plan import DEFAULT_STEPS, Plan, plan_steps
 
+from ..common.report import Row, Table
 from .accuracy import sampling_error
 from .sampling import Path, plan_seconds, stage_name, stage_runs, whole_plan
-from .timing import Row, Table, Tables, time_in_turns
+from .timing import Tables, time_in_turns
 from .training import prepare
 
 PROCESS: Any = {"operator": "bilinear", "snr_policy": "published", "resolution_schedule": "convex_decay", "gamma": 0.5}

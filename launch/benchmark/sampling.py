@@ -19,7 +19,8 @@ from ssd_jax.sampling.guidance import clipped
 from ssd_jax.sampling.plan import DEFAULT_STEPS, Plan, plan_steps
 from ssd_jax.sampling.sampler import sample
 
-from .timing import Row, Table, Tables, time_in_turns
+from ..common.report import Row, Table
+from .timing import Tables, time_in_turns
 
 CALLS = 8  # of a run that times a stay stage: enough to hide what starting it costs, as a real stage does
 SOLVERS = ("ancestral", "ddim", "dpmpp_2m")

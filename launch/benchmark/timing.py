@@ -1,25 +1,16 @@
-"""How `launch.benchmark` measures, and what its parts hand back: tables of named numbers."""
+"""How `launch.benchmark` measures, and what its parts hand back."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
-Row = dict[str, Any]
+from ..common.report import Table
 
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of equal keys."""
-
-    title: str
-    rows: list[Row]
-
-
-Tables = dict[str, Table]
+Tables = dict[str, Table]  # by what they measure
 
 
 @dataclass(frozen=True)
@@ -46,18 +37,3 @@ def _seconds(function: Callable[[], Any]) -> float:
     started = time.perf_counter()
     jax.block_until_ready(function())
     return time.perf_counter() - started
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """Rows of equal keys as a Markdown table that is aligned as plain text, too."""
-    cells = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [f"| {' | '.join(map(str.rjust, line, widths))} |" for line in cells]
-    rule = f"|{'|'.join('-' * (width + 1) + ':' for width in widths)}|"
-    return "\n".join([lines[0], rule, *lines[1:]])
-
-
-def _cell(value: object) -> str:
-    if not isinstance(value, float):
-        return "-" if value is None else str(value)
-    return f"{value:.2e}" if value and abs(value) < 1e-3 else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"

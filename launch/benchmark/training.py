@@ -15,7 +15,8 @@ from ssd_jax.process.stages import Stage, pick_stage
 from ssd_jax.sharding import data_mesh
 from ssd_jax.training.step import TrainState, TrainStep, compile_train_step, init_state
 
-from .timing import Row, Table, Tables, time_in_turns
+from ..common.report import Row, Table
+from .timing import Tables, time_in_turns
 
 
 @dataclass

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from tqdm import tqdm
 
 import ssd_jax
 from ssd_jax.analysis.empirical import noisy_states, posterior_error, state_information
@@ -22,6 +23,7 @@ from ssd_jax.data import make_source
 from ssd_jax.errors import InputError
 from ssd_jax.process.stages import Stage, make_stages
 
+from ..common import report
 from ..common.command import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run with several levels.", required=True)
@@ -38,17 +40,19 @@ def main() -> None:
     chosen = np.random.default_rng(0).choice(len(images), min(STATES.value, len(images)), replace=False)
     coarse = ours.process.degrade(images, ours.process.used_levels[-1])
     key = jax.random.key(0)
-    titles = ("network", "1 level", "ratio", "best", "1 level", "ratio", "nats", "1 level")
-    print("".join([f"{'t':>5}{'stage':>9}", *(f"{title:>10}" for title in titles)]))
-    for t, stage in timesteps(make_stages(ours.process)):
+    rows = []
+    for t, stage in tqdm(timesteps(make_stages(ours.process)), "timesteps"):
         errors, best, nats = [], [], []
         same = int(np.argmin(np.abs(baseline.process.image_log_snr - ours.process.image_log_snr[t])))
         for trained, its_t in ((ours, t), (baseline, same)):
             errors.append(network_error(trained, images[chosen], labels[chosen], coarse[chosen], ours, its_t, key))
             best.append(posterior_error(trained.process, images, chosen, coarse, its_t, key))
             nats.append(state_information(trained.process, images, chosen, its_t, key))
-        cells = [f"{a:>10.4f}{b:>10.4f}{a / b:>10.3f}" for a, b in (errors, best)]
-        print(f"{t:>5}{stage!s:>9}{''.join(cells)}{nats[0]:>10.3f}{nats[1]:>10.3f}")
+        row = {"t": t, "stage": str(stage)}
+        for name, (a, b) in (("network", errors), ("best", best)):
+            row |= {name: a, f"{name}, 1 level": b, f"{name}, ratio": a / b}
+        rows.append(row | {"nats": nats[0], "nats, 1 level": nats[1]})
+    print(report.plain(rows))
 
 
 def data(trained: ssd_jax.Trained) -> tuple[jax.Array, np.ndarray]:

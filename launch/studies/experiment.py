@@ -26,7 +26,7 @@ from ssd_jax.files import images
 from ssd_jax.files.paths import write_atomically
 from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
 
-from ..common import folders
+from ..common import folders, report
 from ..common.command import provenance, read_config, run
 
 # A resolution that falls sooner than the data allow: 0.01 nats per pixel are lost at the change to 16 px.
@@ -80,11 +80,16 @@ def main() -> None:
             for solver, (steps, num) in samplers.items():
                 result = measured(varied, workdir, solver, steps, num)
                 results[solver].setdefault(name, []).append(result)
-    lines = [line for solver in samplers for line in (*table(solver, samplers[solver], results[solver]), "")]
-    print("\n".join(lines))
+    tables = [
+        f"{solver}, {calls} calls, {num} images:\n\n"
+        + report.markdown([row(*each) for each in results[solver].items()], digits=3)
+        for solver, (calls, num) in samplers.items()
+    ]
+    text = "\n\n".join(tables) + "\n"
+    print(text)
     record = {"config": dataclasses.asdict(config), "samplers": samplers, **provenance(), "results": results}
     write_atomically(out / "results.json", lambda file: file.write(json.dumps(record, indent=1).encode()))
-    write_atomically(out / "results.md", lambda file: file.write("\n".join(lines).encode()))
+    write_atomically(out / "results.md", lambda file: file.write(text.encode()))
     figure = draw_figure(results)
     write_atomically(out / "results.png", lambda file: figure.savefig(file, format="png", dpi=120))
     images.write_png(out / "grid.png", side_by_side(out, config, samplers["dpmpp_2m"][0]))
@@ -126,24 +131,15 @@ def samples_folder(workdir: Path, config: Config, solver: str, steps: int) -> Pa
     return workdir / f"step_{config.train.steps:07d}-{solver}-{steps}"
 
 
-def table(solver: str, settings: tuple[int, int], results: dict[str, list[dict]]) -> list[str]:
-    """A Markdown table: one row a variant, means over its seeds, and the values of the seeds where there are several."""
-    names = [title for row in COLUMNS.values() for title in row.values()]
-    lines = [
-        f"{solver}, {settings[0]} calls, {settings[1]} images:",
-        "",
-        f"| variant | seeds | {' | '.join(names)} | FLOPs |",
-        f"|---|---|{'---|' * len(names)}---|",
-    ]
-    for name, runs in results.items():
-        cells = []
-        for features, columns in COLUMNS.items():
-            for column in columns:
-                values = [result["metrics"][features].get(column, float("nan")) for result in runs]
-                each = f" ({', '.join(f'{value:.3g}' for value in values)})" if len(values) > 1 else ""
-                cells.append(f"{np.mean(values):.3g}{each}")
-        lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} | {runs[0]['relative_flops']:.2f} |")
-    return lines
+def row(name: str, runs: list[dict]) -> report.Row:
+    """What a variant reaches: means over its seeds, and the values of the seeds where there are several."""
+    cells: dict[str, Any] = {"variant": name, "seeds": len(runs)}
+    for features, columns in COLUMNS.items():
+        for column, title in columns.items():
+            values = [result["metrics"][features].get(column, float("nan")) for result in runs]
+            mean, *each = (report.number(value, digits=3) for value in (np.mean(values), *values))
+            cells[title] = f"{mean} ({', '.join(each)})" if len(values) > 1 else mean
+    return cells | {"FLOPs": runs[0]["relative_flops"]}
 
 
 def draw_figure(results: dict[str, dict[str, list[dict]]]) -> Figure:

@@ -24,6 +24,7 @@ from ssd_jax.process.process import make_process
 from ssd_jax.process.spectrum import natural_spectrum
 from ssd_jax.sampling.plan import plan_steps
 
+from ..common import report
 from ..common.command import run
 
 OUT = flags.DEFINE_string("out", "docs", "Folder for gaussian_error.json, .md and .png.")
@@ -35,7 +36,7 @@ GAMMAS = (0.5, 0.7, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
-class Row:
+class MeasuredProcess:
     """One process and its errors.
 
     Attributes:
@@ -51,12 +52,12 @@ class Row:
 
 
 def main() -> None:
-    rows = [measure(config) for config in tqdm(configs(SIZES.value, STEPS.value), desc="processes")]
-    lines = ",\n".join(json.dumps(asdict(row)) for row in rows)
-    files = {"json": f"[\n{lines}\n]\n", "md": markdown(rows)}
+    measured = [measure(config) for config in tqdm(configs(SIZES.value, STEPS.value), desc="processes")]
+    lines = ",\n".join(json.dumps(asdict(each)) for each in measured)
+    files = {"json": f"[\n{lines}\n]\n", "md": markdown(measured)}
     for suffix, content in files.items():
         write_atomically(Path(OUT.value, f"gaussian_error.{suffix}"), lambda file, c=content: file.write(c.encode()))
-    figure = draw(rows, SIZES.value)
+    figure = draw(measured, SIZES.value)
     write_atomically(Path(OUT.value, "gaussian_error.png"), lambda file: figure.savefig(file, format="png", dpi=120))
     print(files["md"])
 
@@ -78,7 +79,7 @@ def configs(sizes: Sequence[int], num_timesteps: int) -> list[ProcessConfig]:
     return chosen
 
 
-def measure(config: ProcessConfig) -> Row:
+def measure(config: ProcessConfig) -> MeasuredProcess:
     """The errors and the cost of one process."""
     process = make_process(config)
     plans = {solver: plan_steps(process, solver=solver, num_steps=config.num_timesteps) for solver in ("ancestral", "ddim")}
@@ -87,29 +88,11 @@ def measure(config: ProcessConfig) -> Row:
     widths = WIDTHS[4 if config.image_size < 256 else 6]
     model = ModelConfig(widths=widths, num_res_blocks=2, attention_levels=tuple(range(len(widths) // 2, len(widths))))
     flops = plan_cost(plans["ancestral"], model).relative_flops
-    return Row(config, flops, *(error.as_dict() for error in errors.values()))
+    return MeasuredProcess(config, flops, *(error.as_dict() for error in errors.values()))
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The table."""
-    lines = [
-        "| image | operator | levels | resolution schedule | policy | FLOPs | ancestral | low frequencies | DDIM "
-        "| low frequencies |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        process, single = row.process, row.process.num_levels == 1
-        schedule = process.resolution_schedule + (
-            f" {process.gamma}" if process.resolution_schedule == "convex_decay" else ""
-        )
-        numbers = [
-            text
-            for error in (row.ancestral, row.ddim)
-            for text in (f"{error['relative_error']:.2e}", f"{error['low_frequency_ratio']:.4f}")
-        ]
-        cells = ["-"] * 3 if single else [process.operator, schedule, process.snr_policy]
-        cells = [process.image_size, cells[0], process.num_levels, *cells[1:], f"{row.relative_flops:.2f}", *numbers]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+def markdown(measured: Sequence[MeasuredProcess]) -> str:
+    """The page."""
     return f"""# What scale-space sampling loses by construction
 
 Exact, from `python -m launch.studies.gaussian_error`; nothing is trained or drawn. Gaussian data with a natural image's
@@ -117,10 +100,28 @@ spectrum (power ~ k^-2, standard deviation 0.5), the exact denoiser, linear beta
 relative, W2^2(N(0, P), N(0, S)) / tr S of the drawn covariance P and the data's S; "low frequencies" is the mean of
 P_kk / S_kk up to 4 cycles per side; FLOPs are those of sampling over the same network's at full size throughout.
 
-{chr(10).join(lines)}
+{report.markdown([table_row(each) for each in measured])}
 
 ![Variance drawn over variance of the data, by frequency](gaussian_error.png)
 """
+
+
+def table_row(measured: MeasuredProcess) -> report.Row:
+    """A process as a row of the table; "-" for what one of a single level does not have."""
+    process = measured.process
+    gamma = f" {process.gamma}" if process.resolution_schedule == "convex_decay" else ""
+    schedule = process.resolution_schedule + gamma
+    changes = {"operator": process.operator, "resolution schedule": schedule, "policy": process.snr_policy}
+    return {
+        "image": process.image_size,
+        "levels": process.num_levels,
+        **(dict.fromkeys(changes) if process.num_levels == 1 else changes),
+        "FLOPs": measured.relative_flops,
+        "ancestral": measured.ancestral["relative_error"],
+        "ancestral, low frequencies": measured.ancestral["low_frequency_ratio"],
+        "DDIM": measured.ddim["relative_error"],
+        "DDIM, low frequencies": measured.ddim["low_frequency_ratio"],
+    }
 
 
 def is_plain(config: ProcessConfig) -> bool:
@@ -128,16 +129,16 @@ def is_plain(config: ProcessConfig) -> bool:
     return (config.operator, config.resolution_schedule, config.gamma) == ("ideal", "convex_decay", GAMMAS[0])
 
 
-def draw(rows: Sequence[Row], sizes: Sequence[int]) -> Figure:
+def draw(measured: Sequence[MeasuredProcess], sizes: Sequence[int]) -> Figure:
     """Per-frequency variance ratios of ancestral sampling: one level, published, preserve."""
     figure = Figure(figsize=(5.5 * len(sizes), 3.8), layout="constrained")
     for size, axes in zip(sizes, figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0], strict=True):
-        drawn = [row for row in rows if row.process.image_size == size and is_plain(row.process)]
-        depth = max(row.process.num_levels for row in drawn)
-        for row in drawn:
-            levels, ratios = row.process.num_levels, row.ancestral["variance_ratios"][1:]
+        drawn = [each for each in measured if each.process.image_size == size and is_plain(each.process)]
+        depth = max(each.process.num_levels for each in drawn)
+        for each in drawn:
+            levels, ratios = each.process.num_levels, each.ancestral["variance_ratios"][1:]
             if levels in (1, depth):
-                name, style = ("one level", "--") if levels == 1 else (f"{levels} levels, {row.process.snr_policy}", "-")
+                name, style = ("one level", "--") if levels == 1 else (f"{levels} levels, {each.process.snr_policy}", "-")
                 axes.semilogx(range(1, len(ratios) + 1), ratios, style, label=name)
         axes.axhline(1, color="gray", linewidth=0.8)
         axes.set(title=f"{size} px, ancestral", xlabel="cycles per side", ylabel="variance drawn / variance of the data")

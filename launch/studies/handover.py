@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from tqdm import tqdm
 
 import ssd_jax
 from ssd_jax.analysis.empirical import noisy_states
@@ -27,6 +28,7 @@ from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_co
 from ssd_jax.sampling.noise import seeded
 from ssd_jax.sampling.plan import DEFAULT_STEPS
 
+from ..common import report
 from ..common.command import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run with several levels, without blur.", required=True)
@@ -47,21 +49,28 @@ def main() -> None:
     real = real_images(ours)
     feature_sets = [low_pass_pixels(), random_convolutions()]
     reference = data_reference(ours.config.data, feature_sets, ours.process.shape[0])
-    print(f"{'from':>20}{'drawn by':>18}" + "".join(f"{each.name:>24}" for each in feature_sets))
 
-    def report(start: str, by: str, draw: Draw) -> None:
+    def row(start: str, by: str, draw: Draw) -> report.Row:
         drawn = [np.asarray(to_uint8(draw(first))) for first in range(0, NUM.value, BATCH.value)]
         found = evaluate(feature_sets, lambda: drawn, reference)
-        print(f"{start:>20}{by:>18}" + "".join(f"{found[each.name]['frechet_relative']:>24.4f}" for each in feature_sets))
+        return {"from": start, "drawn by": by} | {name: values["frechet_relative"] for name, values in found.items()}
 
-    report("noise", "ours", partial(draw_from, ours, None, None))
-    report("noise", "baseline", partial(draw_from, baseline, None, None))
-    report("noise", "ours, baseline", partial(draw_with_both, ours, baseline, None, None))
+    print(report.plain([row(*each) for each in tqdm(contestants(ours, baseline, real), "contestants")]))
+
+
+def contestants(ours: ssd_jax.Trained, baseline: ssd_jax.Trained, real: Real) -> list[tuple[str, str, Draw]]:
+    """Where each begins, which networks draw, and how."""
+    found: list[tuple[str, str, Draw]] = [
+        ("noise", "ours", partial(draw_from, ours, None, None)),
+        ("noise", "baseline", partial(draw_from, baseline, None, None)),
+        ("noise", "ours, baseline", partial(draw_with_both, ours, baseline, None, None)),
+    ]
     for level in reversed(ours.process.used_levels[1:]):
         t = ours.process.first_timestep(level)
         start, same = f"t = {t}, {ours.process.level_shape(level)[0]} px", same_log_snr(ours, t, baseline)
-        report(start, "ours, baseline", partial(draw_with_both, ours, baseline, real, t))
-        report(f"t = {same}", "baseline", partial(draw_from, baseline, real, same))
+        found.append((start, "ours, baseline", partial(draw_with_both, ours, baseline, real, t)))
+        found.append((f"t = {same}", "baseline", partial(draw_from, baseline, real, same)))
+    return found
 
 
 def real_images(trained: ssd_jax.Trained) -> Real:

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
+from tabulate import tabulate
 
 from ssd_jax.errors import InputError, check_range, unknown_name
 from ssd_jax.process.operators import SeparableOperator, dct_basis, identity
@@ -73,8 +74,7 @@ class Plan:
             own = (str(part.stage), size, " .. ".join(map(str, ends)), log_snr, str(len(part.timesteps)))
             rows.append((*own, *(f"{cost:.4g}" for cost in spent[i : i + 1])))
         rows.append(("all", "", "", "", str(len(self.timesteps)), *([f"{sum(spent):.4g}"] if spent else [])))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
+        return tabulate(rows, tablefmt="plain", stralign="right", disable_numparse=True)
 
     def __str__(self) -> str:
         return self.describe()

@@ -2,7 +2,7 @@ import pytest
 
 from launch.benchmark.reference import load_published
 from launch.benchmark.sampling import sampling
-from launch.benchmark.timing import markdown, time_in_turns
+from launch.benchmark.timing import time_in_turns
 from ssd_jax.config import Config, ModelConfig, ProcessConfig, SampleConfig
 from ssd_jax.errors import InputError
 
@@ -18,17 +18,6 @@ def test_contestants_take_turns():
     timings = time_in_turns({name: lambda name=name: runs.append(name) for name in "ab"}, repeats=2)
     assert runs == list("ababab")
     assert set(timings) == {"a", "b"}
-
-
-def test_tables_are_aligned():
-    assert markdown(
-        [{"stage": "stay0", "s": 0.12345, "error": 1.234e-7}, {"stage": "all", "s": None, "error": 1234.5}]
-    ) == (
-        "| stage |     s |    error |\n"
-        "|------:|------:|---------:|\n"
-        "| stay0 | 0.123 | 1.23e-07 |\n"
-        "|   all |     - |     1234 |"
-    )
 
 
 def test_sampling_costs_are_those_of_the_stages():

@@ -192,9 +192,7 @@ def test_images_have_as_many_channels_as_they_are_said_to_or_as_their_start():
     start = jax.random.normal(jax.random.key(0), (2, 2, 2, 5))
     drawn = sample(DATA.denoise, plan, jax.random.key(5), 2, start=start)
     assert drawn.shape == (2, 4, 4, 5)
-    with pytest.raises(
-        InputError, match=r"shape \(2, 4, 4, 5\), but x_T-1 of this plan has shape \(2, 2, 2, 5\)"
-    ):
+    with pytest.raises(InputError, match=r"shape \(2, 4, 4, 5\), but x_T-1 of this plan has shape \(2, 2, 2, 5\)"):
         sample(DATA.denoise, plan, jax.random.key(5), 2, start=drawn)
 
 
