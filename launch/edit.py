@@ -68,7 +68,8 @@ def main() -> None:
     images.write_png(out / "grid.png", images.grid(pictures))
     if INTERPOLATE.value:
         there_and_back = np.concatenate([pictures, pictures[-2:0:-1]])
-        images.write_animation(out / "animation.gif", images.enlarge(there_and_back, 8 * pictures.shape[1]), hold=80)
+        shape = (8 * pictures.shape[1], 8 * pictures.shape[2])
+        images.write_animation(out / "animation.gif", images.enlarge(there_and_back, shape), hold=80)
     print(f"{num} images: {out}/000000.png .., {out}/grid.png{', animation.gif' if INTERPOLATE.value else ''}")
 
 
@@ -76,12 +77,12 @@ def _task() -> Callable[[ssd_jax.Trained, NoiseSource], Drawing]:
     """What the flags ask for, its files read."""
     tasks = []
     if IMAGE.value and STRENGTH.value is not None:
-        tasks.append(partial(_vary, images.read_image(Path(IMAGE.value)), STRENGTH.value))
+        tasks.append(partial(_vary, images.read_image(Path(IMAGE.value), channels=3), STRENGTH.value))
     if IMAGE.value and MASK.value:
-        files = (images.read_image(Path(file)) for file in (IMAGE.value, MASK.value))
+        files = (images.read_image(Path(file), channels=3) for file in (IMAGE.value, MASK.value))
         tasks.append(partial(_inpaint, *files))
     if THUMBNAIL.value:
-        tasks.append(partial(_enlarge, images.read_image(Path(THUMBNAIL.value))))
+        tasks.append(partial(_enlarge, images.read_image(Path(THUMBNAIL.value), channels=3)))
     if INTERPOLATE.value:
         tasks.append(partial(_interpolate, _indices(INTERPOLATE.value)))
     if len(tasks) != 1:
@@ -122,7 +123,7 @@ def _indices(given: list[str]) -> list[int]:
 
 
 def _fitted(image: np.ndarray, trained: ssd_jax.Trained) -> jax.Array:
-    return _floats(fit(image, trained.process.shape[0]))
+    return _floats(fit(image, trained.process.shape))
 
 
 def _floats(image: np.ndarray) -> jax.Array:

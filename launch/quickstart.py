@@ -31,10 +31,9 @@ def main() -> None:
     ssd_jax.train(config, workdir)
     times.append(time.perf_counter())
     snapshots = draw(ssd_jax.load(workdir))
-    images.write_png(workdir / "samples.png", images.grid(images.to_uint8(snapshots[-1].x)))
+    images.write_png(workdir / "samples.png", images.enlarged_grid(images.to_uint8(snapshots[-1].x)))
     states, predictions = [np.asarray(s.x[:4]) for s in snapshots], [np.asarray(s.z[:4]) for s in snapshots]
-    strip = images.denoising_strip(states, predictions, config.process.image_size)
-    images.write_png(workdir / "denoising.png", strip)
+    images.write_png(workdir / "denoising.png", images.denoising_strip(states, predictions))
     times.append(time.perf_counter())
     data, training, sampling = np.diff(times)
     print(f"""

@@ -46,13 +46,13 @@ class FolderSource:
         index = int(index)
         path = self._root / self._paths[index]
         try:
-            image = decode(path.read_bytes())
+            image = decode(path.read_bytes(), channels=3)
         except OSError:
             image = None
         if image is None:
             self._report(index)
             return None
-        return {"image": fit(image, self._image_size), "label": self.labels[index]}
+        return {"image": fit(image, (self._image_size, self._image_size)), "label": self.labels[index]}
 
     def _report(self, index: int) -> None:
         if index in self._corrupt:

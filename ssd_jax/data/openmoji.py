@@ -62,7 +62,7 @@ def _render(image_size: int) -> np.ndarray:
         png = resvg_py.svg_to_bytes(
             svg_string=svg, width=image_size, height=image_size, background="white", skip_system_fonts=True
         )
-        image = decode(bytes(png))
+        image = decode(bytes(png), channels=3)
         assert image is not None, f"resvg rendered no PNG of {name}"
         return image
 

@@ -47,4 +47,4 @@ class TfdsSource:
         item = self._items[index]
         image = np.broadcast_to(item["image"], (*item["image"].shape[:2], 3))
         label = item["label"] if self.num_classes else 0
-        return {"image": fit(image, self._image_size), "label": np.asarray(label, np.int32)}
+        return {"image": fit(image, (self._image_size, self._image_size)), "label": np.asarray(label, np.int32)}

@@ -1,0 +1,56 @@
+"""Channels of images: 1 is grey, 3 RGB, 4 RGB and alpha (0 transparent, 255 opaque)."""
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ssd_jax.errors import InputError
+
+Colour = tuple[int, int, int]  # RGB, 0..255
+WHITE: Colour = (255, 255, 255)
+LUMA = (0.299, 0.587, 0.114)  # what R, G and B add to the brightness (ITU-R BT.601)
+
+
+def shown(images: UInt8[np.ndarray, "*n h w _"], background: Colour = WHITE) -> UInt8[np.ndarray, "*n h w 3"]:
+    """Images as they are seen: grey repeated, transparent ones on `background`; RGB as it is.
+
+    Args:
+        images: uint8 [.., h, w, 1, 3 or 4].
+        background: RGB, 0..255.
+
+    Raises:
+        InputError: for any other number of channels.
+    """
+    match images.shape[-1]:
+        case 1:
+            return images.repeat(3, axis=-1)
+        case 3:
+            return images
+        case 4:
+            colour, alpha = images[..., :3].astype(np.uint16), images[..., 3:].astype(np.uint16)
+            mixed = colour * alpha + np.array(background, np.uint16) * (255 - alpha)
+            return ((mixed + 127) // 255).astype(np.uint8)  # rounded
+        case channels:
+            raise InputError(f"images have {channels} channels, but must have 1 (grey), 3 (RGB) or 4 (RGB and alpha)")
+
+
+def with_channels(
+    images: UInt8[np.ndarray, "*n h w _"], channels: int, background: Colour = WHITE
+) -> UInt8[np.ndarray, "*n h w {channels}"]:
+    """Images with another number of channels.
+
+    Args:
+        images: uint8 [.., h, w, 1, 3 or 4].
+        channels: 1, the brightness of what is `shown`; 3, what is `shown`; 4, opaque where there was no alpha.
+        background: RGB, 0..255, seen through transparent images.
+
+    Raises:
+        InputError: for any other number of channels, of the images or asked for.
+    """
+    if channels not in (1, 3, 4):
+        raise InputError(f"channels is {channels}, but must be 1 (grey), 3 (RGB) or 4 (RGB and alpha)")
+    if images.shape[-1] == channels:
+        return images
+    colour = shown(images, background)
+    if channels == 1:
+        return np.rint(colour @ np.array(LUMA, np.float32)[:, None]).astype(np.uint8)
+    return colour if channels == 3 else np.concatenate([colour, np.full_like(colour[..., :1], 255)], axis=-1)

@@ -1,0 +1,173 @@
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssd_jax.files.decode import decode, fit
+
+RANDOM = np.random.default_rng(0)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def random_image(mode: str, height: int = 6, width: int = 9) -> tuple[Image.Image, np.ndarray]:
+    array = RANDOM.integers(0, 256, (height, width, len(mode)), np.uint8)
+    return Image.fromarray(array[..., 0] if mode == "L" else array, mode), array
+
+
+def decoded(data: bytes, *arguments) -> np.ndarray:
+    image = decode(data, *arguments)
+    assert image is not None
+    return image
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_opaque_images_are_those_of_opencv(kind, mode):
+    image, array = random_image(mode)
+    data = encoded(image, kind)
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert bgr is not None
+    np.testing.assert_array_equal(decoded(data, 3), cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+    assert decoded(data).shape[-1] == (3 if kind == "WEBP" else len(mode))  # WebP knows no grey
+    if kind == "PNG":
+        np.testing.assert_array_equal(decoded(data), array)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_transparency_is_kept_or_composited(kind):
+    image, array = random_image("RGBA")
+    data = encoded(image, kind, lossless=True, exact=True)
+    np.testing.assert_array_equal(decoded(data), array)
+    for background in ((255, 255, 255), (0, 50, 100)):
+        alpha = array[..., 3:] / 255
+        expected = np.rint(array[..., :3] * alpha + np.array(background) * (1 - alpha))
+        np.testing.assert_array_equal(decoded(data, 3, background), expected)
+    assert decoded(data, 1).shape == (6, 9, 1)
+
+
+def test_grey_with_alpha():
+    image, array = random_image("LA")
+    np.testing.assert_array_equal(decoded(encoded(image)), array[..., [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("transparency", [None, 3, bytes([0, 128, 255])])
+def test_palettes_are_looked_up(transparency):
+    indices = RANDOM.integers(0, 5, (6, 9), np.uint8)
+    palette = RANDOM.integers(0, 256, (5, 3), np.uint8)
+    image = Image.fromarray(indices)
+    image.putpalette(palette.tobytes())
+    data = encoded(image) if transparency is None else encoded(image, transparency=transparency)
+    alphas = {None: [255] * 5, 3: [255, 255, 255, 0, 255]}.get(transparency, [0, 128, 255, 255, 255])
+    found = decoded(data)
+    np.testing.assert_array_equal(found[..., :3], palette[indices])
+    assert found.shape[-1] == (3 if transparency is None else 4)
+    np.testing.assert_array_equal(decoded(data, 4)[..., 3], np.array(alphas)[indices])
+
+
+def test_one_colour_can_be_transparent():
+    for mode, key in (("L", 7), ("RGB", (7, 8, 9))):
+        image, array = random_image(mode)
+        array[2, 3] = key
+        image = Image.fromarray(array[..., 0] if mode == "L" else array)
+        found = decoded(encoded(image, transparency=key))
+        np.testing.assert_array_equal(found[..., :3], np.broadcast_to(array, (6, 9, 3)))
+        np.testing.assert_array_equal(found[..., 3] == 0, (array == np.array(key)).all(axis=-1))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_sixteen_bits_become_eight(channels):
+    deep = RANDOM.integers(0, 2**16, (6, 9, channels), np.uint16)
+    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]  # OpenCV's
+    data = cv2.imencode(".png", deep[..., order])[1].tobytes()
+    np.testing.assert_array_equal(decoded(data), deep >> 8)
+
+
+def test_one_of_sixteen_bits_of_grey_can_be_transparent():
+    deep = np.arange(54, dtype=np.uint16).reshape(6, 9) * 1000
+    found = decoded(encoded(Image.fromarray(deep), transparency=5000))
+    np.testing.assert_array_equal(found[..., :3], np.repeat(deep[..., None] >> 8, 3, axis=-1))
+    np.testing.assert_array_equal(found[..., 3] == 0, deep == 5000)
+
+
+def test_black_and_white():
+    bits = RANDOM.integers(0, 2, (6, 9), np.uint8) * 255
+    np.testing.assert_array_equal(decoded(encoded(Image.fromarray(bits).convert("1")))[..., 0], bits)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "L")])
+def test_images_are_turned_upright(kind, mode):
+    image, _ = random_image(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    turned = np.rot90(decoded(encoded(image, kind)), -1)
+    np.testing.assert_array_equal(decoded(encoded(image, kind, exif=exif)), turned)
+
+
+def test_what_cannot_be_decoded():
+    whole = encoded(random_image("RGBA")[0])
+    for data in (b"", b"text", whole[:40], whole[:-40]):
+        assert decode(data) is None and decode(data, 3) is None
+
+
+def squares(image: np.ndarray, size: int) -> np.ndarray:
+    """What `fit` was for squares alone."""
+    side = min(image.shape[:2])
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    image = image[top : top + side, left : left + side]
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
+
+
+@pytest.mark.parametrize("size", [5, 9, 16])
+def test_fit_to_squares(size):
+    for shape in ((9, 9), (9, 30), (31, 12), (100, 77)):
+        image = RANDOM.integers(0, 256, (*shape, 3), np.uint8)
+        np.testing.assert_array_equal(fit(image, (size, size)), squares(image, size))
+
+
+@pytest.mark.parametrize(
+    ("given", "shape", "rows", "columns"),
+    [
+        ((24, 48), (12, 24), (0, 24), (0, 48)),
+        ((30, 48), (12, 24), (3, 27), (0, 48)),
+        ((24, 60), (12, 24), (0, 24), (6, 54)),
+        ((5, 7), (20, 10), (0, 5), (2, 4)),
+    ],
+)
+def test_fit_crops_to_the_proportions(given, shape, rows, columns):
+    image = np.zeros((*given, 1), np.uint8)
+    image[slice(*rows), slice(*columns)] = 200
+    found = fit(image, shape)
+    assert found.shape == (*shape, 1) and (found == 200).all()
+    image[slice(*rows), slice(*columns)] += 55 * (np.arange(rows[1] - rows[0]) % 2 == 0).astype(np.uint8)[:, None, None]
+    assert fit(image, shape).mean() > 200
+
+
+def test_areas_are_averaged_downwards():
+    image = RANDOM.integers(0, 256, (12, 24, 3), np.uint8)
+    means = image.reshape(4, 3, 8, 3, 3).mean((1, 3))
+    np.testing.assert_allclose(fit(image, (4, 8)), means, atol=0.51)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (5, 9), (30, 45)])
+def test_hidden_colours_do_not_bleed(shape):
+    image = np.zeros((12, 18, 4), np.uint8)
+    image[..., 1] = 255  # green, and hidden
+    image[4:8, 4:11] = (200, 0, 0, 255)
+    found = fit(image, shape)
+    assert (found[found[..., 3] > 0][:, 1] == 0).all() and (found[found[..., 3] > 40][:, 0] > 195).all()
+    np.testing.assert_allclose(found[..., 3], fit(image[..., 3:], shape)[..., 0], atol=1)
+
+
+def test_opaque_images_are_resized_alike_with_and_without_alpha():
+    image = RANDOM.integers(0, 256, (12, 18, 4), np.uint8)
+    image[..., 3] = 255
+    for shape in ((4, 6), (7, 5), (12, 18), (30, 45)):
+        np.testing.assert_allclose(fit(image, shape)[..., :3], fit(image[..., :3].copy(), shape), atol=1)
+        assert (fit(image, shape)[..., 3] == 255).all()
