@@ -116,4 +116,4 @@ def _write_samples(trained: Trained, path: Path) -> None:
         jax.random.key(0), settings.num, solver=settings.solver, num_steps=settings.steps, guidance=settings.guidance
     )
     if jax.process_index() == 0:
-        images.write_png(path, images.grid(images.to_uint8(pictures)))
+        images.write_png(path, images.enlarged_grid(images.to_uint8(pictures)))

@@ -51,7 +51,7 @@ def test_a_run_leaves_what_it_promises(run):
     assert json.loads((workdir / "config.json").read_text())["train"]["steps"] == config.train.steps
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4"]
     picture = decode((workdir / "samples" / "step_0000004.png").read_bytes())
-    assert picture is not None and picture.shape == (22, 22, 3)
+    assert picture is not None and picture.shape == (774, 774, 3)  # pixels enlarged 48 times
     assert list(workdir.glob("events.out.tfevents.*"))
 
 
