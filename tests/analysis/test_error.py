@@ -14,8 +14,8 @@ from ssd_jax.process.operators import dct_basis
 from ssd_jax.process.process import ScaleSpaceProcess, make_process
 from ssd_jax.process.spectrum import information, natural_spectrum
 from ssd_jax.sampling.plan import plan_steps
+from tests.commands import launch
 from tests.gaussians import GaussianData, relative_error
-from tests.launch.test_launch import launch
 
 
 def error_of(solver="ancestral", num_steps=1000, **settings):

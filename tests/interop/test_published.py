@@ -19,7 +19,7 @@ from ssd_jax.process.operators import SeparableOperator, along_axes
 from ssd_jax.process.process import make_process
 from ssd_jax.process.reverse import up_step
 from ssd_jax.training.loss import LOSS_WEIGHTINGS
-from tests.launch.test_launch import launch
+from tests.commands import launch
 from tests.torch_writer import torch_save
 
 DATA = Path(__file__).parents[1] / "golden"

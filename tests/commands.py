@@ -1,0 +1,39 @@
+"""Commands in processes of their own, as a user types them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import FAST_COMPILE
+
+ROOT = Path(__file__).parents[1]
+TIMEOUT = 900  # seconds: no command of the tests takes a fifth of it
+# The smallest run that there is, for commands with a --config.
+TINY = [
+    "--config.process.image_size=8",
+    "--config.process.num_levels=2",
+    "--config.process.num_timesteps=20",
+    "--config.model.widths=(8, 16)",
+    "--config.model.attention_levels=(1,)",
+    "--config.model.num_heads=2",
+    "--config.model.label_dropout=0.1",
+    "--config.train.steps=3",
+    "--config.train.batch_size=8",
+    "--config.sample.num=4",
+    "--config.sample.steps=4",
+]
+
+
+def launch(*arguments: str, devices: int = 1, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m *arguments` in a folder, on so many fake devices."""
+    return run([sys.executable, "-m", *arguments], devices=devices, folder=folder, PYTHONPATH=str(ROOT))
+
+
+def run(
+    command: list[str], *, devices: int = 1, folder: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs any command in a folder, on so many fake devices."""
+    flags = f"{FAST_COMPILE} --xla_force_host_platform_device_count={devices}"
+    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **environment}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=TIMEOUT)
