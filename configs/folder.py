@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import openmoji64
+from . import openmoji64
 
 
 def get_config() -> ConfigDict:

@@ -10,8 +10,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import openmoji32
 from ssd_jax.config import ProcessConfig
+
+from . import openmoji32
 
 
 def get_config() -> ConfigDict:

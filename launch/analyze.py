@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from matplotlib.figure import Figure
-from ml_collections import config_flags
 
 from ssd_jax.analysis.boundaries import with_boundaries
 from ssd_jax.analysis.cost import PathCost, PlanCost, plan_cost
@@ -36,9 +34,11 @@ from ssd_jax.sampling.plan import Plan, plan_steps
 from ssd_jax.sampling.solvers import SOLVERS
 
 from .common import report
-from .common.command import read_config, run
+from .common.command import run
+from .common.config_flag import define_config, read_config
+from .common.figures import Figure
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; any field can be set: --config.SECTION.FIELD=VALUE.")
+define_config()
 OUT = flags.DEFINE_string("out", None, "Folder for analysis.json and analysis.png.")
 SOLVER = flags.DEFINE_enum("solver", "ancestral", list(SOLVERS), "Solver of the plan.")
 STEPS = flags.DEFINE_integer("steps", None, "Network calls of the plan; all timesteps by default.")
@@ -47,7 +47,6 @@ IMAGES = flags.DEFINE_integer("images", 4096, "Images to measure the spectrum on
 SLOPE = flags.DEFINE_float("slope", 2.0, "Of the power law.")
 TOLERANCE = flags.DEFINE_float("tolerance", 1e-3, "Nats per pixel that a lower resolution may lose.", lower_bound=0)
 MEMORY = flags.DEFINE_bool("memory", False, "Also compile the network, to say how much memory a call takes.")
-flags.mark_flag_as_required("config")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Analysis:
 
 
 def main() -> None:
-    config = read_config(CONFIG)
+    config = read_config()
     shape = (config.process.image_size,) * 2
     spectrum = natural_spectrum(shape, slope=SLOPE.value) if SPECTRUM.value == "natural" else _measure(config)
     process = make_process(config.process)

@@ -12,7 +12,6 @@ from functools import partial
 
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from ssd_jax.analysis.boundaries import optimal_boundaries
 from ssd_jax.analysis.cost import PlanCost, path_cost, plan_cost
@@ -29,9 +28,10 @@ from ssd_jax.sampling.solvers import SOLVERS
 from ssd_jax.sampling.spacing import lay_out
 
 from .common import report
-from .common.command import read_config, run
+from .common.command import run
+from .common.config_flag import define_config, read_config
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; any field can be set: --config.SECTION.FIELD=VALUE.")
+define_config()
 SOLVER = flags.DEFINE_enum("solver", "dpmpp_2m", list(SOLVERS), "Solver of the plan.")
 STEPS = flags.DEFINE_integer("steps", 20, "Network calls.")
 FLOPS = flags.DEFINE_float("flops", None, "A budget of operations instead, in network calls at full size.", lower_bound=0)
@@ -39,11 +39,10 @@ BOUNDARIES = flags.DEFINE_bool("boundaries", False, "Search where to change reso
 SPECTRUM = flags.DEFINE_enum("spectrum", "data", ["data", "natural"], "That of the config's data or a power law.")
 SLOPE = flags.DEFINE_float("slope", 2.0, "Of the power law.")
 IMAGES = flags.DEFINE_integer("images", 2048, "Images to measure the spectrum on.", lower_bound=2)
-flags.mark_flag_as_required("config")
 
 
 def main() -> None:
-    config = read_config(CONFIG)
+    config = read_config()
     process = make_process(config.process)
     spectrum = natural_spectrum(process.shape, slope=SLOPE.value) if SPECTRUM.value == "natural" else _measure(config)
     row, pay, budget = SOLVERS[SOLVER.value].row, partial(call_cost, config), FLOPS.value

@@ -9,22 +9,20 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 import ssd_jax
 from ssd_jax.data import make_source
 from ssd_jax.files import images
 
-from .common.command import read_config, run
+from .common.command import run
+from .common.config_flag import define_config, read_config
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", str(Path(__file__).parents[1] / "configs" / "openmoji32.py"), "What to train; any field can be set."
-)
+define_config("openmoji32")
 WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the run.")
 
 
 def main() -> None:
-    config, workdir = read_config(CONFIG), Path(WORKDIR.value)
+    config, workdir = read_config(), Path(WORKDIR.value)
     times = [time.perf_counter()]
     make_source(config.data, config.process.image_size)  # rendered once, then cached
     times.append(time.perf_counter())

@@ -1,24 +1,18 @@
-import importlib.util
-from pathlib import Path
+import importlib
 
 import pytest
 
+from launch.common.config_flag import load_config, shipped
 from ssd_jax.config import Config, from_config_dict, to_config_dict
 from ssd_jax.errors import InputError
 from ssd_jax.process.process import make_process
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_file_is_valid(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = from_config_dict(module.get_config())
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_config_is_valid(name):
+    config = from_config_dict(load_config(name))
     make_process(config.process)
-    assert f"--config configs/{path.name}" in str(module.__doc__)
+    assert f"--config configs/{name}.py" in str(importlib.import_module(f"configs.{name}").__doc__)
 
 
 def test_round_trip():

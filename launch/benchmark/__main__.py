@@ -9,8 +9,8 @@ is to know without a clock: the exact error of sampling, both SNR policies, and 
 Times are medians of runs that take turns, so that a busy machine disturbs all alike. With --reference-code, a checkout of
 the published PyTorch code (and PyTorch, and what that code imports), that code takes its turns too.
 
-The two SNR policies run the same programs, with other coefficients: they are timed once. The default network is small, for
-a CPU.
+The two SNR policies run the same programs, with other coefficients: they are timed once. The default config is
+configs/benchmark64.py, for a CPU; any other does as well.
 """
 
 import dataclasses
@@ -21,15 +21,14 @@ from pathlib import Path
 
 import jax
 from absl import flags
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from ml_collections import config_flags
 from tqdm import tqdm
 
-from ssd_jax.config import Config, ModelConfig, ProcessConfig, SampleConfig, TrainConfig, to_config_dict
+from ssd_jax.config import Config
 from ssd_jax.files.paths import write_atomically
 
-from ..common.command import provenance, read_config, run
+from ..common.command import provenance, run
+from ..common.config_flag import define_config, read_config
+from ..common.figures import Axes, Figure
 from ..common.report import markdown
 from .accuracy import sampling_errors, up_step_noise
 from .reference import against_published
@@ -37,24 +36,14 @@ from .sampling import published_costs, sampling, whole_samples
 from .timing import Tables
 from .training import training
 
-DEFAULT = Config(
-    # Resolution falls where natural images lose less than 0.0015 nats per pixel; the table of errors shows the price.
-    process=ProcessConfig(image_size=64, num_levels=4, resolution_schedule="information", tolerance=1.5e-3),
-    model=ModelConfig(widths=(32, 64, 64, 64), num_res_blocks=1, attention_levels=(2, 3)),
-    train=TrainConfig(batch_size=64),
-    sample=SampleConfig(num=16),
-)
-
-CONFIG = config_flags.DEFINE_config_dict(
-    "config", to_config_dict(DEFAULT), "Sizes, network and batches; any field can be set: --config.SECTION.FIELD=VALUE."
-)
+define_config("benchmark64")
 OUT = flags.DEFINE_string("out", "runs/benchmark", "Folder for benchmark.md, benchmark.json and benchmark.png.")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs of each contestant.", lower_bound=1)
 REFERENCE_CODE = flags.DEFINE_string("reference-code", None, "A checkout of the published PyTorch code, to time it too.")
 
 
 def main() -> None:
-    config = read_config(CONFIG)
+    config = read_config()
     jax.config.update("jax_enable_compilation_cache", False)  # or compile times would be those of reading files
     place, tables = provenance(), {}
     for part in tqdm(parts(config, REPEATS.value, REFERENCE_CODE.value), "benchmark", unit="part"):

@@ -1,5 +1,6 @@
 """What every command shares: flags, logging, and user errors as one line instead of a traceback."""
 
+import importlib
 import logging
 import os
 import platform
@@ -16,11 +17,21 @@ import jax
 from absl import app, flags
 from tqdm import tqdm
 
-from ssd_jax.config import Config, from_config_dict
 from ssd_jax.errors import InputError
+
+from .config_flag import FIRST, parse_fields
+from .usage import usage
 
 # On CPUs XLA hands convolutions to YNNPACK: a training step at full resolution then takes 1.6 times as long as with Eigen.
 CPU_FLAGS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+
+IMPORT = flags.DEFINE_multi_string(
+    "import",
+    [],
+    "Module that registers networks, operators or sources of your own.",
+    flag_values=FIRST,
+)
+HELP = flags.DEFINE_bool("help", False, "Prints this and ends.", flag_values=FIRST)
 
 
 class _BarHandler(logging.Handler):
@@ -43,22 +54,13 @@ def run(main: Callable[[], None]) -> None:
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
-            _fail(f"unexpected argument {argv[1]!r}; options are written --name=value")
+            fail(f"unexpected argument {argv[1]!r}; options are written --name=value")
         try:
             main()
         except InputError as error:
-            _fail(str(error))
+            fail(str(error))
 
     app.run(guarded, flags_parser=_parse)
-
-
-def read_config(flag: flags.FlagHolder) -> Config:
-    """The validated config of a config_file flag. Raises InputError if the file cannot be loaded or the config is bad."""
-    try:
-        config_dict = flag.value.to_dict()
-    except OSError as error:  # ml_collections reports a missing file only here
-        raise InputError(" ".join(str(error).split())) from error
-    return from_config_dict(config_dict)
 
 
 def provenance() -> dict[str, str | int | None]:
@@ -86,12 +88,31 @@ def _commit() -> str:
 
 def _parse(argv: list[str]) -> list[str]:
     try:
+        argv = FIRST(argv, known_only=True)
+        for name in IMPORT.value:
+            _import(name)
+        config = FIRST.config if "config" in FIRST else None
+        if "config" in FIRST and not (HELP.value and config is None):
+            argv = parse_fields(config, argv)
+        if HELP.value:
+            print(usage())
+            sys.exit()
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        # ml_collections raises the latter kinds for unknown config fields, values of the wrong type and missing files
-        _fail(" ".join(str(error).split()))
+        # ml_collections raises the latter kinds for unknown config fields and values of the wrong type
+        fail(" ".join(str(error).split()))
 
 
-def _fail(message: str) -> NoReturn:
+def _import(name: str) -> None:
+    """Imports a module. Raises InputError if that fails."""
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(f"--import {name}: {message}; it must be a module in this folder or an installed one") from error
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the command: status 2, and the message as one line on stderr."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)

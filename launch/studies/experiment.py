@@ -15,8 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from matplotlib.figure import Figure
-from ml_collections import config_flags
 
 import ssd_jax
 from ssd_jax.analysis.cost import plan_cost
@@ -27,7 +25,9 @@ from ssd_jax.files.paths import write_atomically
 from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
 
 from ..common import folders, report
-from ..common.command import provenance, read_config, run
+from ..common.command import provenance, run
+from ..common.config_flag import define_config, read_config
+from ..common.figures import Figure
 
 # A resolution that falls sooner than the data allow: 0.01 nats per pixel are lost at the change to 16 px.
 EARLY: dict[str, Any] = {"resolution_schedule": "convex_decay", "gamma": 0.7}
@@ -52,9 +52,7 @@ COLUMNS = {
     "spectrum": {"mean colour": "0", "1 cycle": "1", "2 cycles": "2", "3-4 cycles": "3-4", "distance": "spectral"},
 }
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", str(Path(__file__).parents[2] / "configs" / "experiment32.py"), "What to train; any field can be set."
-)
+define_config("experiment32")
 OUT = flags.DEFINE_string("out", "runs/experiment", "Folder of all runs.")
 NAMES = flags.DEFINE_list("variants", list(DECISIVE), f"Of {', '.join(VARIANTS)}.")
 SEEDS = flags.DEFINE_integer("seeds", 2, "Trained networks of each variant.", lower_bound=1)
@@ -64,7 +62,7 @@ BATCH = flags.DEFINE_integer("batch", 64, "Images drawn at a time.", lower_bound
 
 
 def main() -> None:
-    config, out = read_config(CONFIG), Path(OUT.value)
+    config, out = read_config(), Path(OUT.value)
     for name in NAMES.value:
         if name not in VARIANTS:
             raise unknown_name("variant", name, VARIANTS)

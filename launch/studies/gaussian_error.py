@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from absl import flags
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from ssd_jax.analysis.cost import plan_cost
@@ -26,6 +25,7 @@ from ssd_jax.sampling.plan import plan_steps
 
 from ..common import report
 from ..common.command import run
+from ..common.figures import Figure
 
 OUT = flags.DEFINE_string("out", "docs", "Folder for gaussian_error.json, .md and .png.")
 SIZES = flags.DEFINE_multi_integer("size", [64, 256], "Image sizes.")

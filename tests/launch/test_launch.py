@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,30 +12,8 @@ from launch.common.command import CPU_FLAGS
 from ssd_jax.files.decode import decode
 from ssd_jax.files.images import write_png
 from ssd_jax.metrics import Statistics, moments, save_statistics
+from tests.commands import ROOT, TINY, launch
 from tests.conftest import FAST_COMPILE
-
-ROOT = Path(__file__).parents[2]
-TINY = [
-    "--config.process.image_size=8",
-    "--config.process.num_levels=2",
-    "--config.process.num_timesteps=20",
-    "--config.model.widths=(8, 16)",
-    "--config.model.attention_levels=(1,)",
-    "--config.model.num_heads=2",
-    "--config.model.label_dropout=0.1",
-    "--config.train.steps=3",
-    "--config.train.batch_size=8",
-    "--config.sample.num=4",
-    "--config.sample.steps=4",
-]
-
-
-def launch(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess:
-    flags = f"{FAST_COMPILE} --xla_force_host_platform_device_count={devices}"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
 
 
 def read(path: Path) -> np.ndarray:
@@ -196,6 +172,11 @@ def test_experiment(tmp_path):
         (["launch.train", "--config=configs/openmoji32.py", "--config.train.stepz=3"], "stepz"),
         (["launch.train", "--config=configs/openmoji32.py", "--config.train.steps=many"], "steps"),
         (["launch.train", "--config=configs/nowhere.py"], "nowhere.py"),
+        (
+            ["launch.train", "--config.train.steps=3"],
+            "--config is missing: give a Python file or one of: ben",
+        ),
+        (["launch.train", "--config=openmoji32", "--wrkdir=nowhere"], "'wrkdir'. Did you mean: workdir"),
         (["launch.train", "--config=configs/openmoji32.py", "--config.process.image_size=30"], "multiple of 4"),
         (["launch.train", "--config=configs/folder.py", "--config.data.folder=nowhere"], "'nowhere'"),
         (["launch.sample", "--out=nowhere"], "no config.json"),

@@ -1,0 +1,1 @@
+"""Shipped configs: a file each, with a function get_config(); --config NAME names one."""

@@ -1,0 +1,113 @@
+"""What all commands share: their list, --help, --config and --import."""
+
+import re
+import sys
+
+import pytest
+
+from launch.common.config_flag import FOLDER, load_config, shipped
+from ssd_jax.errors import InputError
+from tests.commands import ROOT, TINY, launch, run
+
+OWN = """
+import dataclasses
+
+from ssd_jax.config import Config, TrainConfig, to_config_dict
+
+
+def get_config():
+    return to_config_dict(Config(train=TrainConfig(steps=7)))
+"""
+
+
+def test_commands_are_listed_at_once():
+    imported = "import sys; sys.argv = ['launch']; from launch.__main__ import main; main(); print('jax' in sys.modules)"
+    *lines, jax_is_there = run([sys.executable, "-c", imported]).stdout.splitlines()
+    assert jax_is_there == "False"
+    for name in ("train", "sample", "evaluate", "experiment", "gaussian_error", "handover", "diagnose", "benchmark"):
+        (line,) = [line for line in lines if line.split()[0] == name]
+        assert len(line.split()) > 5
+    assert not {"common", "studies", "command", "report"} & {line.split()[0] for line in lines}
+
+
+def test_unknown_command():
+    result = launch("launch", "trian")
+    assert result.returncode == 2 and result.stderr.startswith("error: command is 'trian', but must be one of: analyze, ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["sample", "train", "evaluate"])
+def test_help_has_all_flags_and_no_others(command):
+    result = launch("launch", command, "--help")
+    assert result.returncode == 0 and not result.stderr
+    parts = result.stdout.split("\n\n")
+    found = {title: re.findall(r"^  --(?:\[no\])?([\w-]+)", part, re.M) for part in parts for title in [part.split(":")[0]]}
+    assert found[command] == defined_in(f"{command}.py")
+    assert found["every command"] == ["import", "help"]
+    others = {"config": ["config"]} if command == "train" else {"sampler flags": defined_in("common/sampler_flags.py")}
+    assert others.items() <= found.items() and len([title for title, names in found.items() if names]) == 3
+
+
+def defined_in(file: str) -> list[str]:
+    return re.findall(r'DEFINE_\w+\(\s*"([\w-]+)"', (ROOT / "launch" / file).read_text())
+
+
+def test_help_tells_defaults():
+    text = " ".join(launch("launch.sample", "--help").stdout.split())
+    for told in ("--workdir Folder of a trained run. (required)", "--num Images. (default: 64)", "--animation <gif|webp>:"):
+        assert told in text
+    text = launch("launch.train", "--config=openmoji32", "--config.train.steps=9", "--help").stdout
+    for told in ("data.source=openmoji", "data.folder", "model.widths='(24, 48, 64)'", "train.steps=9"):
+        assert f"  --config.{told}\n" in text
+
+
+def test_shipped_configs_are_found_by_name_and_by_path(tmp_path, monkeypatch):
+    assert "openmoji32" in shipped() and "__init__" not in shipped()
+    assert load_config("blur32") == load_config(str(FOLDER / "blur32.py"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "openmoji32.py").write_text(OWN)
+    assert load_config("openmoji32").to_dict()["train"]["steps"] == 1700
+    assert load_config("openmoji32.py").to_dict()["train"]["steps"] == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("openmoji", None, "config is 'openmoji', but must be a Python file that exists or one of: benchmark64, blur32"),
+        ("nowhere.py", None, "'nowhere.py', but must be a Python file that exists or one of: benchmark64, blur32"),
+        ("own.py", "steps = 3\n", "'own.py' must have a function get_config"),
+        ("own.py", "def get_config():\n    return {}\n", "'own.py' must have a function get_config"),
+        ("own.py", "\nimport nothing_of_that_name\n", "'own.py' fails, line 2: ModuleNotFoundError: No module named"),
+        ("own.py", "def get_config():\n    return 1 / 0\n", "'own.py' fails, line 2: ZeroDivisionError"),
+        ("own.py", "def get_config(:\n", "'own.py' fails: SyntaxError"),
+        ("own.py", OWN.replace("steps=7", "steps=0"), "train.steps is 0, but must be >= 1"),
+    ],
+)
+def test_configs_that_cannot_be_loaded(name, content, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(InputError) as error:
+        load_config(name)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_own_config_and_own_modules(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "kinds.py").write_text("from ssd_jax.process.operators import OPERATORS, box\n\nOPERATORS['mine'] = box\n")
+    tiny = [flag for flag in TINY if "process" in flag or "model.w" in flag or "model.a" in flag]
+    analyze = ["launch", "analyze", "--config=own.py", *tiny, "--spectrum=natural", "--config.process.operator=mine"]
+    result = launch(*analyze, "--import=kinds", folder=tmp_path)
+    assert result.returncode == 0 and "relative error" in result.stdout, result.stderr
+    result = launch(*analyze, folder=tmp_path)
+    assert result.returncode == 2 and "process.operator is 'mine', but must be one of" in result.stderr
+    result = launch(*analyze, "--import=kinds", "--import=kindz", folder=tmp_path)
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("error: --import kindz: ModuleNotFoundError: No module named 'kindz'")
+
+
+def test_missing_extra_is_one_line():
+    hidden = "import sys; sys.modules['matplotlib'] = None; import launch.analyze"
+    result = run([sys.executable, "-c", hidden])
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    assert "pip install 'ssd_jax[figures]'" in result.stderr
