@@ -70,9 +70,9 @@ def main() -> None:
         record = {"samples": str(Path(str(SAMPLES.value)).resolve())}
     else:
         paths, record = _draw(trained)
-    size = images.read_image(paths[0]).shape[0]
+    shape = images.read_image(paths[0]).shape[:2]
     feature_sets = available_feature_sets()
-    reference, name = _reference(trained, feature_sets, size)
+    reference, name = _reference(trained, feature_sets, shape)
     feature_sets = [each for each in feature_sets if each.name in reference.measured]
     results = evaluate(feature_sets, lambda: folders.read_batches(paths), reference)
     print(tables(results))
@@ -105,26 +105,28 @@ def available_feature_sets() -> list[FeatureSet]:
         return found
 
 
-def _reference(trained: ssd_jax.Trained | None, feature_sets: list[FeatureSet], size: int) -> tuple[Reference, str]:
+def _reference(
+    trained: ssd_jax.Trained | None, feature_sets: list[FeatureSet], shape: tuple[int, ...]
+) -> tuple[Reference, str]:
     """What to compare with, and its name."""
     given = REFERENCE.value
     if given is not None and given.endswith(".npz"):
-        return _statistics_file(given, feature_sets, size), given
+        return _statistics_file(given, feature_sets, shape), given
     if given is not None and Path(given).is_dir():
         paths = folders.image_files(Path(given))
         batches = partial(folders.read_batches, paths)
-        return measure_reference(feature_sets, batches, data=f"{given} {fingerprint(given)}", image_size=size), given
+        return measure_reference(feature_sets, batches, data=f"{given} {fingerprint(given)}", shape=shape), given
     if given is None:
         assert trained is not None
         config = trained.config.data
     else:
         config = DataConfig() if given == "openmoji" else DataConfig(source="tfds", tfds_name=given)
-    return data_reference(config, feature_sets, size), json.dumps(asdict(config))
+    return data_reference(config, feature_sets, shape), json.dumps(asdict(config))
 
 
-def _statistics_file(path: str, feature_sets: list[FeatureSet], size: int) -> Reference:
-    """Raises InputError unless the file holds statistics of one of the feature sets, for images of `size`."""
-    found = load_statistics(path, image_size=size)
+def _statistics_file(path: str, feature_sets: list[FeatureSet], shape: tuple[int, ...]) -> Reference:
+    """Raises InputError unless the file holds statistics of one of the feature sets, for images of `shape`."""
+    found = load_statistics(path, shape=shape)
     if found.feature_set not in [each.name for each in feature_sets]:
         names = ", ".join(each.name for each in feature_sets)
         raise InputError(f"{path!r} holds statistics of {found.feature_set!r} features, but there are only {names} here")

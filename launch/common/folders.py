@@ -55,7 +55,7 @@ def fill(
         out: folder, claimed already.
         num: images.
         batch: images at a time, over all devices; rounded up to a multiple of them.
-        shape: of an image, (h, w, 3).
+        shape: of an image, (h, w, channels).
         calls: network calls of an image, for the progress bar.
         draw: (images, first index) -> their snapshots.
 
@@ -94,10 +94,10 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def read_batches(paths: list[Path]) -> Iterator[np.ndarray]:
-    """The images of files as they are, uint8 [batch, size, size, 3]. Raises InputError if their sizes differ."""
-    first = images.read_image(paths[0]).shape
+    """The images of files as they are, uint8 RGB and alpha [batch, h, w, 4]. Raises InputError if their sizes differ."""
+    first = images.read_image(paths[0], channels=4).shape
     for start in range(0, len(paths), READ_AT_A_TIME):
-        batch = {path: images.read_image(path) for path in paths[start : start + READ_AT_A_TIME]}
+        batch = {path: images.read_image(path, channels=4) for path in paths[start : start + READ_AT_A_TIME]}
         for path, image in batch.items():
             if image.shape != first:
                 sizes = " and ".join(f"{shape[1]}x{shape[0]}" for shape in (first, image.shape))

@@ -116,7 +116,7 @@ def measured(config: Config, workdir: Path, solver: str, steps: int, num: int) -
         out, num, BATCH.value, shape, steps, lambda count, first: draw(count, first_index=first, every=max(steps // 20, 1))
     )
     feature_sets = [low_pass_pixels(), random_convolutions()]
-    reference = data_reference(config.data, feature_sets, config.process.image_size)
+    reference = data_reference(config.data, feature_sets, trained.process.shape)
     metrics = evaluate(feature_sets, lambda: folders.read_batches(paths), reference)
     cost = plan_cost(plan, config.model)
     result = {"metrics": metrics, "gflops": cost.flops / 1e9, "relative_flops": cost.relative_flops}
@@ -163,7 +163,7 @@ def side_by_side(out: Path, config: Config, steps: int) -> np.ndarray:
         folder = samples_folder(out / f"{name}-seed0", config, "dpmpp_2m", steps)
         pictures = np.stack([images.read_image(path) for path in folders.image_files(folder)[:32]])
         blocks.append(images.grid(pictures, columns=4))
-        blocks.append(np.full((blocks[-1].shape[0], config.process.image_size // 2, 3), 255, np.uint8))
+        blocks.append(np.full_like(blocks[-1][:, : pictures.shape[2] // 2], 255))
     return np.concatenate(blocks[:-1], axis=1)
 
 

@@ -48,7 +48,7 @@ def main() -> None:
         raise InputError(f"--workdir {WORKDIR.value!r} must be of several levels and without blur; give another run")
     real = real_images(ours)
     feature_sets = [low_pass_pixels(), random_convolutions()]
-    reference = data_reference(ours.config.data, feature_sets, ours.process.shape[0])
+    reference = data_reference(ours.config.data, feature_sets, ours.process.shape)
 
     def row(start: str, by: str, draw: Draw) -> report.Row:
         drawn = [np.asarray(to_uint8(draw(first))) for first in range(0, NUM.value, BATCH.value)]

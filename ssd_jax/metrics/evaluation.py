@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from ssd_jax.config import DataConfig
 from ssd_jax.data import image_batches, make_source
 from ssd_jax.data.folder import fingerprint
+from ssd_jax.files.channels import WHITE, Colour
 from ssd_jax.metrics.distances import frechet_distance, inception_score, kernel_distance, precision_recall
 from ssd_jax.metrics.features import FeatureSet
 from ssd_jax.metrics.memorisation import memorisation
@@ -19,7 +20,7 @@ from ssd_jax.metrics.statistics import Measured, cached_measure, measure
 
 KEEP = 50_000  # images of which features are kept: those without which copies of training images may go unseen
 COMPARED = 10_000  # features of either set that precision and recall take; their time grows with the square
-Batches = Callable[[], Iterable[UInt8[np.ndarray, "_ size size 3"]]]
+Batches = Callable[[], Iterable[UInt8[np.ndarray, "_ h w _"]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,33 +30,44 @@ class Reference:
     Attributes:
         measured: by feature set; without features if they come from a file.
         batches: reads the images again; None for a file.
+        background: RGB, seen through transparent images, generated ones as well.
     """
 
     measured: dict[str, Measured]
     batches: Batches | None = None
+    background: Colour = WHITE
 
 
-def measure_reference(feature_sets: Sequence[FeatureSet], batches: Batches, *, data: str, image_size: int) -> Reference:
+def measure_reference(
+    feature_sets: Sequence[FeatureSet],
+    batches: Batches,
+    *,
+    data: str,
+    shape: tuple[int, ...],
+    background: Colour = WHITE,
+) -> Reference:
     """The reference that a data set makes; measured once, then read from the cache folder.
 
     Args:
         feature_sets: the features.
         batches: reads the images.
         data: says which images these are (`cached_measure`).
-        image_size: of the images.
+        shape: (h, w) of the images.
+        background: seen through transparent ones.
     """
     measured = {
-        each.name: cached_measure(each, batches(), data=data, image_size=image_size, keep=KEEP) for each in feature_sets
+        each.name: cached_measure(each, batches(), data=data, shape=shape, keep=KEEP, background=background)
+        for each in feature_sets
     }
-    return Reference(measured, batches)
+    return Reference(measured, batches, background)
 
 
-def data_reference(config: DataConfig, feature_sets: Sequence[FeatureSet], image_size: int) -> Reference:
+def data_reference(config: DataConfig, feature_sets: Sequence[FeatureSet], shape: tuple[int, ...]) -> Reference:
     """`measure_reference` of the data of a config."""
-    source, name = make_source(config, image_size), json.dumps(dataclasses.asdict(config))
+    source, name = make_source(config, shape[0]), json.dumps(dataclasses.asdict(config))
     if config.folder is not None:
         name += fingerprint(config.folder)
-    return measure_reference(feature_sets, lambda: image_batches(source), data=name, image_size=image_size)
+    return measure_reference(feature_sets, lambda: image_batches(source), data=name, shape=shape)
 
 
 def evaluate(feature_sets: Sequence[FeatureSet], batches: Batches, reference: Reference) -> dict[str, dict[str, float]]:
@@ -67,12 +79,16 @@ def evaluate(feature_sets: Sequence[FeatureSet], batches: Batches, reference: Re
 
     Args:
         feature_sets: those of the reference.
-        batches: reads the generated images, in batches of one size if compiling is to happen once.
+        batches: reads the generated images, uint8 [n, h, w, 1, 3 or 4], in batches of one size if compiling is to happen
+            once.
         reference: what to compare with.
     """
-    results = {each.name: _compare(measure(each, batches(), KEEP), reference.measured[each.name]) for each in feature_sets}
+    results = {}
+    for each in feature_sets:
+        generated = measure(each, batches(), KEEP, reference.background)
+        results[each.name] = _compare(generated, reference.measured[each.name])
     if reference.batches is not None:
-        spectrum = spectral_ratios(batches(), reference.batches())
+        spectrum = spectral_ratios(batches(), reference.batches(), reference.background)
         bands = dict(zip(spectrum.bands, spectrum.ratios.tolist(), strict=True))
         results["spectrum"] = {"distance": spectrum.distance, **bands}
     return results

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from ssd_jax.errors import InputError
+from ssd_jax.files.channels import WHITE, Colour, shown
 from ssd_jax.process.spectrum import frequencies, measured_spectrum
 
 
@@ -30,23 +31,26 @@ class SpectralRatios:
 
 
 def spectral_ratios(
-    generated: Iterable[UInt8[np.ndarray, "_ h w 3"]], real: Iterable[UInt8[np.ndarray, "_ h w 3"]]
+    generated: Iterable[UInt8[np.ndarray, "_ h w _"]],
+    real: Iterable[UInt8[np.ndarray, "_ h w _"]],
+    background: Colour = WHITE,
 ) -> SpectralRatios:
-    """Compares the radially averaged power of two sets of images, each less its mean image.
+    """Compares the radially averaged power of two sets of images as they are `shown`, each less its mean image.
 
     Args:
         generated, real: batches of uint8 images, read once.
+        background: seen through transparent images.
 
     Raises:
         InputError: if there are fewer than two images of either, their sizes differ, or the real ones are all alike.
     """
-    ours, theirs = measured_spectrum(generated), measured_spectrum(real)
+    ours, theirs = (measured_spectrum(shown(batch, background) for batch in batches) for batches in (generated, real))
     if ours.shape != theirs.shape:
         raise InputError(f"generated images have {ours.shape} pixels and real ones {theirs.shape}; resize one of them")
     cycles = np.rint(frequencies(theirs.shape)).astype(int)
-    shown = cycles <= min(theirs.shape) // 2
-    band = np.ceil(np.log2(np.maximum(cycles, 0.5))).astype(int)[shown] + 1  # 0, 1, 2, 3-4, 5-8, ..
-    power, reference = (np.bincount(band, spectrum[shown]) / np.bincount(band) for spectrum in (ours, theirs))
+    counted = cycles <= min(theirs.shape) // 2
+    band = np.ceil(np.log2(np.maximum(cycles, 0.5))).astype(int)[counted] + 1  # 0, 1, 2, 3-4, 5-8, ..
+    power, reference = (np.bincount(band, spectrum[counted]) / np.bincount(band) for spectrum in (ours, theirs))
     names = _band_names(len(reference), min(theirs.shape) // 2)
     if not reference.all():
         raise InputError(f"the real images do not differ in {names[int(reference.argmin())]}; give more of them")

@@ -1,4 +1,4 @@
-"""Features of a stream of images and their mean and covariance; the files that keep these."""
+"""Features of a stream of images as they are shown, and their mean and covariance; the files that keep these."""
 
 import hashlib
 import re
@@ -15,6 +15,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, UInt8
 
 from ssd_jax.errors import InputError
+from ssd_jax.files.channels import WHITE, Colour, shown
 from ssd_jax.files.paths import cache_folder, write_atomically
 from ssd_jax.metrics.features import FeatureSet
 from ssd_jax.sharding import data_mesh, replicated, split_along_batch
@@ -35,16 +36,16 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Moments by features, "pool" and maybe "spatial", of square images.
+    """Moments by features, "pool" and maybe "spatial", of images of one shape.
 
     Attributes:
         feature_set: its name.
-        image_size: pixels on a side; None if a file does not tell.
+        shape: (h, w) of the images in pixels; None if a file does not tell.
         moments: of at least "pool".
     """
 
     feature_set: str
-    image_size: int | None
+    shape: tuple[int, ...] | None
     moments: dict[str, Moments]
 
 
@@ -85,20 +86,26 @@ def _merge(a: _Sums, b: _Sums) -> _Sums:
     return _Sums(count, a.mean + delta * (b.count / count), scatter)
 
 
-def measure(feature_set: FeatureSet, batches: Iterable[UInt8[np.ndarray, "n h w 3"]], keep: int = 10_000) -> Measured:
-    """Features of a stream of images, a batch at a time, on all devices.
+def measure(
+    feature_set: FeatureSet,
+    batches: Iterable[UInt8[np.ndarray, "_ _ _ _"]],
+    keep: int = 10_000,
+    background: Colour = WHITE,
+) -> Measured:
+    """Features of a stream of images as they are `shown`, a batch at a time, on all devices.
 
     Args:
         feature_set: compiled once; every batch is divided among the devices.
-        batches: uint8, all images square and of one size; best of one length, to which the last one is padded. In a job
-            of several processes all must give the same.
+        batches: uint8 [n, h, w, 1, 3 or 4], all images of one h and w; best of one length, to which the last one is
+            padded. In a job of several processes all must give the same.
         keep: of more images than this, the features of so many are kept, drawn at random with equal chances.
+        background: seen through transparent images.
 
     Returns:
         Statistics, and kept features in the order of the images if all are kept.
 
     Raises:
-        InputError: if images are not uint8 RGB squares of one size, there are fewer than two, or "pool" is missing.
+        InputError: if images are not uint8 and of one size, there are fewer than two, or "pool" is missing.
 
     Warns:
         UserWarning: if there are not more images than features, so that Frechet distances come out too large.
@@ -109,9 +116,9 @@ def measure(feature_set: FeatureSet, batches: Iterable[UInt8[np.ndarray, "n h w 
     call = jax.jit(_call, out_shardings=replicated(mesh))
     sums: dict[str, _Sums] = {}
     kept: dict[str, np.ndarray] = {}
-    random, count, image_size = np.random.default_rng(0), 0, 0
-    for images, n in _equal_batches(batches, mesh.size):
-        image_size = images.shape[1]
+    random, count, shape = np.random.default_rng(0), 0, (0, 0)
+    for images, n in _equal_batches(batches, mesh.size, background):
+        shape = images.shape[1:3]
         features = call(function, jax.device_put(images, split_along_batch(mesh)))
         if "pool" not in features:
             raise InputError(f"feature set {feature_set.name!r} gives {', '.join(features)}, but must give 'pool'")
@@ -133,7 +140,7 @@ def measure(feature_set: FeatureSet, batches: Iterable[UInt8[np.ndarray, "n h w 
                 "which biases Frechet distances upwards; compare only with as many images, or give more",
                 stacklevel=2,
             )
-    statistics = Statistics(feature_set.name, image_size, {name: _moments(of) for name, of in sums.items()})
+    statistics = Statistics(feature_set.name, shape, {name: _moments(of) for name, of in sums.items()})
     return Measured(statistics, {name: values[:count] for name, values in kept.items()})
 
 
@@ -143,18 +150,25 @@ def _places(count: int, n: int, keep: int, random: np.random.Generator) -> np.nd
     return np.where(places < keep, places, random.integers(0, places + 1))
 
 
-def _equal_batches(batches: Iterable[np.ndarray], multiple: int) -> Iterator[tuple[np.ndarray, int]]:
+def _equal_batches(
+    batches: Iterable[np.ndarray], multiple: int, background: Colour
+) -> Iterator[tuple[UInt8[np.ndarray, "length h w 3"], int]]:
     """The images in batches of one length, that of the first up to a multiple, and how many of each are no padding."""
-    size, length = 0, 0
+    shape, length = None, 0
     for batch in batches:
-        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1] != batch.shape[2] or batch.shape[3] != 3:
-            raise InputError(f"images are {batch.dtype} {batch.shape}, but must be uint8 [n, size, size, 3]")
-        size, length = size or batch.shape[1], length or max(-(-len(batch) // multiple), 1) * multiple
-        if batch.shape[1] != size:
-            raise InputError(f"images of {size} px and of {batch.shape[1]} px are mixed; resize them to one size")
+        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] not in (1, 3, 4):
+            raise InputError(f"images are {batch.dtype} {batch.shape}, but must be uint8 [n, h, w, 1, 3 or 4]")
+        shape, length = shape or batch.shape[1:3], length or max(-(-len(batch) // multiple), 1) * multiple
+        if batch.shape[1:3] != shape:
+            raise InputError(f"images of {_pixels(shape)} and of {_pixels(batch.shape[1:3])} are mixed; resize them")
         for start in range(0, len(batch), length):
-            images = batch[start : start + length]
+            images = shown(batch[start : start + length], background)
             yield np.pad(images, ((0, length - len(images)), *[(0, 0)] * 3)), len(images)
+
+
+def _pixels(shape: tuple[int, ...]) -> str:
+    """ "64 px" for squares, else height and width, "24x48 px"."""
+    return f"{shape[0]} px" if len(set(shape)) == 1 else f"{'x'.join(map(str, shape))} px"
 
 
 def _call(function: Partial, images: UInt8[Array, "n h w 3"]) -> dict[str, Float[Array, "n _"]]:
@@ -168,8 +182,9 @@ def save_statistics(path: str | Path, statistics: Statistics) -> None:
 
 def _arrays(statistics: Statistics) -> dict[str, np.ndarray]:
     arrays = {"feature_set": np.array(statistics.feature_set)}
-    if statistics.image_size is not None:
-        arrays["image_size"] = np.array(statistics.image_size)
+    if statistics.shape is not None:
+        square = len(set(statistics.shape)) == 1
+        arrays["image_size"] = np.array(statistics.shape[0] if square else statistics.shape)
     for name, of in statistics.moments.items():
         arrays |= {f"mu{SUFFIXES[name]}": of.mean, f"sigma{SUFFIXES[name]}": of.covariance}
         if of.count is not None:
@@ -177,21 +192,23 @@ def _arrays(statistics: Statistics) -> dict[str, np.ndarray]:
     return arrays
 
 
-def load_statistics(path: str | Path, feature_set: str | None = None, image_size: int | None = None) -> Statistics:
+def load_statistics(path: str | Path, feature_set: str | None = None, shape: tuple[int, ...] | None = None) -> Statistics:
     """Reads what `save_statistics`, pytorch-fid or ADM wrote.
 
     Args:
         path: .npz with mu and sigma, and maybe mu_s and sigma_s.
         feature_set: name that the statistics must have, if given; those by others are of "inception-2015".
-        image_size: that they must be of, if both it and the file tell.
+        shape: (h, w) of the images that they must be of, if both it and the file tell.
 
     Raises:
-        InputError: if the file cannot be read, holds no statistics, or those of another feature set or size.
+        InputError: if the file cannot be read, holds no statistics, or those of another feature set or shape.
     """
-    return _load(path, feature_set, image_size)[0]
+    return _load(path, feature_set, shape)[0]
 
 
-def _load(path: str | Path, feature_set: str | None, image_size: int | None) -> tuple[Statistics, dict[str, np.ndarray]]:
+def _load(
+    path: str | Path, feature_set: str | None, shape: tuple[int, ...] | None
+) -> tuple[Statistics, dict[str, np.ndarray]]:
     """Statistics and kept features."""
     try:
         with np.load(path) as file:
@@ -203,47 +220,54 @@ def _load(path: str | Path, feature_set: str | None, image_size: int | None) -> 
     if not {"mu", "sigma"} <= set(arrays):
         raise InputError(f"{str(path)!r} holds {', '.join(arrays) or 'nothing'}, but statistics must hold mu and sigma")
     found = str(arrays.get("feature_set", FOREIGN))
-    size = int(arrays["image_size"]) if "image_size" in arrays else None
+    found_shape = tuple(np.broadcast_to(arrays["image_size"], 2).tolist()) if "image_size" in arrays else None
     if feature_set not in (None, found):
         raise InputError(
             f"{str(path)!r} holds statistics of {found!r} features, not of {feature_set!r}; measure them again"
         )
-    if None not in (size, image_size) and size != image_size:
-        raise InputError(f"{str(path)!r} holds statistics of {size} px images, not of {image_size} px; measure them again")
+    if found_shape is not None and shape is not None and found_shape != shape:
+        raise InputError(
+            f"{str(path)!r} holds statistics of {_pixels(found_shape)} images, not of {_pixels(shape)}; measure them again"
+        )
     count = int(arrays["count"]) if "count" in arrays else None
     moments = {
         name: Moments(count, *(arrays[f"{key}{suffix}"].astype(np.float64) for key in ("mu", "sigma")))
         for name, suffix in SUFFIXES.items()
         if f"mu{suffix}" in arrays
     }
-    return Statistics(found, size, moments), {name: arrays[f"kept_{name}"] for name in KEPT if f"kept_{name}" in arrays}
+    features = {name: arrays[f"kept_{name}"] for name in KEPT if f"kept_{name}" in arrays}
+    return Statistics(found, found_shape, moments), features
 
 
 def cached_measure(
     feature_set: FeatureSet,
-    batches: Iterable[UInt8[np.ndarray, "n h w 3"]],
+    batches: Iterable[UInt8[np.ndarray, "_ _ _ _"]],
     *,
     data: str,
-    image_size: int,
+    shape: tuple[int, ...],
     keep: int = 10_000,
+    background: Colour = WHITE,
 ) -> Measured:
-    """`measure`, once per data set, feature set, image size and `keep`; later from the cache folder.
+    """`measure`, once per data set, background, feature set, shape and `keep`; later from the cache folder.
 
     Args:
         batches: read only if the cache does not have it.
         data: says which images these are, e.g. "openmoji" or a folder's path.
-        image_size: of the images.
+        shape: (h, w) of the images.
+        keep, background: as in `measure`.
 
     Raises:
-        InputError: as `measure` does, and if the images have another size.
+        InputError: as `measure` does, and if the images have another shape.
     """
-    readable, digest = re.sub(r"[^\w.-]+", "_", data)[-40:], hashlib.sha256(data.encode()).hexdigest()[:8]
-    path = cache_folder() / "statistics" / f"{readable}-{digest}-{feature_set.name}-{image_size}px-{keep}.npz"
+    digest = hashlib.sha256(f"{data} on {background}".encode()).hexdigest()[:8]
+    readable, size = re.sub(r"[^\w.-]+", "_", data)[-40:], _pixels(shape).replace(" ", "")
+    path = cache_folder() / "statistics" / f"{readable}-{digest}-{feature_set.name}-{size}-{keep}.npz"
     if path.exists():
-        return Measured(*_load(path, feature_set.name, image_size))
-    measured = measure(feature_set, batches, keep)
-    if measured.statistics.image_size != image_size:
-        raise InputError(f"images of {data!r} are of {measured.statistics.image_size} px, not of {image_size} px")
+        return Measured(*_load(path, feature_set.name, shape))
+    measured = measure(feature_set, batches, keep, background)
+    if measured.statistics.shape != shape:
+        found = _pixels(measured.statistics.shape or ())
+        raise InputError(f"images of {data!r} are of {found}, not of {_pixels(shape)}")
     arrays = _arrays(measured.statistics) | {f"kept_{name}": values for name, values in measured.features.items()}
     write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
     return measured

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from ssd_jax.metrics import FeatureSet, Measured, Reference, evaluate, evaluation, low_pass_pixels, measure
+from ssd_jax.files.channels import shown
+from ssd_jax.metrics import (
+    FeatureSet,
+    Measured,
+    Reference,
+    evaluate,
+    evaluation,
+    low_pass_pixels,
+    measure,
+    random_convolutions,
+)
 from ssd_jax.metrics.evaluation import measure_reference
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 4, 4, 3), np.uint8)
@@ -20,12 +30,27 @@ def cache(monkeypatch, tmp_path):
 
 
 def test_images_against_themselves(cache):
-    reference = measure_reference([PIXELS], batches(IMAGES), data="noise", image_size=4)
+    reference = measure_reference([PIXELS], batches(IMAGES), data="noise", shape=(4, 4))
     results = evaluate([PIXELS], batches(IMAGES), reference)
     found, spectrum = results["low_pass"], results["spectrum"]
     assert abs(found["frechet_relative"]) < 1e-6 and found["precision"] == found["recall"] == 1
     assert found["nearer_probability"] == found["near_share"] == 1  # copies
     assert spectrum["distance"] < 1e-6 and spectrum["1 cycle"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_rectangles_of_any_channels(cache, channels):
+    """Against what they look like, in RGB: no difference; against the same on another background, one."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 12, 20, channels), np.uint8)
+    sets, on_green = [PIXELS, random_convolutions()], shown(images, (0, 255, 0))
+    reference = measure_reference(sets, batches(on_green), data="green", shape=(12, 20), background=(0, 255, 0))
+    results = evaluate(sets, batches(images), reference)
+    for each in sets:
+        assert abs(results[each.name]["frechet_relative"]) < 1e-6 and results[each.name]["recall"] == 1
+    assert results["spectrum"]["distance"] < 1e-6 and results["spectrum"]["5-6 cycles"] == pytest.approx(1)
+    on_white = measure_reference(sets, batches(shown(images)), data="white", shape=(12, 20))
+    moved = evaluate(sets, batches(on_green), on_white)["low_pass"]["frechet_relative"]
+    assert moved > 0.01 if channels == 4 else moved == pytest.approx(0, abs=1e-6)
 
 
 def test_the_relative_distance_has_no_unit(cache):
@@ -35,7 +60,7 @@ def test_the_relative_distance_has_no_unit(cache):
     other = np.random.default_rng(1).integers(0, 256, (60, 4, 4, 3), np.uint8)
     relative = []
     for each in (half, whole):
-        reference = measure_reference([each], batches(IMAGES), data="noise", image_size=4)
+        reference = measure_reference([each], batches(IMAGES), data="noise", shape=(4, 4))
         relative.append(evaluate([each], batches(other), reference)[each.name]["frechet_relative"])
     assert relative[0] == pytest.approx(relative[1], rel=1e-6) and relative[0] > 0
 
@@ -45,7 +70,7 @@ def test_balanced_data_hide_no_copies(cache):
     several = np.concatenate([IMAGES] * 6)
     other = np.random.default_rng(1).integers(0, 256, (60, 4, 4, 3), np.uint8)
     once, often = (
-        evaluate([PIXELS], batches(other), measure_reference([PIXELS], batches(data), data=name, image_size=4))["low_pass"]
+        evaluate([PIXELS], batches(other), measure_reference([PIXELS], batches(data), data=name, shape=(4, 4)))["low_pass"]
         for data, name in ((IMAGES, "once"), (several, "often"))
     )
     for name in ("precision", "recall", "near_share", "nearer_probability"):
@@ -60,5 +85,5 @@ def test_a_statistics_file_allows_frechet_distances_only():
 
 def test_copies_are_looked_for_only_among_all_images(cache, monkeypatch):
     monkeypatch.setattr(evaluation, "KEEP", 40)
-    reference = measure_reference([PIXELS], batches(IMAGES), data="noise", image_size=4)
+    reference = measure_reference([PIXELS], batches(IMAGES), data="noise", shape=(4, 4))
     assert "near_share" not in evaluate([PIXELS], batches(IMAGES), reference)["low_pass"]

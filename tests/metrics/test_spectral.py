@@ -37,6 +37,14 @@ def test_bands_end_at_the_highest_frequency(size, last):
     assert ratios.bands[-1] == last and len(ratios.bands) == len(ratios.ratios)
 
 
+def test_images_are_compared_as_they_are_shown():
+    grey = pictures(0, 8)[..., :1]
+    colour = np.repeat(grey, 3, axis=-1)
+    transparent = np.concatenate([colour, np.full_like(grey, 128)], axis=-1)
+    np.testing.assert_array_equal(spectral_ratios([grey], [colour]).ratios, 1)
+    np.testing.assert_allclose(spectral_ratios([transparent], [colour], (0, 0, 0)).ratios, (128 / 255) ** 2, rtol=0.01)
+
+
 def test_spectra_that_cannot_be_compared():
     with pytest.raises(InputError, match=r"generated images have \(8, 8\) pixels and real ones \(16, 16\)"):
         spectral_ratios(iter([pictures(0, 8)]), iter([pictures(0, 16)]))

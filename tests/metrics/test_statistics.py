@@ -36,7 +36,7 @@ def test_streamed_moments_are_those_of_all_features_at_once(size):
     images = numbered(61)
     measured = measure(COLOURS, batches(images, size))
     features = {name: np.asarray(values) for name, values in colours(jnp.asarray(images)).items()}
-    assert (measured.statistics.feature_set, measured.statistics.image_size) == ("colours", 4)
+    assert (measured.statistics.feature_set, measured.statistics.shape) == ("colours", (4, 4))
     assert measured.statistics.moments.keys() == {"pool", "spatial"}
     for name, found in measured.statistics.moments.items():
         exact = features[name].astype(np.float64)
@@ -87,7 +87,9 @@ def test_too_few_images_bias_the_distance():
     ("images", "message"),
     [
         ([numbered(8), numbered(8, size=5)], "images of 4 px and of 5 px are mixed"),
-        ([numbered(8)[:, :3]], r"uint8 \(8, 3, 4, 3\), but must be uint8 \[n, size, size, 3\]"),
+        ([numbered(8), numbered(8)[:, :3]], "images of 4 px and of 3x4 px are mixed"),
+        ([numbered(8)[..., :2]], r"uint8 \(8, 4, 4, 2\), but must be uint8 \[n, h, w, 1, 3 or 4\]"),
+        ([numbered(8)[0]], r"uint8 \(4, 4, 3\), but must be"),
         ([numbered(8) / 255], "images are float64"),
         ([numbered(1)], "1 image"),
         ([], "0 image"),
@@ -105,21 +107,44 @@ def test_features_without_pool_are_refused():
         )
 
 
-def statistics(feature_set: str = "colours") -> Statistics:
+def statistics(feature_set: str = "colours", shape: tuple[int, int] = (4, 4)) -> Statistics:
     random = np.random.default_rng(0)
     return Statistics(
-        feature_set, 4, {"pool": moments(random.normal(size=(9, 3))), "spatial": moments(random.normal(size=(9, 2)))}
+        feature_set, shape, {"pool": moments(random.normal(size=(9, 3))), "spatial": moments(random.normal(size=(9, 2)))}
     )
 
 
 def test_saved_statistics_come_back(tmp_path):
     save_statistics(tmp_path / "a" / "statistics.npz", statistics())
-    loaded = load_statistics(tmp_path / "a" / "statistics.npz", "colours", 4)
-    assert (loaded.feature_set, loaded.image_size) == ("colours", 4)
+    loaded = load_statistics(tmp_path / "a" / "statistics.npz", "colours", (4, 4))
+    assert (loaded.feature_set, loaded.shape) == ("colours", (4, 4))
     for name, expected in statistics().moments.items():
         assert loaded.moments[name].count == 9
         np.testing.assert_array_equal(loaded.moments[name].mean, expected.mean)
         np.testing.assert_array_equal(loaded.moments[name].covariance, expected.covariance)
+
+
+@pytest.mark.parametrize(("shape", "kept"), [((4, 4), 4), ((12, 20), [12, 20])])
+def test_squares_are_saved_as_one_number(tmp_path, shape, kept):
+    path = tmp_path / "statistics.npz"
+    save_statistics(path, statistics(shape=shape))
+    with np.load(path) as file:
+        assert file["image_size"].tolist() == kept
+    assert load_statistics(path, "colours", shape).shape == load_statistics(path).shape == shape
+
+
+def test_images_are_measured_as_they_are_shown():
+    colour = numbered(20)[:, :3]
+    grey, alpha = colour[..., :1], np.random.default_rng(1).integers(0, 256, (20, 3, 4, 1), np.uint8)
+    repeated = np.repeat(grey, 3, axis=-1)
+    on_blue = np.rint(colour * (alpha / 255) + [0, 0, 255] * (1 - alpha / 255)).astype(np.uint8)
+    transparent = np.concatenate([colour, alpha], axis=-1)
+    for images, same in ((grey, repeated), (transparent, on_blue)):
+        found, expected = (measure(COLOURS, batches(each, 8), background=(0, 0, 255)) for each in (images, same))
+        assert found.statistics.shape == (3, 4)
+        np.testing.assert_array_equal(found.features["pool"], expected.features["pool"])
+    mixed = measure(COLOURS, iter([grey, colour, transparent]))  # files of a folder may differ
+    assert len(mixed.features["pool"]) == 60
 
 
 def test_files_of_others_are_of_inception(tmp_path):
@@ -128,8 +153,8 @@ def test_files_of_others_are_of_inception(tmp_path):
     adm = pytorch_fid | {"mu_s": spatial.mean, "sigma_s": spatial.covariance, "arr_0": numbered(2)}
     for arrays, names in ((pytorch_fid, ["pool"]), (adm, ["pool", "spatial"])):
         np.savez(tmp_path / "statistics.npz", allow_pickle=False, **arrays)
-        loaded = load_statistics(tmp_path / "statistics.npz", "inception-2015", 64)
-        assert list(loaded.moments) == names and loaded.image_size is loaded.moments["pool"].count is None
+        loaded = load_statistics(tmp_path / "statistics.npz", "inception-2015", (64, 64))
+        assert list(loaded.moments) == names and loaded.shape is loaded.moments["pool"].count is None
         np.testing.assert_array_equal(loaded.moments[names[-1]].covariance, arrays[list(arrays)[2 * len(names) - 1]])
         with pytest.raises(InputError, match="statistics of 'inception-2015' features, not of 'colours'"):
             load_statistics(tmp_path / "statistics.npz", "colours")
@@ -139,26 +164,28 @@ def test_statistics_of_something_else_are_refused(tmp_path):
     path = tmp_path / "statistics.npz"
     save_statistics(path, statistics())
     with pytest.raises(InputError, match="statistics of 'colours' features, not of 'low_pass'"):
-        load_statistics(path, "low_pass", 4)
+        load_statistics(path, "low_pass", (4, 4))
     with pytest.raises(InputError, match="statistics of 4 px images, not of 8 px"):
-        load_statistics(path, "colours", 8)
+        load_statistics(path, "colours", (8, 8))
+    with pytest.raises(InputError, match="statistics of 4 px images, not of 4x8 px"):
+        load_statistics(path, "colours", (4, 8))
     np.savez(path, images=numbered(2))
     with pytest.raises(InputError, match="holds images, but statistics must hold mu and sigma"):
-        load_statistics(path, "colours", 4)
+        load_statistics(path, "colours", (4, 4))
     path.write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(InputError, match="damaged or no .npz"):
-        load_statistics(path, "colours", 4)
+        load_statistics(path, "colours", (4, 4))
     with pytest.raises(InputError, match="cannot be read: No such file"):
-        load_statistics(tmp_path / "missing.npz", "colours", 4)
+        load_statistics(tmp_path / "missing.npz", "colours", (4, 4))
 
 
 def test_a_data_set_is_measured_once(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     read = []
 
-    def measured(data: str = "some/folder", keep: int = 10):
+    def measured(data: str = "some/folder", keep: int = 10, background: tuple[int, int, int] = (255, 255, 255)):
         images = (read.append(data) or batch for batch in batches(numbered(40), 20))
-        return cached_measure(COLOURS, images, data=data, image_size=4, keep=keep)
+        return cached_measure(COLOURS, images, data=data, shape=(4, 4), keep=keep, background=background)
 
     first, again = measured(), measured()
     assert len(read) == 2
@@ -170,6 +197,9 @@ def test_a_data_set_is_measured_once(monkeypatch, tmp_path):
     measured("some_folder")
     measured(keep=20)
     assert len(read) == 6
-    with pytest.raises(InputError, match="images of 'other' are of 4 px, not of 8 px"):
-        cached_measure(COLOURS, batches(numbered(40), 20), data="other", image_size=8)
-    assert len(list((tmp_path / "ssd_jax" / "statistics").iterdir())) == 3
+    measured(background=(0, 0, 0))
+    assert len(read) == 8
+    for shape, named in (((8, 8), "8 px"), ((4, 8), "4x8 px")):
+        with pytest.raises(InputError, match=f"images of 'other' are of 4 px, not of {named}"):
+            cached_measure(COLOURS, batches(numbered(40), 20), data="other", shape=shape)
+    assert len(list((tmp_path / "ssd_jax" / "statistics").iterdir())) == 4
