@@ -1,0 +1,21 @@
+"""The names that `import ssd_jax` gives."""
+
+from ssd_jax import interop as interop
+from ssd_jax.config import Config as Config
+from ssd_jax.config import ModelConfig as ModelConfig
+from ssd_jax.config import ProcessConfig as ProcessConfig
+from ssd_jax.errors import InputError as InputError
+from ssd_jax.network.denoiser import Denoiser as Denoiser
+from ssd_jax.network.flexi_unet import FlexiUNet as FlexiUNet
+from ssd_jax.process.process import ScaleSpaceProcess as ScaleSpaceProcess
+from ssd_jax.process.process import make_process as make_process
+from ssd_jax.process.stages import Stage as Stage
+from ssd_jax.run.train import train as train
+from ssd_jax.run.trained import Trained as Trained
+from ssd_jax.run.trained import load as load
+from ssd_jax.sampling import editing as editing
+from ssd_jax.sampling.plan import Plan as Plan
+from ssd_jax.sampling.plan import plan_steps as plan_steps
+from ssd_jax.sampling.sampler import Snapshot as Snapshot
+from ssd_jax.sampling.sampler import iterate as iterate
+from ssd_jax.sampling.sampler import sample as sample
