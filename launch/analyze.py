@@ -74,7 +74,7 @@ def main() -> None:
         return
     results = {
         "config": dataclasses.asdict(config.process),
-        "plan": {"solver": SOLVER.value, "steps": len(_plan(process).timesteps)},
+        "plan": {"solver": SOLVER.value, "steps": _plan(process).calls},
         "spectrum": {
             "source": SPECTRUM.value,
             "slope": fitted_slope(spectrum),

@@ -57,8 +57,8 @@ def main() -> None:
         raise InputError("--label is all, but an interpolation needs the number of one class")
     labels = trained.labels(label, num)
     denoise, plan, noise, start = task(trained, trained.noise(jax.random.key(drawing.SEED.value), num))
-    with tqdm(total=len(plan.timesteps), desc="drawing", unit="call") as bar:
-        every = -(-len(plan.timesteps) // 20)
+    with tqdm(total=plan.calls, desc="drawing", unit="call") as bar:
+        every = -(-plan.calls // 20)
         limit = drawing.memory_limit()
         snapshots = ssd_jax.iterate(denoise, plan, noise, label=labels, start=start, memory_limit=limit, every=every)
         *_, last = with_progress(snapshots, bar)

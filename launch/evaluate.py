@@ -90,7 +90,7 @@ def _draw(trained: ssd_jax.Trained) -> tuple[list[Path], dict]:
     out = Path(SAMPLES.value or Path(str(WORKDIR.value), "samples", f"evaluation-{digest}"))
     folders.claim(out, record)
     shape, draw = (*trained.process.shape, 3), partial(drawing.draw, trained, denoise, plan)
-    paths = folders.fill(out, NUM.value, drawing.BATCH.value, shape, len(plan.timesteps), draw)
+    paths = folders.fill(out, NUM.value, drawing.BATCH.value, shape, plan.calls, draw)
     config = config_json(trained.config)
     return paths, record | {"parameters": "ema", "config_sha256": hashlib.sha256(config.encode()).hexdigest()}
 

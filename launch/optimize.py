@@ -45,19 +45,19 @@ def main() -> None:
     config = read_config()
     process = make_process(config.process)
     spectrum = natural_spectrum(process.shape, slope=SLOPE.value) if SPECTRUM.value == "natural" else _measure(config)
-    row, pay, budget = SOLVERS[SOLVER.value].row, partial(call_cost, config), FLOPS.value
+    solver, pay, budget = SOLVERS[SOLVER.value], partial(call_cost, config), FLOPS.value
     if budget is None:
         if BOUNDARIES.value:
             raise InputError("--boundaries needs --flops: with a number of calls alone full resolution is always best")
         start = lay_out(process, STEPS.value, "log_snr")
-        found = optimal_timesteps(process, row, start.tolist(), spectrum)
+        found = optimal_timesteps(process, solver, start.tolist(), spectrum)
     else:
         start = affordable_timesteps(process, budget, pay(process))
-        found = optimal_timesteps(process, row, start.tolist(), spectrum, cost=pay(process), budget=budget)
+        found = optimal_timesteps(process, solver, start.tolist(), spectrum, cost=pay(process), budget=budget)
     contestants = {"spacing 'log_snr'": (process, start), "spacing 'optimal'": (process, found)}
     advice = []
     if budget is not None and BOUNDARIES.value:
-        moved, found = optimal_boundaries(config.process, row, budget, pay, spectrum)
+        moved, found = optimal_boundaries(config.process, solver, budget, pay, spectrum)
         contestants["optimal boundaries"] = make_process(moved), found
         advice = [
             f"--config.process.num_levels={moved.num_levels} --config.process.resolution_schedule=threshold "
@@ -92,8 +92,8 @@ def _row(name: str, plan: Plan, cost: PlanCost, spectrum: np.ndarray) -> report.
         "plan": name,
         "relative error": error.relative_error,
         "low frequencies": error.low_frequency_ratio,
-        "calls": len(plan.timesteps),
-        "as many operations as calls at full size": cost.relative_flops * len(plan.timesteps),
+        "calls": plan.calls,
+        "as many operations as calls at full size": cost.relative_flops * plan.calls,
     }
 
 

@@ -40,7 +40,7 @@ def main() -> None:
     trained.labels(label, 1)
     plan, denoise = drawing.plan(trained), drawing.denoiser(trained)
     folders.claim(out, drawing.record(trained, WORKDIR.value))
-    shape, calls = (*trained.process.shape, 3), len(plan.timesteps)
+    shape, calls = (*trained.process.shape, 3), plan.calls
     paths = folders.fill(out, num, drawing.BATCH.value, shape, calls, partial(drawing.draw, trained, denoise, plan))
     animation = out / f"animation.{ANIMATION.value}"
     if ANIMATION.value and not animation.exists():

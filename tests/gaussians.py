@@ -9,6 +9,7 @@ import numpy as np
 from ssd_jax.process.operators import SeparableOperator
 from ssd_jax.process.process import LinearOperator, ScaleSpaceProcess
 from ssd_jax.process.stages import make_stages
+from ssd_jax.sampling.parts import Part, StayPlan, UpPlan
 from ssd_jax.sampling.plan import Plan
 
 
@@ -16,6 +17,12 @@ def dense(operator: LinearOperator | None) -> np.ndarray:
     """The matrix of a separable operator on flattened arrays."""
     assert isinstance(operator, SeparableOperator)
     return reduce(np.kron, operator.matrices)
+
+
+def table(part: Part) -> np.ndarray:
+    """The rows of a part that has some, [steps, ..., 3 + m]."""
+    assert isinstance(part, StayPlan | UpPlan)
+    return part.coefficients[None] if isinstance(part, UpPlan) else part.coefficients
 
 
 def natural_covariance(size: int) -> np.ndarray:
@@ -34,7 +41,7 @@ class GaussianData:
         sharp = {0: np.eye(len(covariance))}  # what takes x_0 to the sharp image of each level
         for finer, level in pairwise(process.used_levels):
             sharp[level] = dense(process.level_operators[level]) @ sharp[finer]
-        self.covariance = covariance
+        self.process, self.covariance = process, covariance
         self.matrices: dict[int, np.ndarray] = {}
         for stage in make_stages(process):
             for t in range(stage.t_min, stage.t_max + 1):
@@ -55,30 +62,34 @@ class GaussianData:
         return z.reshape(x.shape[0], side, side, x.shape[-1])
 
     def sampled_covariance(self, plan: Plan) -> np.ndarray:
-        """Covariance of what a plan draws with the exact denoiser, from its own tables, in float64.
+        """Covariance of what a plan draws with the exact denoiser, from its own coefficients, in float64.
 
-        Where a row has a k_p, (x, z_prev) is carried jointly: [2 n, 2 n].
+        The state and the predictions that rows use, the latest first, are carried jointly: [r n, r n].
         """
-        remembered = 2 if any(part.table[..., 2].any() for part in plan.stages) else 1
+        parts = [part for part in plan.stages if isinstance(part, StayPlan | UpPlan)]
+        used = [i for i in range(plan.carried) if any(part.coefficients[..., 2 + i].any() for part in parts)]
+        remembered = max(used, default=-1) + 2
         n = len(self.matrices[plan.process.num_timesteps - 1])
         p = np.zeros((remembered * n, remembered * n))
         p[:n, :n] = np.eye(n)
-        for part in plan.stages:
-            for t, row in zip(part.timesteps, part.table, strict=True):
+        for part in parts:
+            for t, row in zip(part.timesteps, table(part), strict=True):
                 d = self.matrices[int(t)]
-                if part.operator is None:
+                if isinstance(part, StayPlan):
                     right = np.eye(len(d)) if part.basis is None else np.kron(*part.basis)
-                    inward = right.T
+                    inward, lift, z_s = right.T, np.eye(len(d)), d
                 else:
-                    assert isinstance(part.operator, SeparableOperator)
                     right = np.kron(*part.operator.right)
                     inward = np.zeros((len(right), len(self.matrices[int(t)].T)))
                     inward[part.operator.in_range.ravel()] = np.kron(*part.operator.left).T
-                k_x, k_z, k_p, k_n = (right * np.ravel(row[..., i]) for i in range(4))
-                z_s = d if part.target is None else dense(part.target) @ d
-                step = k_x @ inward + k_z @ right.T @ z_s
-                if remembered == 2:
-                    step = np.block([[step, k_p @ inward], [d, np.zeros_like(d)]])
+                    lift = np.linalg.pinv(dense(part.level_operator))
+                    z_s = d if part.target is None else dense(part.target) @ d
+                k_x, k_z, *k_earlier, k_n = (right * np.ravel(k) for k in np.moveaxis(row, -1, 0))
+                blocks = [[np.zeros_like(d)] * remembered for _ in range(remembered)]
+                blocks[0] = [k_x @ inward + k_z @ right.T @ z_s, *(k @ inward for k in k_earlier[: remembered - 1])]
+                for i in range(1, remembered):
+                    blocks[i][i - 1] = d if i == 1 else lift
+                step = np.block(blocks)
                 p = step @ p @ step.T
                 p[: len(d), : len(d)] += k_n @ k_n.T
         n = len(p) // remembered

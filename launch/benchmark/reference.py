@@ -202,11 +202,11 @@ def _calls(
         return {"stage": name, "steps": steps, **ms, "difference": difference}
 
     rows = [
-        row(stage_name(key), len(part.timesteps), 1e3 * theirs[key], 1e3 * ours[key], difference(part.stage, key))
+        row(stage_name(key), part.calls, 1e3 * theirs[key], 1e3 * ours[key], difference(part.stage, key))
         for part, key in zip(plan.stages, runs, strict=True)
     ]
     whole = 1e3 * plan_seconds(plan, theirs), 1e3 * plan_seconds(plan, ours)
-    rows.append(row("all", len(plan.timesteps), *whole, max(each["difference"] for each in rows)))
+    rows.append(row("all", plan.calls, *whole, max(each["difference"] for each in rows)))
     return rows, ours, theirs
 
 
@@ -244,7 +244,7 @@ def _accuracy(process: ProcessConfig, plan: Plan, ours: dict[Path, float], their
 
     def row(name: str, timed: Plan, seconds: dict[Path, float], config: ProcessConfig, solver: str) -> Row:
         time = plan_seconds(timed, seconds)
-        error = sampling_error(config, solver, len(timed.timesteps)).relative_error
+        error = sampling_error(config, solver, timed.calls).relative_error
         return {"sampler": name, "relative error": error, "s/image": time, "time ratio": time / fastest}
 
     return [row(name, *each) for name, each in contestants.items()]

@@ -16,6 +16,7 @@ from ssd_jax.process.process import ScaleSpaceProcess, make_process
 from ssd_jax.process.stages import Stage
 from ssd_jax.sampling.denoise import Denoise
 from ssd_jax.sampling.guidance import clipped
+from ssd_jax.sampling.parts import StayPlan
 from ssd_jax.sampling.plan import DEFAULT_STEPS, Plan, plan_steps
 from ssd_jax.sampling.sampler import sample
 
@@ -57,17 +58,19 @@ def stage_runs(
     process, runs, calls = plan.process, {}, {}
     for part in plan.stages:
         path = part.stage.in_level, part.stage.out_level
-        short = replace(part, timesteps=part.timesteps[:CALLS], table=part.table[:CALLS])
+        short = part
+        if isinstance(part, StayPlan):
+            short = replace(part, timesteps=part.timesteps[:CALLS], coefficients=part.coefficients[:CALLS])
         start = jax.random.normal(jax.random.key(0), (batch, *process.level_shape(path[0]), IMAGE_CHANNELS))
-        steps = Plan(process, (short,))
+        steps = replace(plan, stages=(short,))
         runs[path] = partial(sample, denoise, steps, jax.random.key(1), batch, label=label, start=start)
-        calls[path] = len(short.timesteps)
+        calls[path] = short.calls
     return runs, calls
 
 
 def plan_seconds(plan: Plan, seconds: dict[Path, float]) -> float:
     """Seconds of a plan, from those of a call along each path."""
-    return sum(len(part.timesteps) * seconds[part.stage.in_level, part.stage.out_level] for part in plan.stages)
+    return sum(part.calls * seconds[part.stage.in_level, part.stage.out_level] for part in plan.stages)
 
 
 def sampling(config: Config, levels: tuple[int, ...], repeats: int) -> Tables:
@@ -80,7 +83,7 @@ def sampling(config: Config, levels: tuple[int, ...], repeats: int) -> Tables:
     seconds = {path: timing.seconds / calls[path] / batch for path, timing in timings.items()}
     costs = {path: path_cost(config.model, shape, *path, memory=True) for path in runs}
     memory = {path: _mebibytes(cost.memory) for path, cost in costs.items()}
-    steps = {(part.stage.in_level, part.stage.out_level): len(part.timesteps) for part in plans[levels[-1]].stages}
+    steps = {(part.stage.in_level, part.stage.out_level): part.calls for part in plans[levels[-1]].stages}
 
     def stage_row(path: Path) -> Row:
         return {
@@ -96,7 +99,7 @@ def sampling(config: Config, levels: tuple[int, ...], repeats: int) -> Tables:
     def plan_row(n: int) -> Row:
         paths = [(part.stage.in_level, part.stage.out_level) for part in plans[n].stages]
         cost, time = plan_cost(plans[n], config.model), plan_seconds(plans[n], seconds)
-        full = len(plans[n].timesteps) * seconds[0, 0]
+        full = plans[n].calls * seconds[0, 0]
         largest = max(memory[path] for path in paths)
         return {
             "levels": n,

@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from ssd_jax.process.config import ProcessConfig, make_process
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.spectrum import natural_spectrum
-from ssd_jax.sampling.search import TILTS, IdealChain, Row, affordable_timesteps, optimal_timesteps
+from ssd_jax.sampling.search import TILTS, IdealChain, affordable_timesteps, optimal_timesteps
+from ssd_jax.sampling.solvers import Solver
 from ssd_jax.sampling.spacing import fixed_timesteps
 
 
@@ -25,7 +26,7 @@ def with_boundaries(config: ProcessConfig, starts: Sequence[int]) -> ProcessConf
 
 def optimal_boundaries(
     config: ProcessConfig,
-    row: Row,
+    solver: Solver,
     budget: float,
     cost: Callable[[ScaleSpaceProcess], Callable[[int], float]],
     spectrum: Float[np.ndarray, "*shape"] | None = None,
@@ -37,7 +38,7 @@ def optimal_boundaries(
 
     Args:
         config: the process to start from, of two levels or more.
-        row: the coefficients of a step.
+        solver: of the plan.
         budget: what the calls of an image may cost together.
         cost: of the call at t, for any process that the search comes to.
         spectrum: as in `optimal_timesteps`.
@@ -45,7 +46,8 @@ def optimal_boundaries(
     Raises:
         InputError: if the budget is below the shortest plan of `config`, or as `optimal_timesteps`.
     """
-    variance = natural_spectrum((config.image_size,) * 2) if spectrum is None else spectrum
+    before = make_process(config)
+    variance = natural_spectrum(before.shape) if spectrum is None else spectrum
 
     @cache
     def found(starts: tuple[int, ...]) -> tuple[float, tuple[int, ...]]:
@@ -54,10 +56,9 @@ def optimal_boundaries(
         if sum(map(price, fixed_timesteps(process).tolist())) > budget:
             return math.inf, ()
         first = affordable_timesteps(process, budget, price).tolist()
-        timesteps = optimal_timesteps(process, row, first, variance, cost=price, budget=budget).tolist()
-        return IdealChain(process, variance, TILTS).error(timesteps, row), tuple(timesteps)
+        timesteps = optimal_timesteps(process, solver, first, variance, cost=price, budget=budget).tolist()
+        return IdealChain(process, variance, solver, TILTS).error(timesteps), tuple(timesteps)
 
-    before = make_process(config)
     affordable_timesteps(before, budget, cost(before))
     starts = tuple(int(np.argmax(before.levels >= level)) for level in range(1, before.num_levels))
     for stride in (64, 32, 16, 8):

@@ -72,5 +72,5 @@ def plan_cost(plan: Plan, config: ModelConfig, *, memory: bool = False) -> PlanC
     paths = dict.fromkeys([(0, 0), *((stage.in_level, stage.out_level) for stage in stages)])
     costs = {path: path_cost(config, plan.process.shape, *path, memory=memory) for path in paths}
     of_stages = tuple(costs[stage.in_level, stage.out_level] for stage in stages)
-    flops = sum(len(part.timesteps) * cost.flops for part, cost in zip(plan.stages, of_stages, strict=True))
-    return PlanCost(of_stages, flops, flops / (len(plan.timesteps) * costs[0, 0].flops))
+    flops = sum(part.calls * cost.flops for part, cost in zip(plan.stages, of_stages, strict=True))
+    return PlanCost(of_stages, flops, flops / (plan.calls * costs[0, 0].flops))

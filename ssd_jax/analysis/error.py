@@ -5,16 +5,19 @@ Gaussian and their covariances follow the plan step by step (`gaussian`). Nothin
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
 
 from ssd_jax.analysis.gaussian import GaussianData, along_directions, axis_components, level_operators
 from ssd_jax.errors import InputError
-from ssd_jax.process.operators import SeparableOperator, dct_basis
+from ssd_jax.process.operators import dct_basis
 from ssd_jax.process.spectrum import frequencies, information, lost_information, ring_means
-from ssd_jax.sampling.plan import Plan, StagePlan
+from ssd_jax.sampling.parts import Part, StayPlan, UpPlan
+from ssd_jax.sampling.plan import Plan
 
 LOW_FREQUENCY = 4.0  # cycles per side
 
@@ -102,12 +105,12 @@ def stage_information(plan: Plan, spectrum: Float[np.ndarray, "..."]) -> tuple[S
     """
     process = plan.process
 
-    def row(part: StagePlan) -> StageInformation:
+    def row(part: Part) -> StageInformation:
         ends = np.array([part.stage.t_min, part.stage.t_max])
         lost = lost_information(process.image_log_snr[ends], spectrum, part.stage.in_level)
         held = information(process.image_log_snr[ends], spectrum) - lost
         pairs = [tuple(pair.tolist()) for pair in (ends, process.log_snr[ends], held, lost)]
-        return StageInformation(str(part.stage), part.stage.in_level, part.stage.out_level, len(part.timesteps), *pairs)
+        return StageInformation(str(part.stage), part.stage.in_level, part.stage.out_level, part.calls, *pairs)
 
     return tuple(row(part) for part in plan.stages)
 
@@ -115,29 +118,34 @@ def stage_information(plan: Plan, spectrum: Float[np.ndarray, "..."]) -> tuple[S
 def _drawn_covariance(plan: Plan, data: GaussianData) -> Float[np.ndarray, "batch d d"]:
     """Covariance of what a plan draws with the best denoiser.
 
-    `p` is the covariance [2, 2, batch, d, d] of the state and the prediction before it; [1, 1, ..] if no step needs that.
+    `p` is the covariance [r, r, batch, d, d] of the state and the predictions before it, the latest first; as many as some
+    step uses, so that r is 1 for solvers of first order.
     """
-    tables = [np.moveaxis(part.table, -1, 0) for part in plan.stages]
-    remembered = 2 if any(k_p.any() for _, _, k_p, _ in tables) else 1
+    parts = [part for part in plan.stages if isinstance(part, StayPlan | UpPlan)]
+    assert len(parts) == len(plan.stages), "checked in level_operators"
+    earlier = np.concatenate([part.coefficients[..., 2:-1].reshape(-1, plan.carried) for part in parts])
+    remembered = 1 + max(np.flatnonzero(earlier.any(axis=0)) + 1, default=0)
     first = data.state_covariance(plan.process.num_timesteps - 1)
     p = np.zeros((remembered, remembered, *first.shape))
     p[0, 0] = np.eye(first.shape[1]) if plan.process.prior_is_noise else first
-    for part, table in zip(plan.stages, tables, strict=True):
-        advance = _up if part.operator is not None else _stay if part.basis is None else _stay_and_blur
-        p = advance(data, part, table, p)
+    for part in parts:
+        if isinstance(part, UpPlan):
+            p = _up(data, part, p)
+        else:
+            p = _stay(data, part, p) if part.basis is None else _stay_and_blur(data, part, p)
     return p[0, 0]
 
 
-def _stay(data: GaussianData, part: StagePlan, table: np.ndarray, p: np.ndarray) -> np.ndarray:
+def _stay(data: GaussianData, part: StayPlan, p: np.ndarray) -> np.ndarray:
     """Through a stay stage: steps are elementwise in the eigenbasis of C, as the denoiser a C (a^2 C + sigma^2)^-1 is."""
     process, remembered = data.process, len(p)
     values, vectors = np.linalg.eigh(data.covariance(part.stage.in_level))
     transfer = np.broadcast_to(np.eye(remembered)[..., None, None], (remembered, remembered, *values.shape))
     noise = np.zeros_like(transfer)
-    for t, k_x, k_z, k_p, k_n in zip(part.timesteps, *table, strict=True):
+    for t, (k_x, k_z, *k_earlier, k_n) in zip(part.timesteps, part.coefficients, strict=True):
         gain = process.alpha[t] * values / (process.alpha[t] ** 2 * values + process.sigma[t] ** 2)
-        transfer = _step(k_x + k_z * gain, gain, k_p, transfer)
-        noise = _step(k_x + k_z * gain, gain, k_p, _step(k_x + k_z * gain, gain, k_p, noise).swapaxes(0, 1))
+        step = partial(_step, k_x + k_z * gain, gain, k_earlier)
+        transfer, noise = step(transfer), step(step(noise).swapaxes(0, 1))
         noise[0, 0] += k_n**2
     p = vectors.mT @ p @ vectors
     p = np.einsum("acmi,cdmij->admij", transfer, p)
@@ -147,45 +155,52 @@ def _stay(data: GaussianData, part: StagePlan, table: np.ndarray, p: np.ndarray)
     return vectors @ p @ vectors.mT
 
 
-def _step(through: np.ndarray, gain: np.ndarray, k_p: float, v: np.ndarray) -> np.ndarray:
-    """A row applied to v = (state, prediction before), [1 or 2, ..]; k_p is 0 where only the state is kept."""
-    return np.stack([through * v[0] + k_p * v[-1], gain * v[0]][: len(v)])
+def _step(through: np.ndarray, gain: np.ndarray, k_earlier: Sequence[float], v: np.ndarray) -> np.ndarray:
+    """A row applied to v = (state, predictions before), [r, ..]."""
+    used = sum((k * each for k, each in zip(k_earlier, v[1:], strict=False)), start=through * v[0])
+    return np.stack([used, gain * v[0], *v[1:-1]][: len(v)])
 
 
-def _stay_and_blur(data: GaussianData, part: StagePlan, table: np.ndarray, p: np.ndarray) -> np.ndarray:
+def _stay_and_blur(data: GaussianData, part: StayPlan, p: np.ndarray) -> np.ndarray:
     """Through a stay stage whose rows stand along DCT frequencies, step by step: here nothing commutes."""
     level = part.stage.in_level
     everywhere = [np.eye(n)[own[level]] for n, own in zip(data.process.level_shape(level), data.components, strict=True)]
-    for t, *row in zip(part.timesteps.tolist(), *table, strict=True):
-        k_x, k_z, k_p, k_n = (along_directions(k, everywhere, everywhere) for k in row)
+    for t, row in zip(part.timesteps.tolist(), np.moveaxis(part.coefficients, -1, 1), strict=True):
+        k_x, k_z, *k_earlier, k_n = (along_directions(k, everywhere, everywhere) for k in row)
         denoise = data.denoiser(t, level)
-        linear = np.array([[k_x + k_z @ denoise, k_p], [denoise, np.zeros_like(k_p)]])[: len(p), : len(p)]
-        p = _advance(linear, p)
+        p = _advance([k_x + k_z @ denoise, *k_earlier], denoise, np.eye(denoise.shape[-1]), p)
         p[0, 0] += k_n**2
     return p
 
 
-def _advance(linear: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """linear p linear^T, both in blocks [1 or 2, 1 or 2, ..]."""
-    p = (linear[:, :, None] @ p[None]).sum(axis=1)
-    return (p[:, None] @ linear[None].mT).sum(axis=2)
-
-
-def _up(data: GaussianData, part: StagePlan, table: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """Through an up-step, x_s = V (k_x U^T x_t + k_z V^T z_s + k_p U^T z_prev + k_n xi)."""
+def _up(data: GaussianData, part: UpPlan, p: np.ndarray) -> np.ndarray:
+    """Through an up-step, x_s = V (k_x U^T x_t + k_z V^T z_s + k_1 U^T z_1 + .. + k_n xi)."""
     below, above = part.stage.in_level, part.stage.out_level
-    assert isinstance(part.operator, SeparableOperator), "checked in level_operators"
-    k_x, k_z, k_p, k_n = table[:, 0]
+    k_x, k_z, *k_earlier, k_n = np.moveaxis(part.coefficients, -1, 0)
     left = [(dct_basis(len(u)) @ u)[own[below]] for u, own in zip(part.operator.left, data.components, strict=True)]
     right = [(dct_basis(len(v)) @ v)[own[above]] for v, own in zip(part.operator.right, data.components, strict=True)]
-    denoise = data.denoiser(int(part.timesteps[0]), above)
+    denoise = data.denoiser(part.stage.t_min, above)
     target = denoise if part.target is None else data.restrict(part.target, above, above) @ denoise
     through = along_directions(k_x, right, left) + along_directions(k_z, right, right) @ target
-    back = along_directions(k_p, right, left)
-    linear = np.array([[through, back], [denoise, np.zeros_like(back)]])[: len(p), : len(p)]
-    p = _advance(linear, p)
+    lift = np.linalg.pinv(data.restrict(part.level_operator, below, above)) if len(p) > 2 else None
+    p = _advance([through, *(along_directions(k, right, left) for k in k_earlier)], denoise, lift, p)
     p[0, 0] += along_directions(k_n**2, right, right)
     return p
+
+
+def _advance(row: list[np.ndarray], denoise: np.ndarray, lift: np.ndarray | None, p: np.ndarray) -> np.ndarray:
+    """p after a step: `row` makes the new state, `denoise` the prediction, `lift` what is carried on of those before.
+
+    All [batch, d', d]; `lift` may lack the batch, and is needed from the second prediction on.
+    """
+    linear = np.zeros((len(p), len(p), *denoise.shape))
+    linear[0] = row[: len(p)]
+    if len(p) > 1:
+        linear[1, 0] = denoise
+    for i in range(2, len(p)):
+        linear[i, i - 1] = lift
+    p = (linear[:, :, None] @ p[None]).sum(axis=1)
+    return (p[:, None] @ linear[None].mT).sum(axis=2)
 
 
 def _squared_distance(p: Float[np.ndarray, "batch d d"], variance: Float[np.ndarray, "batch d"]) -> float:

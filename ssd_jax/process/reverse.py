@@ -3,12 +3,14 @@
 `process` states the equations and gives the coefficients; here they meet the arrays.
 """
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ssd_jax.process.matrix_free import MatrixFreeOperator, function_of_gram
-from ssd_jax.process.operators import along_axes
+from ssd_jax.process.operators import SeparableOperator, along_axes
 
 
 def directions(m, in_range, var_s, var_t, ratio, eta):
@@ -34,7 +36,7 @@ def up_step(
     coefficients: Float[Array, "*in_shape k"],
     left: tuple[Float[Array | np.ndarray, "_ _"], ...],
     right: tuple[Float[Array | np.ndarray, "_ _"], ...],
-    z_prev: Float[Array, "batch *out_shape channels"] | None = None,
+    earlier: Sequence[Float[Array, "batch *out_shape channels"]] = (),
 ) -> Float[Array, "batch *in_shape channels"]:
     """x_s from x_t one level below, equations (5)-(6), exact for a separable operator M = U diag(m) V^T.
 
@@ -43,14 +45,14 @@ def up_step(
         z: the (predicted) clean image at the level of s, [batch, *in_shape, channels].
         noise: xi ~ N(0, I) along the right singular directions, the shape of z; in an orthonormal basis it is as white as
             in any other, so that drawing it costs one transform.
-        coefficients: (k_x, k_z, k_n) as from `reverse_coefficients`, [*in_shape, 3], or with z_prev (k_x, k_z, k_p, k_n).
+        coefficients: (k_x, k_z, k_1 .. k_m, k_n), [*in_shape, 3 + m]; with m = 0 those of `reverse_coefficients`.
         left, right: U and V of M, one matrix per axis (`SeparableOperator.left`, `.right`).
-        z_prev: the prediction before, at the level of x_t; only its part along U enters.
+        earlier: z_1 .. z_m, the predictions before, at the level of x_t; only their parts along U enter.
 
     Returns:
         x_s, the shape of z.
     """
-    k_x, k_z, *k_p, k_n = jnp.moveaxis(coefficients, -1, 0)[..., None]
+    k_x, k_z, *k_earlier, k_n = jnp.moveaxis(coefficients, -1, 0)[..., None]
     padding = [(0, 0), *((0, v.shape[0] - u.shape[0]) for u, v in zip(left, right, strict=True)), (0, 0)]
 
     def lift(y):
@@ -58,7 +60,9 @@ def up_step(
         return jnp.pad(along_axes(y, [u.T for u in left]), padding)
 
     total = k_x * lift(x) + k_z * along_axes(z, [v.T for v in right]) + k_n * noise
-    return along_axes(total if z_prev is None else total + k_p[0] * lift(z_prev), right)
+    for k, y in zip(k_earlier, earlier, strict=True):
+        total = total + k * lift(y)
+    return along_axes(total, right)
 
 
 def matrix_free_up_step(
@@ -92,3 +96,13 @@ def matrix_free_up_step(
     residual = function_of_gram(operator, scaled_b, x - a_t * operator.apply(z))
     inward = function_of_gram(operator, scaled_noise, operator.apply(noise))
     return a_s * z + jnp.sqrt(var_s) * noise + operator.adjoint(residual + inward)
+
+
+def pseudo_inverse(
+    operator: SeparableOperator | MatrixFreeOperator, y: Float[Array, "batch *out_shape channels"]
+) -> Float[Array, "batch *in_shape channels"]:
+    """M^+ y, for an M of full row rank."""
+    if isinstance(operator, MatrixFreeOperator):
+        smallest = 1e-6 * operator.lambda_max
+        return operator.adjoint(function_of_gram(operator, lambda value: 1 / jnp.maximum(value, smallest), y))
+    return along_axes(y, [np.linalg.pinv(matrix) for matrix in operator.matrices])

@@ -19,12 +19,12 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Shaped
 
 from ssd_jax.errors import InputError, check_range
-from ssd_jax.process.matrix_free import MatrixFreeOperator, function_of_gram
-from ssd_jax.process.operators import along_axes
-from ssd_jax.process.process import LinearOperator, ScaleSpaceProcess, compose
+from ssd_jax.process.process import ScaleSpaceProcess, compose
+from ssd_jax.process.reverse import pseudo_inverse
 from ssd_jax.sampling.denoise import Denoise, as_pytree
 from ssd_jax.sampling.noise import NoiseSource
-from ssd_jax.sampling.plan import Plan, StagePlan
+from ssd_jax.sampling.parts import Part, StayPlan
+from ssd_jax.sampling.plan import Plan
 from ssd_jax.sampling.sampler import start_noise
 
 
@@ -103,15 +103,7 @@ class _Matching:
             return jnp.broadcast_to(process.degrade(y, stage.out_level, start=self.level), z.shape)
         between = [used for used in process.used_levels if stage.out_level < used <= self.level]
         operator = compose([process.level_operators[used] for used in between])
-        return z + _pseudo_inverse(operator, y - operator.apply(z))
-
-
-def _pseudo_inverse(operator: LinearOperator, y: jax.Array) -> jax.Array:
-    """A^+ y, for an A of full row rank."""
-    if isinstance(operator, MatrixFreeOperator):
-        smallest = 1e-6 * operator.lambda_max
-        return operator.adjoint(function_of_gram(operator, lambda value: 1 / jnp.maximum(value, smallest), y))
-    return along_axes(y, [np.linalg.pinv(matrix) for matrix in operator.matrices])
+        return z + pseudo_inverse(operator, y - operator.apply(z))
 
 
 def inpainting(
@@ -165,18 +157,20 @@ def resampled(plan: Plan, times: int) -> Plan:
         raise InputError(f"resampling is {times}, but must be 1 for a process that blurs")
     following = dict(zip(plan.timesteps.tolist(), plan.timesteps.tolist()[1:], strict=False))
 
-    def again(part: StagePlan) -> StagePlan:
-        if part.stage.is_up or times == 1:
+    def again(part: Part) -> Part:
+        if not isinstance(part, StayPlan) or times == 1:
             return part
         rows, timesteps = [], []
-        for t, (k_x, k_z, k_p, k_n) in zip(part.timesteps.tolist(), part.table, strict=True):
-            row = np.array([k_x, k_z + k_p, 0.0, k_n])
+        for t, (k_x, k_z, *k_earlier, k_n) in zip(part.timesteps.tolist(), part.coefficients, strict=True):
+            first_order = np.array([k_x, k_z + sum(k_earlier), *[0.0] * plan.carried, k_n])
             if t in following:
                 a_s, a_t, var_s, var_t, *_ = process.step_constants(following[t], t, 0.0)
                 c = a_t / a_s
-                back = [c * k_x, c * (k_z + k_p), 0.0, np.sqrt((c * k_n) ** 2 + var_t - c**2 * var_s)]
+                back = c * first_order
+                back[-1] = np.sqrt(back[-1] ** 2 + var_t - c**2 * var_s)
                 rows, timesteps = [*rows, *[back] * (times - 1)], [*timesteps, *[t] * (times - 1)]
-            rows, timesteps = [*rows, row], [*timesteps, t]
-        return replace(part, timesteps=np.array(timesteps, int), table=np.array(rows).reshape(-1, 4))
+            rows, timesteps = [*rows, first_order], [*timesteps, t]
+        table = np.array(rows).reshape(-1, 3 + plan.carried)
+        return replace(part, timesteps=np.array(timesteps, int), coefficients=table)
 
     return replace(plan, stages=tuple(map(again, plan.stages)))

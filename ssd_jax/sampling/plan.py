@@ -1,12 +1,12 @@
 """Sampling plans, on the host in float64: which timesteps to visit and the coefficients of every step (`solvers`).
 
-The last row of a plan is (0, 1, 0, 0): equation (7), x_0 = z.
+The last row of a plan is (0, 1, 0 .. 0): equation (7), x_0 = z.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import pairwise
 
 import numpy as np
@@ -14,9 +14,11 @@ from jaxtyping import Float, Int
 from tabulate import tabulate
 
 from ssd_jax.errors import InputError, check_range, unknown_name
+from ssd_jax.process.matrix_free import MatrixFreeOperator
 from ssd_jax.process.operators import SeparableOperator, dct_basis, identity
-from ssd_jax.process.process import LinearOperator, ScaleSpaceProcess, compose
+from ssd_jax.process.process import ScaleSpaceProcess, compose
 from ssd_jax.process.stages import Stage, make_stages
+from ssd_jax.sampling.parts import MatrixFreeUpPlan, Part, StayPlan, UpPlan
 from ssd_jax.sampling.search import optimal_timesteps
 from ssd_jax.sampling.solvers import SOLVERS, Solver
 from ssd_jax.sampling.spacing import SPACINGS, check_timesteps, lay_out
@@ -25,39 +27,28 @@ DEFAULT_STEPS = 30
 
 
 @dataclass(frozen=True, eq=False)
-class StagePlan:
-    """The steps of one stage.
+class Plan:
+    """A whole sampling run. `print(plan)` shows it as a table.
 
     Attributes:
-        stage: the stage.
-        timesteps: t of every network call, decreasing, int [steps].
-        table: what the steps compute, float64. Of a stay stage (k_x, k_z, k_p, k_n), [steps, 4], or [steps, *shape, 4]
-            along `basis`. Of an up stage the same along the singular directions of `operator`, [1, *shape, 4], or the
-            `ScaleSpaceProcess.step_constants` if it is a MatrixFreeOperator, [1, 6].
-        operator: M of an up stage, else None.
-        basis: V per axis along which the rows of a stay stage stand, if the process blurs within the stage.
-        target: what takes the sharp image that is predicted to the z_s of an up stage, None if nothing does.
+        process: the process that it runs backwards.
+        stages: a part for each stage, noisiest first.
+        carried: m, the earlier predictions that the rows of its parts may use.
     """
 
-    stage: Stage
-    timesteps: Int[np.ndarray, "steps"]
-    table: Float[np.ndarray, "steps ..."]
-    operator: LinearOperator | None = None
-    basis: tuple[Float[np.ndarray, "_ _"], ...] | None = None
-    target: SeparableOperator | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """A whole sampling run: stages in order, noisiest first. `print(plan)` shows it as a table."""
-
     process: ScaleSpaceProcess
-    stages: tuple[StagePlan, ...]
+    stages: tuple[Part, ...]
+    carried: int = 1
 
     @cached_property
     def timesteps(self) -> Int[np.ndarray, "steps"]:
-        """t of every network call, from the start (T - 1) down to 0."""
-        return np.concatenate([stage.timesteps for stage in self.stages])
+        """t of every step, from the start (T - 1) down to 0."""
+        return np.concatenate([part.timesteps for part in self.stages])
+
+    @property
+    def calls(self) -> int:
+        """Network calls for an image."""
+        return sum(part.calls for part in self.stages)
 
     def describe(self, flops: Sequence[float] | None = None) -> str:
         """One line a stage: resolution, timesteps and log-SNR of its first and last call, calls.
@@ -66,14 +57,14 @@ class Plan:
             flops: of one call of each stage (`cost.PlanCost.stages`), for a column of what the stages cost.
         """
         rows = [("stage", "resolution", "t", "log-SNR", "calls", *(["GFLOPs"] if flops else []))]
-        spent = [len(part.timesteps) * each / 1e9 for part, each in zip(self.stages, flops or [], strict=bool(flops))]
+        spent = [part.calls * each / 1e9 for part, each in zip(self.stages, flops or [], strict=bool(flops))]
         for i, part in enumerate(self.stages):
             ends = [int(t) for t in part.timesteps[[0, -1]]] if len(part.timesteps) else []
             size = "x".join(map(str, self.process.level_shape(part.stage.out_level)))
             log_snr = " .. ".join(f"{self.process.log_snr[t]:.2f}" for t in ends)
-            own = (str(part.stage), size, " .. ".join(map(str, ends)), log_snr, str(len(part.timesteps)))
+            own = (str(part.stage), size, " .. ".join(map(str, ends)), log_snr, str(part.calls))
             rows.append((*own, *(f"{cost:.4g}" for cost in spent[i : i + 1])))
-        rows.append(("all", "", "", "", str(len(self.timesteps)), *([f"{sum(spent):.4g}"] if spent else [])))
+        rows.append(("all", "", "", "", str(self.calls), *([f"{sum(spent):.4g}"] if spent else [])))
         return tabulate(rows, tablefmt="plain", stralign="right", disable_numparse=True)
 
     def __str__(self) -> str:
@@ -122,21 +113,22 @@ def plan_steps(
     if start is not None:
         check_range("start", start, low=0, high=process.num_timesteps)
         timesteps = [start, *(t for t in timesteps if t < start)]
-    before = dict(zip(timesteps, [None, *timesteps], strict=False))
-    after = dict(pairwise(timesteps))
+    rows = {t: partial(chosen.coefficients, process, before, t, s) for before, t, s in chosen.steps(timesteps)}
+    following = dict(pairwise(timesteps))
 
-    def part(stage: Stage) -> StagePlan:
+    def part(stage: Stage) -> Part:
         own = [t for t in timesteps if stage.t_min <= t <= stage.t_max]
         if stage.is_up:
-            return _plan_up(process, stage, chosen, before[own[0]], own[0], after[own[0]], spectrum)
+            return _plan_up(process, stage, chosen, following[own[0]], rows[own[0]], spectrum)
         basis = process.frequency_basis(stage.in_level)
         shape = () if basis is None else process.level_shape(stage.in_level)
-        rows = [chosen.row(process, before[t], t, after[t]) for t in own if t]
-        if 0 in own:
-            rows.append(np.broadcast_to([0.0, 1.0, 0.0, 0.0], (*shape, 4)))  # (7)
-        return StagePlan(stage, np.array(own, int), np.array(rows).reshape(len(own), *shape, 4), basis=basis)
+        last = np.zeros((*shape, 3 + chosen.carried))
+        last[..., 1] = 1  # (7)
+        table = np.array([rows[t]() if t else last for t in own]).reshape(len(own), *last.shape)
+        return StayPlan(stage, np.array(own, int), table, process.num_timesteps, basis)
 
-    return Plan(process, tuple(part(stage) for stage in make_stages(process) if stage.t_min <= timesteps[0]))
+    stages = (part(stage) for stage in make_stages(process) if stage.t_min <= timesteps[0])
+    return Plan(process, tuple(stages), chosen.carried)
 
 
 def _timesteps(
@@ -165,28 +157,31 @@ def _optimal_timesteps(
     process: ScaleSpaceProcess, solver: Solver, start: tuple[int, ...], spectrum: bytes | None
 ) -> Int[np.ndarray, "steps"]:
     array = None if spectrum is None else np.frombuffer(spectrum).reshape(process.shape)
-    return optimal_timesteps(process, solver.row, start, array, draw_unseen=array is not None)
+    return optimal_timesteps(process, solver, start, array, draw_unseen=array is not None)
 
 
 def _plan_up(
     process: ScaleSpaceProcess,
     stage: Stage,
     solver: Solver,
-    before: int | None,
-    t: int,
     s: int,
+    row: Callable[[], np.ndarray],
     spectrum: Float[np.ndarray, "*shape"] | None,
-) -> StagePlan:
-    operator = process.transition_operator(s, t)
-    if isinstance(operator, SeparableOperator):
-        row = np.array(solver.row(process, before, t, s))
+) -> UpPlan | MatrixFreeUpPlan:
+    t = stage.t_min
+    operator, target, between = process.transition_operator(s, t), process.target_operator(s), process.level_operators
+    if isinstance(operator, MatrixFreeOperator):
         if spectrum is not None:
-            row[..., -1] = np.sqrt(row[..., -1] ** 2 + process.alpha[s] ** 2 * unseen_variance(process, s, t, spectrum))
-    elif spectrum is None:
-        row = process.step_constants(s, t, solver.eta)
-    else:
-        raise InputError("spectrum is given, but an operator of this process is a function, whose null space is not known")
-    return StagePlan(stage, np.array([t]), row[None], operator=operator, target=process.target_operator(s))
+            message = "spectrum is given, but an operator of this process is a function, whose null space is not known"
+            raise InputError(message)
+        constants = process.step_constants(s, t, solver.eta)
+        return MatrixFreeUpPlan(stage, constants, operator, target, between[stage.in_level])
+    coefficients, sharp = row(), between[stage.in_level]
+    assert isinstance(operator, SeparableOperator) and isinstance(sharp, SeparableOperator)
+    if spectrum is not None:
+        unseen = process.alpha[s] ** 2 * unseen_variance(process, s, t, spectrum)
+        coefficients[..., -1] = np.sqrt(coefficients[..., -1] ** 2 + unseen)
+    return UpPlan(stage, coefficients, operator, target, sharp)
 
 
 def unseen_variance(

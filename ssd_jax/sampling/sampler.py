@@ -1,9 +1,6 @@
-"""Sampling on the device: run a stage, step up to the next resolution, down the whole chain.
+"""Sampling: all parts of a plan, one after the other, down the whole chain."""
 
-One compiled program per stage, whatever the number of steps, the solver or the coefficients: those are data.
-"""
-
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,13 +11,11 @@ from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from ssd_jax.errors import InputError
-from ssd_jax.process.matrix_free import MatrixFreeOperator
-from ssd_jax.process.operators import along_axes
-from ssd_jax.process.reverse import matrix_free_up_step, up_step
 from ssd_jax.process.stages import Stage
 from ssd_jax.sampling.denoise import Denoise, as_pytree
 from ssd_jax.sampling.noise import NoiseSource, seeded
-from ssd_jax.sampling.plan import Plan, StagePlan
+from ssd_jax.sampling.parts import Part, State
+from ssd_jax.sampling.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -103,32 +98,13 @@ def iterate(
             image a device needs more than `memory_limit`.
     """
     denoise = as_pytree(denoise)
-    x = _first_state(plan, noise, start, channels)
     label = None if label is None else jnp.asarray(label, jnp.int32)
-    z, calls = x, 0
+    x = _first_state(plan, noise, start, channels)
+    state = State(x, (x,) * plan.carried)
     for part in plan.stages:
-        steps = len(part.timesteps)
-        if part.operator is not None:
-            t, row = np.int32(part.timesteps[0]), np.float32(part.table[0])
-            target = () if part.target is None else part.target.matrices
-            program, arguments, static = _run_up, (denoise, x, z, noise, label, t, row, target), {"stage": part.stage}
-            if isinstance(part.operator, MatrixFreeOperator):
-                program, static = _run_matrix_free_up, {**static, "operator": part.operator}
-            else:
-                arguments = (*arguments, part.operator.left, part.operator.right)
-            x, z = program(*arguments, **static, chunk=_fitting(program, arguments, static, noise, memory_limit))
-            calls += 1
-            yield Snapshot(part.stage, calls, x, z)
-            continue
-        rows, static = _padded(part, plan.process.num_timesteps), {"stage": part.stage}
-        bounds = np.int32(0), np.int32(0)
-        chunk = _fitting(_run_stay, (denoise, x, z, noise, label, rows, part.basis, *bounds), static, noise, memory_limit)
-        for first in range(0, steps, every or max(steps, 1)):
-            stop = min(first + (every or steps), steps)
-            bounds = np.int32(first), np.int32(stop)
-            x, z = _run_stay(denoise, x, z, noise, label, rows, part.basis, *bounds, **static, chunk=chunk)
-            yield Snapshot(part.stage, calls + stop, x, z)
-        calls += steps
+        for first, stop in _pieces(part, every):
+            state = part.run(denoise, state, noise, label, first, stop, memory_limit)
+            yield Snapshot(part.stage, state.calls, state.x, state.earlier[0])
 
 
 def with_progress(snapshots: Iterator[Snapshot], bar: tqdm) -> Iterator[Snapshot]:
@@ -149,6 +125,13 @@ def with_progress(snapshots: Iterator[Snapshot], bar: tqdm) -> Iterator[Snapshot
     if pending is not None:
         pending.x.block_until_ready()
         bar.update(pending.calls - done)
+
+
+def _pieces(part: Part, every: int | None) -> list[tuple[int, int]]:
+    """The steps of a part as ranges (start, stop) of at most `every` network calls, but of one step at least."""
+    steps = len(part.timesteps)
+    stride = steps if every is None else max(every * steps // max(part.calls, 1), 1)
+    return [(start, min(start + stride, steps)) for start in range(0, steps, stride or 1)]
 
 
 def _first_state(
@@ -174,93 +157,3 @@ def _first_state(
 def start_noise(noise: NoiseSource, num_timesteps: int, shape: tuple[int, ...]) -> Float[Array, "batch ..."]:
     """eps ~ N(0, I) of the state that a plan begins with, [batch, *shape]."""
     return noise.draw(num_timesteps, shape)
-
-
-def _padded(part: StagePlan, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Timesteps, table and the steps whose noise to draw, at a multiple of `rows`: plans of any length share one program.
-
-    A table along frequencies is too large for that: its plans share a program with those of as many steps.
-    """
-    order = np.argsort(part.timesteps, kind="stable")
-    in_order = part.timesteps[order]
-    visits = np.empty_like(order)  # how often each timestep came before
-    visits[order] = np.arange(len(order)) - np.searchsorted(in_order, in_order)
-    draws = part.timesteps + 2 * rows * visits  # a timestep that comes again needs new noise; T is that of the start
-    padding = -len(part.timesteps) % rows if part.basis is None else 0
-    pads = [(0, padding)] + [(0, 0)] * (part.table.ndim - 1)
-    timesteps, draws = (np.pad(np.int32(each), (0, padding)) for each in (part.timesteps, draws))
-    return timesteps, np.pad(np.float32(part.table), pads), draws
-
-
-def _fitting(program, arguments, static: dict, noise: NoiseSource, limit: int | None) -> int:
-    """Images at a time, over all devices, for which `program` keeps to `limit`: the batch size, or a divisor of it."""
-    batch, devices = len(noise.keys), len(noise.keys.sharding.device_set)
-    if limit is None:
-        return batch
-    sizes = [size for size in range(devices, batch + 1, devices) if batch % size == 0] or [batch]
-    while True:
-        compiled = program.lower(*arguments, **static, chunk=sizes[-1]).compile()  # the call will find it compiled
-        needed = compiled.memory_analysis().temp_size_in_bytes
-        if needed <= limit:
-            return sizes[-1]
-        sizes, largest = sizes[:-1], sizes[-1]
-        if not sizes:
-            raise InputError(
-                f"memory_limit is {limit} bytes, but stage {static['stage']} needs {needed} for {largest} image(s) on "
-                f"{devices} device(s); raise it"
-            )
-        sizes = [size for size in sizes if size <= largest * limit / needed] or sizes[:1]
-
-
-def _by_chunks(run: Callable, chunk: int, *arrays):
-    """run(*arrays), `chunk` images at a time, each chunk divided among the devices as the whole batch is."""
-    batch = len(arrays[0])
-    if chunk == batch:
-        return run(*arrays)
-    leaves, structure = jax.tree.flatten(arrays)
-    parts = [leaf.reshape(chunk, batch // chunk, *leaf.shape[1:]).swapaxes(0, 1) for leaf in leaves]
-    results = jax.lax.map(lambda part: run(*structure.unflatten(part)), parts)
-    return jax.tree.map(lambda array: array.swapaxes(0, 1).reshape(batch, *array.shape[2:]), results)
-
-
-@partial(jax.jit, static_argnames=("stage", "chunk"))
-def _run_stay(denoise, x, z, noise, label, rows, basis, start, stop, *, stage, chunk):
-    """Rows start .. stop - 1 of a stay stage, along `basis` if there is one."""
-    timesteps, table, draws = rows
-
-    def run(x, z, noise, label):
-        def step(i, carry):
-            x, z_prev = carry
-            t, (k_x, k_z, k_p, k_n) = timesteps[i], jnp.moveaxis(table[i], -1, 0)[..., None]
-            z = denoise(x, jnp.full(x.shape[:1], t), label, stage=stage)
-            xi = jax.lax.cond((k_n > 0).any(), lambda: noise.draw(draws[i], x.shape[1:]), lambda: jnp.zeros_like(x))
-            if basis is None:
-                return k_x * x + k_z * z + k_p * z_prev + k_n * xi, z
-            x, along, before = (along_axes(array, [v.T for v in basis]) for array in (x, z, z_prev))
-            return along_axes(k_x * x + k_z * along + k_p * before + k_n * xi, basis), z
-
-        return jax.lax.fori_loop(start, stop, step, (x, z))
-
-    return _by_chunks(run, chunk, x, z, noise, label)
-
-
-@partial(jax.jit, static_argnames=("stage", "chunk"))
-def _run_up(denoise, x, z_prev, noise, label, t, coefficients, target, left, right, *, stage, chunk):
-    """The one step of an up stage."""
-
-    def run(x, z_prev, noise, label):
-        z = denoise(x, jnp.full(x.shape[:1], t), label, stage=stage)
-        return up_step(x, along_axes(z, target), noise.draw(t, z.shape[1:]), coefficients, left, right, z_prev), z
-
-    return _by_chunks(run, chunk, x, z_prev, noise, label)
-
-
-@partial(jax.jit, static_argnames=("operator", "stage", "chunk"))
-def _run_matrix_free_up(denoise, x, z_prev, noise, label, t, constants, target, *, operator, stage, chunk):
-    """The one step of an up stage whose operator is a MatrixFreeOperator, always of first order: z_prev is not used."""
-
-    def run(x, noise, label):
-        z = denoise(x, jnp.full(x.shape[:1], t), label, stage=stage)
-        return matrix_free_up_step(operator, x, along_axes(z, target), noise.draw(t, z.shape[1:]), constants), z
-
-    return _by_chunks(run, chunk, x, noise, label)

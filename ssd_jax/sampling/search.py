@@ -7,7 +7,7 @@ plan is judged by a scalar recursion for each value of the spectrum, in half a m
 import bisect
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 
 import numpy as np
@@ -17,11 +17,11 @@ from ssd_jax.errors import InputError
 from ssd_jax.process.operators import dct
 from ssd_jax.process.process import ScaleSpaceProcess, preserving_shift
 from ssd_jax.process.spectrum import frequencies, kept, natural_spectrum
+from ssd_jax.sampling.solvers import Solver
 from ssd_jax.sampling.spacing import fixed_timesteps, lay_out
 
 TILTS = (-0.5, 0.0, 0.5)  # changes of the spectrum's slope: a plan must not be good for one slope alone
 MAX_EVALUATIONS = 2500  # of the error, in a search
-Row = Callable[[ScaleSpaceProcess, int | None, int, int], np.ndarray]  # the coefficients of a step (`solvers.first_order`)
 
 
 class IdealChain:
@@ -30,11 +30,18 @@ class IdealChain:
     Attributes:
         stand_in: a process of signals with one frequency for each level that may be the coarsest to hold it.
         gain: of the coefficients at each level in use.
+        solver: of the plans to judge.
         coarsest, variance, weight: of each group of equal DCT coefficients: index of the coarsest level in use that holds
             them, variance, and share of the relative error, [groups].
     """
 
-    def __init__(self, process: ScaleSpaceProcess, spectrum: Float[np.ndarray, "*shape"], tilts: Sequence[float] = (0.0,)):
+    def __init__(
+        self,
+        process: ScaleSpaceProcess,
+        spectrum: Float[np.ndarray, "*shape"],
+        solver: Solver,
+        tilts: Sequence[float] = (0.0,),
+    ):
         levels = np.searchsorted(process.used_levels, process.levels)
         shift = preserving_shift(process.operators, process.levels)
         of_level = shift[[process.first_timestep(level) for level in process.used_levels]]
@@ -43,6 +50,7 @@ class IdealChain:
         operators = tuple(float(gain) * dct(shape) for gain, shape in zip(gains, shapes, strict=False))
         self.stand_in = ScaleSpaceProcess(shapes[0], process.log_snr, levels, operators)
         self.gain = np.cumprod([1.0, *gains])
+        self.solver, self._coefficients = solver, cache(partial(solver.coefficients, self.stand_in))
         coarsest = sum(kept(process.shape, level).astype(int) for level in process.used_levels) - 1
         k = np.maximum(frequencies(process.shape), 1.0)
         tilted = [spectrum * k**tilt for tilt in tilts]
@@ -52,42 +60,51 @@ class IdealChain:
         self.coarsest, self.variance = groups[0].astype(int), groups[1]
         self.weight = count / (len(tilts) * spectrum.sum())
 
-    def error(self, timesteps: Sequence[int], row: Row, *, draw_unseen: bool = False) -> float:
+    def error(self, timesteps: Sequence[int], *, draw_unseen: bool = False) -> float:
         """Relative error of the plan that visits `timesteps`, as `analysis.gaussian_error`; the mean over the tilts.
 
         Args:
             timesteps: from T - 1 to 0, through every up-step.
-            row: the coefficients of a step.
             draw_unseen: whether up-steps draw new detail with the data's variance, equation (6').
         """
         process, variance = self.stand_in, self.variance
         first = process.alpha[-1] ** 2 * self.gain[-1] ** 2 * variance + process.sigma[-1] ** 2
         x = (self.coarsest == len(self.gain) - 1) * (1.0 if process.prior_is_noise else first)
-        cross = previous = np.zeros_like(x)  # with x the covariance of the state and the prediction before
-        for before, t, s in zip([None, *timesteps], timesteps, timesteps[1:], strict=False):
+        carried = self.solver.carried
+        p = np.zeros((1 + carried, 1 + carried, *x.shape))  # covariance of the state and the predictions before
+        p[0, 0] = x
+        for before, t, s in self.solver.steps(timesteps):
             level, target, a = int(process.levels[t]), int(process.levels[s]), process.alpha[t]
             g = self.gain[level]
             z = a * g * self.gain[target] * variance / (a**2 * g**2 * variance + process.sigma[t] ** 2)
-            k = row(process, before, t, s)
+            k = self._coefficients(before, t, s)
             if level != target:  # along the first direction in the range of M, the last in its null space, none beyond
                 seen, held = (self.coarsest >= level)[:, None], (self.coarsest >= target)[:, None]
                 z, k = z * seen[:, 0], np.where(seen, k[0], k[-1]) * held
-            k_x, k_z, k_p, k_n = np.moveaxis(k, -1, 0)
+            k_x, k_z, *k_earlier, k_n = np.moveaxis(k, -1, 0)
             through = k_x + k_z * z
-            carried = through * x + k_p * cross  # covariance of the new and the old state
-            new = through * carried + k_p * (through * cross + k_p * previous) + k_n**2
+            across = through * p[0]  # covariance of the new state with what was before
+            for k_i, row in zip(k_earlier, p[1:], strict=True):
+                across = across + k_i * row
+            new = through * across[0]
+            for k_i, covariance in zip(k_earlier, across[1:], strict=True):
+                new = new + k_i * covariance
+            new = new + k_n**2
             if draw_unseen:
                 appears = (self.coarsest < level) & (self.coarsest >= target)
                 new = new + appears * (process.alpha[s] * self.gain[target]) ** 2 * variance
-            x, cross, previous = new, z * carried, z**2 * x
+            lift = np.full_like(z, self.gain[target] / g)  # M^+, of the predictions that are carried on
+            gains = np.stack([z, *[lift] * (carried - 1)])
+            p[1:, 1:], p[0, 0] = gains[:, None] * gains * p[:-1, :-1], new
+            p[0, 1:] = p[1:, 0] = gains * across[:-1]
         a, sigma = process.alpha[0], process.sigma[0]
-        drawn = a * variance / (a**2 * variance + sigma**2) * np.sqrt(x)
+        drawn = a * variance / (a**2 * variance + sigma**2) * np.sqrt(p[0, 0])
         return float((self.weight * (drawn - np.sqrt(variance)) ** 2).sum())
 
 
 def optimal_timesteps(
     process: ScaleSpaceProcess,
-    row: Row,
+    solver: Solver,
     start: Sequence[int],
     spectrum: Float[np.ndarray, "*shape"] | None = None,
     *,
@@ -101,7 +118,7 @@ def optimal_timesteps(
 
     Args:
         process: without blur.
-        row: the coefficients of a step; it will be given a process with one spatial axis.
+        solver: of the plan.
         start: timesteps of a plan, from T - 1 to 0.
         spectrum: variance of every DCT coefficient of the data; a natural image's if not given.
         draw_unseen: whether the plan will draw new detail with the data's variance, equation (6').
@@ -113,10 +130,9 @@ def optimal_timesteps(
     """
     if process.dissipation is not None:
         raise InputError("optimal timesteps are found for processes without blur only; choose another spacing")
-    chain = IdealChain(process, natural_spectrum(process.shape) if spectrum is None else spectrum, TILTS)
-    cached = cache(row)
+    chain = IdealChain(process, natural_spectrum(process.shape) if spectrum is None else spectrum, solver, TILTS)
     budget = sum(map(cost, start)) if budget is None else budget
-    search = _Search(process, lambda t: chain.error(t, cached, draw_unseen=draw_unseen), start, cost, budget)
+    search = _Search(process, lambda t: chain.error(t, draw_unseen=draw_unseen), start, cost, budget)
     search.shift()
     while search.relocate():
         search.shift()

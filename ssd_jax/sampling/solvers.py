@@ -1,11 +1,8 @@
-"""Solvers: the coefficients of a step, on the host in float64.
+"""Solvers: the coefficients (k_x, k_z, k_1 .. k_m, k_n) of a step, on the host in float64 (`parts` says what they mean)."""
 
-Inside a stage every solver is a row of a table, x_s = k_x x_t + k_z z + k_p z_prev + k_n xi, where z is the prediction at t
-and z_prev the one before; a change of resolution is the same row read along the singular directions of M (equation 6).
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
@@ -17,44 +14,44 @@ MAX_EXTRAPOLATION = 0.75  # of w in `second_order`: the ratio of steps half as l
 
 
 def first_order(
-    process: ScaleSpaceProcess, before: int | None, t: int, s: int, eta: float
-) -> Float[np.ndarray, "*shape 4"]:
+    process: ScaleSpaceProcess, before: tuple[int, ...], t: int, s: int, eta: float
+) -> Float[np.ndarray, "*shape 3"]:
     """Equation (6): DDIM with eta = 0, the posterior (4) with eta = 1.
 
     Args:
         process: the process to run backwards.
-        before: timestep of the network call before this one, None at the first.
+        before: timesteps of the network calls before this one, the latest first, at most m of them.
         t, s: the step leads from t to s < t.
         eta: 0 to 1.
 
     Returns:
-        float64 (k_x, k_z, k_p, k_n), [4] or along the directions of `ScaleSpaceProcess.reverse_coefficients`.
+        float64 (k_x, k_z, k_1 .. k_j, k_n) with j <= m, [3 + j], or along the directions of
+        `ScaleSpaceProcess.reverse_coefficients`.
     """
-    k_x, k_z, k_n = np.moveaxis(process.reverse_coefficients(s, t, eta), -1, 0)
-    return np.stack([k_x, k_z, np.zeros_like(k_z), k_n], axis=-1)
+    return process.reverse_coefficients(s, t, eta)
 
 
 def second_order(
-    process: ScaleSpaceProcess, before: int | None, t: int, s: int, eta: float
-) -> Float[np.ndarray, "*shape 4"]:
+    process: ScaleSpaceProcess, before: tuple[int, ...], t: int, s: int, eta: float
+) -> Float[np.ndarray, "*shape k"]:
     """DPM-Solver++(2M) with eta = 0 and its SDE form with eta = 1 (Lu et al. 2022): `first_order`, with the prediction
 
-        z + w (z - z_prev),  w = h / (2 h_prev)
+        z + w (z - z_1),  w = h / (2 h_prev)
 
     extrapolated to the middle of the step; h and h_prev are this step and the one before in half log-SNR. An up-step knows
-    the change of the coarse image only: it takes z + w M^T (M z - z_prev) / lambda_max(M M^T). w is at most
+    the change of the coarse image only: it takes z + w M^T (M z - z_1) / lambda_max(M M^T). w is at most
     MAX_EXTRAPOLATION, so that a long step after a short one does not magnify what separates two predictions.
     """
     row = first_order(process, before, t, s, eta)
-    if before is None or (process.levels[s] != process.levels[t] and process.dissipation is not None):
+    if not before or (process.levels[s] != process.levels[t] and process.dissipation is not None):
         return row
     m, lambda_max = np.ones(()), 1.0
     if process.levels[s] != process.levels[t]:
         operator = process.transition_operator(s, t)
         assert isinstance(operator, SeparableOperator), "other up-steps are of first order"
         m, lambda_max = operator.singular_values, operator.lambda_max
-    k_x, k_z, _, k_n = np.moveaxis(row, -1, 0)
-    w = _extrapolation(process, before, t, s)
+    k_x, k_z, k_n = np.moveaxis(row, -1, 0)
+    w = _extrapolation(process, before[0], t, s)
     return np.stack([k_x, (1 + w * m**2 / lambda_max) * k_z, -w * m / lambda_max * k_z, k_n], axis=-1)
 
 
@@ -72,14 +69,30 @@ def _extrapolation(process: ScaleSpaceProcess, before: int, t: int, s: int) -> F
 
 @dataclass(frozen=True)
 class Solver:
-    """A function with the arguments and the result of `first_order`, and its eta unless another is given."""
+    """How a step gets its coefficients.
 
-    function: Callable[[ScaleSpaceProcess, int | None, int, int, float], np.ndarray]
+    Attributes:
+        function: with the arguments and the result of `first_order`.
+        eta: 0 (no fresh noise within a level) to 1 (ancestral).
+        carried: m, how many earlier predictions a step may use, >= 1.
+    """
+
+    function: Callable[[ScaleSpaceProcess, tuple[int, ...], int, int, float], np.ndarray]
     eta: float
+    carried: int = 1
 
-    def row(self, process: ScaleSpaceProcess, before: int | None, t: int, s: int) -> Float[np.ndarray, "*shape 4"]:
-        """The coefficients of the step from t to s."""
-        return self.function(process, before, t, s, self.eta)
+    def coefficients(
+        self, process: ScaleSpaceProcess, before: tuple[int, ...], t: int, s: int
+    ) -> Float[np.ndarray, "*shape k"]:
+        """(k_x, k_z, k_1 .. k_m, k_n) of the step from t to s; those that `function` leaves out are 0."""
+        row = self.function(process, before, t, s, self.eta)
+        unused = np.zeros((*row.shape[:-1], 3 + self.carried - row.shape[-1]))
+        return np.concatenate([row[..., :-1], unused, row[..., -1:]], axis=-1)
+
+    def steps(self, timesteps: Sequence[int]) -> Iterator[tuple[tuple[int, ...], int, int]]:
+        """(before, t, s) of every step of a plan that visits `timesteps`, but for its last call, which is (7)."""
+        for i, (t, s) in enumerate(pairwise(timesteps)):
+            yield tuple(timesteps[max(i - self.carried, 0) : i][::-1]), t, s
 
 
 SOLVERS = {

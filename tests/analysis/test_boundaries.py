@@ -16,7 +16,7 @@ from ssd_jax.sampling.solvers import SOLVERS
 def test_optimal_boundaries(budget):
     """They beat the best timesteps of the boundaries that the search started from, at the same cost."""
     config = ProcessConfig(image_size=16, num_levels=3, operator="ideal", gamma=0.3)
-    row, spectrum = SOLVERS["dpmpp_2m"].row, natural_spectrum((16, 16))
+    solver, spectrum = SOLVERS["dpmpp_2m"], natural_spectrum((16, 16))
 
     def pay(process):
         return lambda t: 4.0 ** -float(process.levels[t])
@@ -24,8 +24,8 @@ def test_optimal_boundaries(budget):
     process = make_process(config)
     start = affordable_timesteps(process, budget, pay(process)).tolist()
     assert sum(map(pay(process), start)) <= budget
-    kept = optimal_timesteps(process, row, start, spectrum, cost=pay(process), budget=budget)
-    moved, found = optimal_boundaries(config, row, budget, pay, spectrum)
+    kept = optimal_timesteps(process, solver, start, spectrum, cost=pay(process), budget=budget)
+    moved, found = optimal_boundaries(config, solver, budget, pay, spectrum)
     assert sum(map(pay(make_process(moved)), found.tolist())) <= budget * (1 + 1e-6)
     errors = [
         gaussian_error(plan_steps(p, spacing=t), spectrum).relative_error

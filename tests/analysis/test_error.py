@@ -15,7 +15,7 @@ from ssd_jax.process.process import ScaleSpaceProcess, make_process
 from ssd_jax.process.spectrum import information, natural_spectrum
 from ssd_jax.sampling.plan import plan_steps
 from tests.commands import launch
-from tests.gaussians import GaussianData, relative_error
+from tests.gaussians import GaussianData, relative_error, table
 
 
 def error_of(solver="ancestral", num_steps=1000, **settings):
@@ -68,7 +68,7 @@ def test_single_frequencies_are_a_scalar_recursion():
     plan = plan_steps(process, solver="ancestral", num_steps=100)
     spectrum = natural_spectrum(process.shape)
     p = np.ones_like(spectrum)
-    for t, (k_x, k_z, *_, k_n) in zip(plan.timesteps, plan.stages[0].table, strict=True):
+    for t, (k_x, k_z, *_, k_n) in zip(plan.timesteps, table(plan.stages[0]), strict=True):
         a, sigma = process.alpha[t], process.sigma[t]
         p = (k_x + k_z * a * spectrum / (a**2 * spectrum + sigma**2)) ** 2 * p + k_n**2
     error = gaussian_error(plan, spectrum)

@@ -14,7 +14,7 @@ from ssd_jax.sampling.editing import inpainting, matching, noised, resampled, ti
 from ssd_jax.sampling.noise import interpolated, seeded
 from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sampling.sampler import iterate, sample
-from tests.gaussians import GaussianData, natural_covariance
+from tests.gaussians import GaussianData, natural_covariance, table
 
 PROCESS = make_process(ProcessConfig(image_size=8, num_levels=3, num_timesteps=100))
 DATA = GaussianData(PROCESS, natural_covariance(8))
@@ -102,7 +102,7 @@ def test_there_and_back_keeps_the_marginal(eta):
     more = resampled(plan_steps(PROCESS, solver="ddim", eta=eta, num_steps=8), 2)
     for part in more.stages:
         for i in np.flatnonzero(np.diff(part.timesteps) == 0):
-            (k_x, k_z, _, k_n), t = part.table[i], part.timesteps[i]
+            (k_x, k_z, _, k_n), t = table(part)[i], part.timesteps[i]
             alpha, sigma = PROCESS.alpha[t], PROCESS.sigma[t]
             np.testing.assert_allclose([k_x * alpha + k_z, (k_x * sigma) ** 2 + k_n**2], [alpha, sigma**2], rtol=1e-9)
 

@@ -9,9 +9,10 @@ from ssd_jax.process.matrix_free import MatrixFreeOperator
 from ssd_jax.process.operators import SeparableOperator, dct_basis
 from ssd_jax.process.process import ScaleSpaceProcess, make_process
 from ssd_jax.process.spectrum import natural_spectrum
+from ssd_jax.sampling.parts import MatrixFreeUpPlan
 from ssd_jax.sampling.plan import plan_steps, unseen_variance
 from ssd_jax.sampling.spacing import SPACINGS
-from tests.gaussians import dense
+from tests.gaussians import dense, table
 
 PROCESS = make_process(ProcessConfig(image_size=8, num_levels=3))
 ONE_LEVEL = make_process(ProcessConfig(image_size=8, num_levels=1))
@@ -25,8 +26,8 @@ def test_plans_visit_ends_and_up_steps(num_steps, spacing):
     t = plan.timesteps
     assert len(t) == num_steps and t[0] == 999 and t[-1] == 0 and (np.diff(t) < 0).all()
     assert {PROCESS.first_timestep(1), PROCESS.first_timestep(2)} <= set(t.tolist())
-    assert sum(len(part.table) for part in plan.stages) == num_steps
-    np.testing.assert_array_equal(plan.stages[-1].table[-1], [0, 1, 0, 0])  # (7)
+    assert sum(len(table(part)) for part in plan.stages) == num_steps
+    np.testing.assert_array_equal(table(plan.stages[-1])[-1], [0, 1, 0, 0])  # (7)
 
 
 def test_spacing_is_even():
@@ -92,12 +93,13 @@ def test_unseen_variance_against_dense_matrices(operator):
     np.testing.assert_allclose(unseen_variance(process, s, t, spectrum), expected, atol=1e-12)
     up = next(part for part in plan.stages if part.stage.is_up)
     noise = process.reverse_coefficients(s, t, 1.0)[..., -1]
-    np.testing.assert_allclose(up.table[0][..., -1] ** 2, noise**2 + process.alpha[s] ** 2 * expected, rtol=1e-9)
+    np.testing.assert_allclose(table(up)[0][..., -1] ** 2, noise**2 + process.alpha[s] ** 2 * expected, rtol=1e-9)
 
 
 def test_a_null_space_that_is_not_known_has_no_variance():
     free = MatrixFreeOperator(lambda x: (x[::2, ::2] + x[1::2, 1::2]) / 2, (4, 4))
     process = ScaleSpaceProcess((4, 4), np.linspace(9, -10, 50), np.arange(50) // 25, (free,))
-    assert plan_steps(process, num_steps=8).stages[1].table.shape == (1, 6)
+    part = plan_steps(process, num_steps=8).stages[1]
+    assert isinstance(part, MatrixFreeUpPlan) and part.constants.shape == (6,)
     with pytest.raises(InputError, match="null space is not known"):
         plan_steps(process, num_steps=8, spectrum=natural_spectrum((4, 4)))

@@ -16,8 +16,9 @@ from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.flexi_unet import FlexiUNet
 from ssd_jax.process.matrix_free import MatrixFreeOperator
 from ssd_jax.process.process import ScaleSpaceProcess, make_process
-from ssd_jax.sampling import sampler as sampling
+from ssd_jax.sampling import parts
 from ssd_jax.sampling.noise import NoiseSource, seeded
+from ssd_jax.sampling.parts import UpPlan
 from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sampling.sampler import iterate, sample, with_progress
 from ssd_jax.sharding import data_mesh, split_along_batch
@@ -66,7 +67,8 @@ def test_an_up_step_blurs_the_prediction_as_far_as_the_state_is():
     x0 = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
     sharp = process.degrade(x0, 1)
     x = process.add_noise(sharp, jnp.array([t]), jnp.zeros_like(sharp))
-    silent = dataclasses.replace(part, table=part.table * (np.arange(part.table.shape[-1]) < part.table.shape[-1] - 1))
+    assert isinstance(part, UpPlan)
+    silent = dataclasses.replace(part, coefficients=part.coefficients * np.array([1, 1, 1, 0]))
     run = dataclasses.replace(plan, stages=(silent,))
     *_, last = iterate(lambda x, t, label, *, stage: x0, run, noise_of(0, 1), start=x)
     np.testing.assert_allclose(last.x, process.add_noise(x0, jnp.array([s]), jnp.zeros_like(x0)), atol=1e-5)
@@ -117,7 +119,7 @@ def test_images_depend_on_key_and_index_only():
 
 def test_one_program_per_stage_whatever_the_steps():
     denoiser = tiny_denoiser()
-    stay, up = cast(Any, sampling._run_stay), cast(Any, sampling._run_up)
+    stay, up = cast(Any, parts._stay), cast(Any, parts._up)
     stay.clear_cache()
     up.clear_cache()
     for solver, num_steps in (("ddim", 5), ("ancestral", 9), ("dpmpp_2m", 8), ("dpmpp_2m_sde", 200)):
@@ -129,14 +131,15 @@ def test_one_program_per_stage_whatever_the_steps():
 
 def test_a_memory_limit_splits_large_stages_only():
     denoiser, plan = tiny_denoiser(), plan_steps(PROCESS, solver="ancestral", num_steps=6)
-    stay = cast(Any, sampling._run_stay)
+    stay = cast(Any, parts._stay)
     whole = sample(denoiser, plan, jax.random.key(5), 16)
     noise, x = noise_of(5, 16), jnp.zeros((16, 4, 4, 3))
 
     def memory(stage, x, chunk):
         part = next(part for part in plan.stages if part.stage == stage)
-        rows = sampling._padded(part, 200)
-        lowered = stay.lower(denoiser, x, x, noise, None, rows, None, np.int32(0), np.int32(0), stage=stage, chunk=chunk)
+        rows = cast(Any, part)._rows
+        bounds = np.int32(0), np.int32(0)
+        lowered = stay.lower(denoiser, x, (x,), noise, None, rows, None, *bounds, stage=stage, chunk=chunk)
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     coarse, *_, fine = [part.stage for part in plan.stages]

@@ -35,7 +35,7 @@ def test_scalar_recursions_agree_with_matrices(solver, policy):
     process = make_process(ProcessConfig(image_size=16, operator="ideal", **settings))
     spectrum = natural_spectrum((16, 16)) * np.random.default_rng(0).uniform(0.5, 2, (16, 16))
     plan = plan_steps(process, solver=solver, num_steps=12)
-    found = IdealChain(process, spectrum).error(plan.timesteps.tolist(), SOLVERS[solver].row)
+    found = IdealChain(process, spectrum, SOLVERS[solver]).error(plan.timesteps.tolist())
     np.testing.assert_allclose(found, gaussian_error(plan, spectrum).relative_error, rtol=1e-8)
 
 
@@ -93,19 +93,19 @@ def test_optimal_timesteps_keep_to_a_budget():
     def cost(t: int) -> float:
         return 4.0 ** -float(process.levels[t])
 
-    found = optimal_timesteps(process, SOLVERS["dpmpp_2m"].row, start, cost=cost).tolist()
+    found = optimal_timesteps(process, SOLVERS["dpmpp_2m"], start, cost=cost).tolist()
     assert sum(map(cost, found)) <= sum(map(cost, start)) * (1 + 1e-6)
     plan = plan_steps(process, spacing=found)
     assert gaussian_error(plan, SPECTRUM).relative_error < 0.2 * error(num_steps=14)
 
 
 def test_what_is_left_of_a_budget_is_spent():
-    process, row = process_64(), SOLVERS["dpmpp_2m"].row
+    process, solver = process_64(), SOLVERS["dpmpp_2m"]
     start = lay_out(process, 10, "log_snr").tolist()
-    found = optimal_timesteps(process, row, start, budget=11.0)
+    found = optimal_timesteps(process, solver, start, budget=11.0)
     assert len(found) == 11
-    chain = IdealChain(process, SPECTRUM)
-    assert chain.error(found.tolist(), row) < 0.9 * chain.error(optimal_timesteps(process, row, start).tolist(), row)
+    chain = IdealChain(process, SPECTRUM, solver)
+    assert chain.error(found.tolist()) < 0.9 * chain.error(optimal_timesteps(process, solver, start).tolist())
 
 
 def test_too_small_a_budget():
@@ -122,9 +122,9 @@ def test_no_optimum_with_blur():
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("slope", [1.0, 2.0, 3.0])
 def test_no_number_of_steps_blows_up(spacing, slope):
-    process, row = process_64(), cache(SOLVERS["dpmpp_2m"].row)
-    chain = IdealChain(process, natural_spectrum((64, 64), slope=slope))
+    process, solver = process_64(), SOLVERS["dpmpp_2m"]
+    chain = IdealChain(process, natural_spectrum((64, 64), slope=slope), solver)
     steps = [*range(5, 32), 36, 41, 47, 54, 63, 75, 90, 120, 180, 300, 500, 707, 999, 1000]
-    errors = np.array([chain.error(lay_out(process, n, spacing).tolist(), row) for n in steps])
+    errors = np.array([chain.error(lay_out(process, n, spacing).tolist()) for n in steps])
     assert errors[0] < 0.7 and (errors[5:] < 0.05).all() and errors[-1] < 1e-4
     assert (errors[1:] < 10 * np.minimum.accumulate(errors)[:-1] + 1e-4).all()

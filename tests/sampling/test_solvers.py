@@ -12,7 +12,7 @@ from ssd_jax.process.reverse import up_step
 from ssd_jax.process.spectrum import natural_spectrum
 from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sampling.solvers import MAX_EXTRAPOLATION, SOLVERS
-from tests.gaussians import GaussianData, dense, natural_covariance, relative_error
+from tests.gaussians import GaussianData, dense, natural_covariance, relative_error, table
 
 PROCESS = make_process(ProcessConfig(image_size=8, num_levels=3))
 ONE_LEVEL = make_process(ProcessConfig(image_size=8, num_levels=1))
@@ -33,9 +33,9 @@ def test_one_level_equals_the_published_dpm_solver():
             pull = a[t[i + 1]] * (1 - np.exp(-2 * h if sde else -h))
             k_n = sigma[t[i + 1]] * np.sqrt(1 - np.exp(-2 * h)) if sde else 0.0
             expected = [sigma[t[i + 1]] / sigma[t[i]] * decay, pull * (1 + 1 / (2 * r)), -pull / (2 * r), k_n]
-            np.testing.assert_allclose(plan.stages[0].table[i], expected, rtol=1e-9, atol=1e-12)
-        first = plan_steps(ONE_LEVEL, solver="ancestral" if sde else "ddim", num_steps=20).stages[0].table[0]
-        np.testing.assert_array_equal(plan.stages[0].table[0], first)  # there is no prediction before
+            np.testing.assert_allclose(table(plan.stages[0])[i], expected, rtol=1e-9, atol=1e-12)
+        first = table(plan_steps(ONE_LEVEL, solver="ancestral" if sde else "ddim", num_steps=20).stages[0])[0]
+        np.testing.assert_array_equal(table(plan.stages[0])[0], first)  # there is no prediction before
 
 
 @pytest.mark.parametrize("operator", ["box", "bilinear"])
@@ -48,7 +48,7 @@ def test_etas_join_the_solvers(operator):
     ):
         plans = plan_steps(process, solver=one, eta=eta), plan_steps(process, solver=other)
         for a, b in zip(*(plan.stages for plan in plans), strict=True):
-            np.testing.assert_array_equal(a.table, b.table)
+            np.testing.assert_array_equal(table(a), table(b))
 
 
 def test_up_rows_leap_to_the_next_timestep_of_the_plan():
@@ -56,7 +56,7 @@ def test_up_rows_leap_to_the_next_timestep_of_the_plan():
     up = plan.stages[1]
     following = max(t for t in plan.timesteps.tolist() if t < up.timesteps[0])
     rows = PROCESS.reverse_coefficients(following, int(up.timesteps[0]), 0.0)
-    np.testing.assert_array_equal(up.table[0][..., [0, 1, 3]], rows)
+    np.testing.assert_array_equal(table(up)[0][..., [0, 1, 3]], rows)
 
 
 def test_up_steps_extrapolate_the_coarse_image():
@@ -64,7 +64,7 @@ def test_up_steps_extrapolate_the_coarse_image():
     process = make_process(ProcessConfig(image_size=8, num_levels=2, operator="bilinear"))
     t = plan_steps(process, num_steps=12).timesteps
     before, t, s = t[(i := t.tolist().index(process.first_timestep(1))) - 1 : i + 2].tolist()
-    first, second = (SOLVERS[name].row(process, before, t, s) for name in ("ddim", "dpmpp_2m"))
+    first, second = (SOLVERS[name].coefficients(process, (before,), t, s) for name in ("ddim", "dpmpp_2m"))
     operator = process.transition_operator(s, t)
     assert isinstance(operator, SeparableOperator)
     m, u, v = dense(operator), np.kron(*operator.left), np.kron(*operator.right)
@@ -76,7 +76,7 @@ def test_up_steps_extrapolate_the_coarse_image():
     np.testing.assert_allclose(back, -w * pull @ m.T, atol=1e-12)
     z_prev, zeros = np.random.default_rng(0).standard_normal((2, 4, 4, 3), np.float32), jnp.zeros((2, 8, 8, 3))
     carried = up_step(
-        jnp.zeros_like(z_prev), zeros, zeros, jnp.float32(second), operator.left, operator.right, jnp.asarray(z_prev)
+        jnp.zeros_like(z_prev), zeros, zeros, jnp.float32(second), operator.left, operator.right, [jnp.asarray(z_prev)]
     )
     expected = np.einsum("ij,bjc->bic", back, z_prev.reshape(2, 16, 3)).reshape(2, 8, 8, 3)
     np.testing.assert_allclose(carried, expected, atol=1e-6)
