@@ -18,9 +18,8 @@ def noisy_states(
     process: ScaleSpaceProcess, images: Float[Array, "batch *shape channels"], t: int, key: jax.Array
 ) -> Float[Array, "batch *small_shape channels"]:
     """x_t of clean images, equation (1); the noise depends on (key, t) only."""
-    z = process.degrade(images, int(process.levels[t]))
-    noise = jax.random.normal(jax.random.fold_in(key, t), z.shape)
-    return process.add_noise(z, jnp.full(len(z), t), noise)
+    shape = (len(images), *process.level_shape(int(process.levels[t])), images.shape[-1])
+    return process.noisy_state(images, t, jax.random.normal(jax.random.fold_in(key, t), shape))
 
 
 def log_likelihoods(

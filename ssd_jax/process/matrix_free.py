@@ -113,16 +113,27 @@ def function_of_gram(
 ) -> Float[Array, "batch *out_shape channels"]:
     """function(M M^T) y by Lanczos with full reorthogonalisation, each image and channel with its own Krylov space.
 
+    Linear in y and self-adjoint, which is how gradients pass: by the same function of the cotangent. They do not go through
+    the iteration, which is not linear in y (nor smooth where it breaks off), nor into what `function` closes over.
+
     Args:
         operator: M.
         function: elementwise on eigenvalues, finite for >= 0.
         y: [batch, *out_shape, channels].
         iterations: matrix products; exact once they reach the number of different eigenvalues.
     """
-    basis, ritz, weights = _lanczos(operator, y, iterations=min(iterations, math.prod(operator.out_shape)))
-    coefficients = jnp.einsum("bij,bj,bj->bi", weights, function(jnp.maximum(ritz, 0)), weights[:, 0], precision="highest")
-    flat = jnp.einsum("bi,bin->bn", coefficients, basis, precision="highest") * _rows(y).norm
-    return _rows(y).restore(flat)
+    iterations = min(iterations, math.prod(operator.out_shape))
+
+    @jax.custom_vjp
+    def apply(y: jax.Array) -> jax.Array:
+        basis, ritz, weights = _lanczos(operator, y, iterations=iterations)
+        values = function(jnp.maximum(ritz, 0))
+        coefficients = jnp.einsum("bij,bj,bj->bi", weights, values, weights[:, 0], precision="highest")
+        flat = jnp.einsum("bi,bin->bn", coefficients, basis, precision="highest") * _rows(y).norm
+        return _rows(y).restore(flat)
+
+    apply.defvjp(lambda y: (apply(y), None), lambda _, cotangent: (apply(cotangent),))
+    return apply(y)
 
 
 def _lanczos(operator, y, *, iterations):

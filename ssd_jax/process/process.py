@@ -226,6 +226,28 @@ class ScaleSpaceProcess:
         t = jnp.expand_dims(t, range(1, z.ndim))
         return jnp.asarray(self.alpha, z.dtype)[t] * z + jnp.asarray(self.sigma, z.dtype)[t] * noise
 
+    def noisy_state(
+        self,
+        x: Float[Array, "_ *fine_spatial channels"],
+        t: int | Int[Array, "batch"],
+        noise: Float[Array, "batch *spatial channels"],
+        *,
+        level: int | None = None,
+        start: int = 0,
+    ) -> Float[Array, "batch *spatial channels"]:
+        """Equation (1) from clean images of any level on: `degrade` to the level of t, then `add_noise`.
+
+        Args:
+            x: sharp images of the level `start`, [batch, ...]; [1, ...] serves the whole batch.
+            t: the timestep of all images, or one each, int [batch], all of one level.
+            noise: eps ~ N(0, I), [batch, *level_shape, channels].
+            level: the level of t, needed where t is an array.
+            start: the level of x, not coarser than that of t.
+        """
+        if level is None:
+            level, t = int(self.levels[t]), jnp.full(len(noise), t)
+        return self.add_noise(jnp.broadcast_to(self.degrade(x, level, start=start), noise.shape), jnp.asarray(t), noise)
+
     def frequency_basis(self, level: int) -> tuple[Float[np.ndarray, "_ _"], ...] | None:
         """Where a process with dissipation is diagonal at `level`: V of one matrix per axis; None without dissipation."""
         return None if self.dissipation is None else tuple(dct_basis(n).T for n in self.level_shape(level))

@@ -3,8 +3,9 @@
 `process` states the equations and gives the coefficients; here they meet the arrays.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -27,6 +28,16 @@ def directions(m, in_range, var_s, var_t, ratio, eta):
     b = in_range * (var_s * (1 - eta**2 * fresh) / var_t) ** 0.5
     noise = (var_s * (1 - in_range * (1 - eta**2 * fresh))) ** 0.5  # var_s - var_t b^2, without rounding
     return b, noise
+
+
+def lift(
+    x: Float[Array, "batch *out_shape channels"],
+    left: tuple[Float[Array | np.ndarray, "_ _"], ...],
+    right: tuple[Float[Array | np.ndarray, "_ _"], ...],
+) -> Float[Array, "batch *in_shape channels"]:
+    """U^T x, zero along the null space of M: coordinates along V, where x meets images of M's in_shape."""
+    padding = [(0, 0), *((0, v.shape[0] - u.shape[0]) for u, v in zip(left, right, strict=True)), (0, 0)]
+    return jnp.pad(along_axes(x, [u.T for u in left]), padding)
 
 
 def up_step(
@@ -53,16 +64,50 @@ def up_step(
         x_s, the shape of z.
     """
     k_x, k_z, *k_earlier, k_n = jnp.moveaxis(coefficients, -1, 0)[..., None]
-    padding = [(0, 0), *((0, v.shape[0] - u.shape[0]) for u, v in zip(left, right, strict=True)), (0, 0)]
 
-    def lift(y):
-        """U^T y, zero along the null space of M."""
-        return jnp.pad(along_axes(y, [u.T for u in left]), padding)
-
-    total = k_x * lift(x) + k_z * along_axes(z, [v.T for v in right]) + k_n * noise
+    total = k_x * lift(x, left, right) + k_z * along_axes(z, [v.T for v in right]) + k_n * noise
     for k, y in zip(k_earlier, earlier, strict=True):
-        total = total + k * lift(y)
+        total = total + k * lift(y, left, right)
     return along_axes(total, right)
+
+
+def from_left(
+    operator: MatrixFreeOperator, function: Callable[[jax.Array], jax.Array], x: Float[Array, "batch *out_shape channels"]
+) -> Float[Array, "batch *out_shape channels"]:
+    """That of which M^T makes V f(m) U^T x, for M = U diag(m) V^T that is only a function: f(sqrt K) / sqrt K x, K = M M^T.
+
+    Args:
+        operator: M.
+        function: f, elementwise on singular values > 0.
+        x: [batch, *out_shape, channels].
+    """
+
+    def scaled(eigenvalue):
+        m = jnp.sqrt(jnp.maximum(eigenvalue, 1e-6 * operator.lambda_max))
+        return function(m) / m
+
+    return function_of_gram(operator, scaled, x)
+
+
+def from_right(
+    operator: MatrixFreeOperator,
+    function: Callable[[jax.Array], jax.Array],
+    outside: Float[Array, ""],
+    z: Float[Array, "batch *in_shape channels"],
+) -> Float[Array, "batch *out_shape channels"]:
+    """That of which M^T, with `outside` z added, makes V f(m) V^T z: (f(sqrt K) - outside) / K M z.
+
+    Args:
+        operator, function: as in `from_left`.
+        outside: the value of f along the null space of M.
+        z: [batch, *in_shape, channels].
+    """
+
+    def scaled(eigenvalue):
+        m = jnp.sqrt(jnp.maximum(eigenvalue, 1e-6 * operator.lambda_max))
+        return (function(m) - outside) / m**2
+
+    return function_of_gram(operator, scaled, operator.apply(z))
 
 
 def matrix_free_up_step(
@@ -83,19 +128,10 @@ def matrix_free_up_step(
         constants: `ScaleSpaceProcess.step_constants`.
     """
     a_s, a_t, var_s, *others = constants
-    smallest = 1e-6 * operator.lambda_max
-
-    def scaled_b(eigenvalue):
-        m = jnp.sqrt(jnp.maximum(eigenvalue, smallest))
-        return directions(m, 1.0, var_s, *others)[0] / m
-
-    def scaled_noise(eigenvalue):
-        m = jnp.sqrt(jnp.maximum(eigenvalue, smallest))
-        return (directions(m, 1.0, var_s, *others)[1] - jnp.sqrt(var_s)) / m**2
-
-    residual = function_of_gram(operator, scaled_b, x - a_t * operator.apply(z))
-    inward = function_of_gram(operator, scaled_noise, operator.apply(noise))
-    return a_s * z + jnp.sqrt(var_s) * noise + operator.adjoint(residual + inward)
+    unseen = jnp.sqrt(var_s)  # k_n along the null space
+    residual = from_left(operator, lambda m: directions(m, 1.0, var_s, *others)[0], x - a_t * operator.apply(z))
+    inward = from_right(operator, lambda m: directions(m, 1.0, var_s, *others)[1], unseen, noise)
+    return a_s * z + unseen * noise + operator.adjoint(residual + inward)
 
 
 def pseudo_inverse(

@@ -66,9 +66,8 @@ def noised(
     if own > level:
         size = "x".join(map(str, process.level_shape(level)))
         raise InputError(f"the plan begins at t = {t} with {size} pixels, which the image has not; start it later")
-    z = process.degrade(images, level, start=own)
-    eps = start_noise(noise, process.num_timesteps, z.shape[1:])
-    return process.add_noise(jnp.broadcast_to(z, eps.shape), jnp.full(len(eps), t), eps)
+    eps = start_noise(noise, process.num_timesteps, (*process.level_shape(level), images.shape[-1]))
+    return process.noisy_state(images, t, eps, start=own)
 
 
 def matching(denoise: Denoise, process: ScaleSpaceProcess, thumbnails: Float[Array, "batch *shape channels"]) -> Denoise:

@@ -48,6 +48,20 @@ def test_lanczos_is_the_function_of_the_dense_matrix():
         assert np.linalg.norm(got - exact) <= tolerance * np.linalg.norm(exact)
 
 
+def test_gradients_do_not_go_through_the_iteration():
+    """f(K) is linear and self-adjoint: its transpose is f(K) too, at any y, also where the iteration breaks off."""
+    operator, w = MatrixFreeOperator(sheared, (8, 8)), jax.random.normal(jax.random.key(1), (2, 4, 8, 1))
+
+    @jax.jit
+    def gradient(y, shift):  # closes over a traced value, as a step of a sampler does
+        return jax.grad(lambda y: jnp.vdot(w, function_of_gram(operator, lambda k: jnp.sqrt(k + shift), y)))(y)
+
+    expected = function_of_gram(operator, lambda k: jnp.sqrt(k + 0.5), w)
+    for y in (0 * w, jnp.ones_like(w), jax.random.normal(jax.random.key(0), w.shape)):
+        np.testing.assert_allclose(gradient(y, 0.5), expected, atol=1e-5)
+        np.testing.assert_allclose(jax.vmap(gradient, (0, None))(y[None], 0.5)[0], expected, atol=1e-5)
+
+
 def test_composition():
     free, separable = MatrixFreeOperator(sheared, (8, 8)), box((4, 8))
     whole = separable @ free

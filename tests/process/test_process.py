@@ -214,6 +214,19 @@ def test_add_noise_and_degrade():
     np.testing.assert_allclose(x[1], process.alpha[90] * z[1] + process.sigma[90], atol=1e-6)
 
 
+def test_noisy_states_begin_at_any_level():
+    process = make_process(CONFIGS[-2])
+    x0, noise = jax.random.normal(jax.random.key(0), (3, 8, 8, 3)), jax.random.normal(jax.random.key(1), (3, 2, 2, 3))
+    whole = process.noisy_state(x0, 95, noise)
+    np.testing.assert_array_equal(whole, process.add_noise(process.degrade(x0, 2), jnp.full(3, 95), noise))
+    np.testing.assert_array_equal(whole, process.noisy_state(process.degrade(x0, 1), 95, noise, start=1))
+    each = process.noisy_state(x0, jnp.array([95, 90, 99]), noise, level=2)
+    for i, t in enumerate((95, 90, 99)):
+        np.testing.assert_allclose(each[i], process.noisy_state(x0, t, noise)[i], atol=1e-6)
+    shared = process.noisy_state(x0[:1], 95, noise)
+    np.testing.assert_allclose(shared[2], process.noisy_state(jnp.tile(x0[:1], (3, 1, 1, 1)), 95, noise)[2], atol=1e-6)
+
+
 def test_invalid_processes():
     levels = np.array([0, 0, 1, 1])
     with pytest.raises(InputError, match=r"from t = 1 to t = 2 is not valid.*1\.5.*at least 0\.4"):
