@@ -21,6 +21,7 @@ from ssd_jax.config import Config, ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.interop.published import model_from_reference
 from ssd_jax.network.denoiser import Denoiser
+from ssd_jax.network.parameterisation import Parameterisation
 from ssd_jax.process.process import make_process
 from ssd_jax.process.stages import Stage
 from ssd_jax.sampling.guidance import clipped
@@ -155,7 +156,7 @@ def same_network(published: Published, config: Config) -> Denoiser:
         num_heads=model.num_heads,
     )
     graphdef, parameters = nnx.split(network)
-    return Denoiser(nnx.to_pure_dict(parameters), graphdef)
+    return Denoiser(nnx.to_pure_dict(parameters), graphdef, Parameterisation())
 
 
 def against_published(path: str, config: Config, repeats: int) -> Tables:

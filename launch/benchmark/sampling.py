@@ -12,6 +12,7 @@ from ssd_jax.analysis.cost import path_cost, plan_cost
 from ssd_jax.config import Config, ModelConfig, ProcessConfig
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.flexi_unet import IMAGE_CHANNELS, FlexiUNet
+from ssd_jax.network.parameterisation import Parameterisation
 from ssd_jax.process.process import ScaleSpaceProcess, make_process
 from ssd_jax.process.stages import Stage
 from ssd_jax.sampling.denoise import Denoise
@@ -43,7 +44,7 @@ def whole_plan(config: ProcessConfig, levels: int) -> Plan:
 def new_denoiser(config: ModelConfig) -> Denoiser:
     """An untrained network."""
     graphdef, parameters = nnx.split(FlexiUNet(config, rngs=nnx.Rngs(0)))
-    return Denoiser(nnx.to_pure_dict(parameters), graphdef)
+    return Denoiser(nnx.to_pure_dict(parameters), graphdef, Parameterisation())
 
 
 def labels(config: ModelConfig, batch: int) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""The denoiser: a network and its parameters as a function denoise(x, t, label, *, stage) -> z_hat.
+"""The denoiser: a network, its parameters and what its output means, as a function denoise(x, t, label, *, stage) -> z_hat.
 
 Samplers, guidance and analytic denoisers all meet at this signature (`sampling.denoise.Denoise`).
 """
@@ -10,23 +10,26 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
 from ssd_jax.network.flexi_unet import FlexiUNet
+from ssd_jax.network.parameterisation import Parameterisation
 from ssd_jax.process.stages import Stage
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Denoiser:
-    """A FlexiUNet that predicts z. A pytree: `parameters` are its leaves.
+    """A FlexiUNet that predicts z, in training and in sampling. A pytree: parameters and tables are its leaves.
 
-    Predictions are the network's own; `guidance` has what may follow: guidance, then clipping to the range of images.
+    Predictions are not clipped; `guidance` has what may follow: guidance, then clipping to the range of images.
 
     Attributes:
         parameters: pure dict of arrays.
         graphdef: the network without its parameters, static (`flax.nnx.split`).
+        parameterisation: what the network is told and what its output means.
     """
 
     parameters: dict
     graphdef: nnx.GraphDef[FlexiUNet] = field(metadata={"static": True})
+    parameterisation: Parameterisation
 
     def __call__(
         self,
@@ -35,6 +38,8 @@ class Denoiser:
         label: Int[Array, "batch"] | None = None,
         *,
         stage: Stage,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "batch height width channels"]:
         """z-hat at stage.out_level.
 
@@ -43,6 +48,10 @@ class Denoiser:
             t: timesteps, [batch].
             label: classes, int [batch], exactly if the network has classes.
             stage: which path of the network to take.
+            train: whether dropout is on.
+            rngs: a source of dropout keys, needed when `train` and dropout > 0.
         """
-        model = nnx.merge(self.graphdef, self.parameters)
-        return model(x, t, label, in_level=stage.in_level, out_level=stage.out_level)
+        network = nnx.merge(self.graphdef, self.parameters)
+        scaled, told = self.parameterisation.inputs(x, t)
+        output = network(scaled, told, label, in_level=stage.in_level, out_level=stage.out_level, train=train, rngs=rngs)
+        return self.parameterisation.z_hat(output, x, t, stage=stage)

@@ -13,6 +13,7 @@ from ssd_jax.config import Config
 from ssd_jax.data import check_classes, make_iterator, make_source
 from ssd_jax.files import images
 from ssd_jax.network.denoiser import Denoiser
+from ssd_jax.network.parameterisation import Parameterisation
 from ssd_jax.process.process import make_process
 from ssd_jax.run import checkpoint
 from ssd_jax.run.trained import Trained
@@ -91,7 +92,7 @@ def _loop(config, workdir, train_step, state, step, iterator, checkpoints, write
             if step % settings.checkpoint_every == 0 or last:
                 checkpoint.save(checkpoints, step, state.as_dict(), iterator.get_state())
             if step % settings.sample_every == 0 or last:
-                trained = Trained(config, process, Denoiser(state.ema, graphdef), step)
+                trained = Trained(config, process, Denoiser(state.ema, graphdef, Parameterisation()), step)
                 _write_samples(trained, workdir / "samples" / f"step_{step:07d}.png")
                 started = time.perf_counter()
 

@@ -12,6 +12,7 @@ from ssd_jax.config import Config
 from ssd_jax.data import make_source
 from ssd_jax.errors import InputError
 from ssd_jax.network.denoiser import Denoiser
+from ssd_jax.network.parameterisation import Parameterisation
 from ssd_jax.process.process import ScaleSpaceProcess, make_process
 from ssd_jax.run import checkpoint
 from ssd_jax.sampling.guidance import Interval, classifier_free, clipped, dynamically_thresholded
@@ -118,8 +119,8 @@ class Trained:
         if not readable:
             raise InputError(f"none of the {num} images drawn from the training data to start from can be read")
         x0 = jnp.asarray(np.stack([(item or readable[0])["image"] for item in items]), jnp.float32) / 127.5 - 1
-        z = process.degrade(x0, process.used_levels[-1])
-        return process.add_noise(z, jnp.full(num, last), noise.draw(process.num_timesteps, z.shape[1:]))
+        shape = (*process.level_shape(process.used_levels[-1]), x0.shape[-1])
+        return process.noisy_state(x0, last, noise.draw(process.num_timesteps, shape))
 
     def iterate(
         self,
@@ -192,4 +193,4 @@ def load(workdir: str | Path) -> Trained:
     config = checkpoint.load_config(Path(workdir))
     graphdef, abstract = training.abstract_model(config.model)
     step, ema = checkpoint.restore_ema(Path(workdir), placed(abstract, replicated(data_mesh())))
-    return Trained(config, make_process(config.process), Denoiser(ema, graphdef), step)
+    return Trained(config, make_process(config.process), Denoiser(ema, graphdef, Parameterisation()), step)

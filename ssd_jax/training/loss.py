@@ -18,7 +18,7 @@ LOSS_WEIGHTINGS = {
 
 
 def stage_loss(
-    model: Callable[..., jax.Array],
+    denoiser: Callable[..., jax.Array],
     process: ScaleSpaceProcess,
     stage: Stage,
     images: Float[Array, "batch h w channels"],
@@ -31,10 +31,12 @@ def stage_loss(
 ) -> Float[Array, ""]:
     """Mean over images of w(SNR_t) |z_hat - z_s|^2 / dim, with t uniform in the stage and s = max(t - 1, 0).
 
-    The target is the clean image at stage.out_level, where x_s lives; the SNR is that of x_t.
+    The target is the clean image at stage.out_level, where x_s lives; the SNR is that of x_t. z_hat is affine in the
+    network's output F, so that this is also w |C_out (F - F*)|^2 / dim with F* = `Parameterisation.target`: whatever a
+    network predicts, its loss is the error of z, and losses can be compared.
 
     Args:
-        model: the network, or any function with the signature of `FlexiUNet.__call__`; dropout is on.
+        denoiser: what is trained, or any function with the signature of `Denoiser.__call__`; dropout is on.
         images: x_0, float32 [batch, *process.shape, channels] in [-1, 1].
         label: classes, int [batch], or None.
         key: for timesteps, noise, dropout and label dropout.
@@ -48,18 +50,11 @@ def stage_loss(
     time_key, noise_key, dropout_key, label_key = jax.random.split(key, 4)
     t = jax.random.randint(time_key, images.shape[:1], stage.t_min, stage.t_max + 1)
     target = process.degrade(images, stage.out_level)
-    z = process.degrade(target, stage.in_level, start=stage.out_level)
-    x = process.add_noise(z, t, jax.random.normal(noise_key, z.shape, z.dtype))
+    shape = (len(images), *process.level_shape(stage.in_level), images.shape[-1])
+    noise = jax.random.normal(noise_key, shape, images.dtype)
+    x = process.noisy_state(target, t, noise, level=stage.in_level, start=stage.out_level)
     if label is not None and null_label is not None:
         label = jnp.where(jax.random.bernoulli(label_key, label_dropout, label.shape), null_label, label)
-    predicted = model(
-        x,
-        t,
-        label,
-        in_level=stage.in_level,
-        out_level=stage.out_level,
-        train=True,
-        rngs=nnx.Rngs(dropout=dropout_key),
-    )
+    predicted = denoiser(x, t, label, stage=stage, train=True, rngs=nnx.Rngs(dropout=dropout_key))
     weight = LOSS_WEIGHTINGS[weighting](jnp.exp(jnp.asarray(process.log_snr, jnp.float32))[t])
     return jnp.mean(weight * jnp.mean(jnp.square(predicted - target), axis=(1, 2, 3)))

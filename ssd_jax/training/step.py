@@ -19,7 +19,9 @@ from tqdm import tqdm
 
 from ssd_jax.config import Config, ModelConfig, TrainConfig
 from ssd_jax.errors import InputError
+from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.flexi_unet import FlexiUNet
+from ssd_jax.network.parameterisation import Parameterisation
 from ssd_jax.process.process import make_process
 from ssd_jax.process.stages import Stage, make_stages, pick_stage, split_batch, stage_probabilities
 from ssd_jax.sharding import put_batch, replicated, split_along_batch
@@ -167,9 +169,9 @@ def compile_train_step(config: Config, mesh: jax.sharding.Mesh) -> TrainStep:
     def loss(stage: Stage, parameters: Tree, batch: dict[str, jax.Array], step: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(train.seed), step), stages.index(stage))
         images = batch["image"].astype(jnp.float32) / 127.5 - 1
-        model = nnx.merge(graphdef, parameters)
+        denoiser = Denoiser(parameters, graphdef, Parameterisation())
         dropping: Any = {"label_dropout": config.model.label_dropout, "null_label": config.model.null_label}
-        return stage_loss(model, process, stage, images, batch.get("label"), key, train.loss_weighting, **dropping)
+        return stage_loss(denoiser, process, stage, images, batch.get("label"), key, train.loss_weighting, **dropping)
 
     def add_gradient(stage: Stage, parameters: Tree, total: Tree, batch: dict[str, jax.Array], step: jax.Array):
         value, gradient = jax.value_and_grad(partial(loss, stage))(parameters, batch, step)

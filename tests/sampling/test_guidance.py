@@ -1,5 +1,6 @@
 """Label dropout, guidance and thresholding."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -12,6 +13,7 @@ from ssd_jax.config import ModelConfig, ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.flexi_unet import FlexiUNet
+from ssd_jax.network.parameterisation import Parameterisation
 from ssd_jax.process.process import make_process
 from ssd_jax.process.stages import make_stages
 from ssd_jax.sampling.guidance import autoguidance, classifier_free, clipped, dynamically_thresholded
@@ -41,7 +43,7 @@ def network():
     graphdef, state = nnx.split(nnx.eval_shape(lambda: FlexiUNet(config, rngs=nnx.Rngs(0))))
     rng = np.random.default_rng(0)
     noise = jax.tree.map(lambda p: jnp.asarray(0.2 * rng.standard_normal(p.shape, np.float32)), nnx.to_pure_dict(state))
-    return Denoiser(noise, graphdef)
+    return Denoiser(noise, graphdef, Parameterisation())
 
 
 def test_scale_1_changes_nothing(network):
@@ -155,8 +157,8 @@ def test_the_null_class_is_one_more_row_and_trains(network):
     @jax.jit
     @jax.grad
     def gradient(parameters):
-        model, label, key = nnx.merge(network.graphdef, parameters), jnp.zeros(4, int), jax.random.key(2)
-        return stage_loss(model, process, stage, X, label, key, "constant", label_dropout=0.5, null_label=NULL)
+        denoiser, label, key = replace(network, parameters=parameters), jnp.zeros(4, int), jax.random.key(2)
+        return stage_loss(denoiser, process, stage, X, label, key, "constant", label_dropout=0.5, null_label=NULL)
 
     rows = gradient(network.parameters)["embed_label"]["embedding"]
     assert (jnp.abs(rows).max(axis=1) > 0).tolist() == [True, False, False, True]

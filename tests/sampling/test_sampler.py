@@ -14,6 +14,7 @@ from ssd_jax.config import ModelConfig, ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.flexi_unet import FlexiUNet
+from ssd_jax.network.parameterisation import Parameterisation
 from ssd_jax.process.matrix_free import MatrixFreeOperator
 from ssd_jax.process.process import ScaleSpaceProcess, make_process
 from ssd_jax.sampling import parts
@@ -104,7 +105,7 @@ def tiny_denoiser() -> Denoiser:
     graphdef, state = nnx.split(nnx.eval_shape(lambda: FlexiUNet(config, rngs=nnx.Rngs(0))))
     rng = np.random.default_rng(1)
     noise = jax.tree.map(lambda p: jnp.asarray(0.3 * rng.standard_normal(p.shape, np.float32)), nnx.to_pure_dict(state))
-    return Denoiser(noise, graphdef)
+    return Denoiser(noise, graphdef, Parameterisation())
 
 
 def test_images_depend_on_key_and_index_only():
@@ -124,7 +125,7 @@ def test_one_program_per_stage_whatever_the_steps():
     up.clear_cache()
     for solver, num_steps in (("ddim", 5), ("ancestral", 9), ("dpmpp_2m", 8), ("dpmpp_2m_sde", 200)):
         sample(denoiser, plan_steps(PROCESS, solver=solver, num_steps=num_steps), jax.random.key(num_steps), 4)
-    other = Denoiser(jax.tree.map(lambda p: 2 * p, denoiser.parameters), denoiser.graphdef)
+    other = Denoiser(jax.tree.map(lambda p: 2 * p, denoiser.parameters), denoiser.graphdef, Parameterisation())
     sample(other, plan_steps(PROCESS, num_steps=7, eta=0.5), jax.random.key(0), 4)
     assert stay._cache_size() == 2 and up._cache_size() == 1
 

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from ssd_jax.config import TrainConfig
 from ssd_jax.errors import InputError
+from ssd_jax.network.denoiser import Denoiser
+from ssd_jax.network.parameterisation import Parameterisation
 from ssd_jax.process.process import make_process
 from ssd_jax.process.stages import make_stages, pick_stage, stage_probabilities
 from ssd_jax.training.loss import stage_loss
@@ -41,9 +42,9 @@ def single():
     return config, compile_train_step(config, mesh_of(1))
 
 
-def oracle(x, t, label, *, in_level, out_level, train, rngs):
+def oracle(x, t, label, *, stage, train, rngs):
     """Is wrong by a half everywhere, for images of 0.5."""
-    return jnp.ones((x.shape[0], 8 >> out_level, 8 >> out_level, 3))
+    return jnp.ones((x.shape[0], 8 >> stage.out_level, 8 >> stage.out_level, 3))
 
 
 @pytest.mark.parametrize("weighting", ["min_snr", "snr", "constant"])
@@ -101,9 +102,9 @@ def test_mixed_gradient_is_the_probability_weighted_sum_of_the_stages(mixed, mes
         total, _ = step.gradients[stage](state.parameters, total, {"image": jnp.asarray(part)}, state.step)
 
         def loss(parameters, stage=stage, part=part, i=i):
-            model = nnx.merge(graphdef, parameters)
+            denoiser = Denoiser(parameters, graphdef, Parameterisation())
             images = jnp.asarray(part, jnp.float32) / 127.5 - 1
-            return stage_loss(model, process, stage, images, None, jax.random.fold_in(key, i), "min_snr")
+            return stage_loss(denoiser, process, stage, images, None, jax.random.fold_in(key, i), "min_snr")
 
         gradient = jax.tree.map(lambda g, i=i: probabilities[i] * g, jax.jit(jax.grad(loss))(state.parameters))
         expected = gradient if expected is None else jax.tree.map(jnp.add, expected, gradient)

@@ -1,0 +1,265 @@
+"""What the output of a network means: the one maker of z-hat, and of training targets.
+
+Along V, an orthonormal basis of the sharp image z at stage.out_level, a state is y_i = g_i z_i + sigma eps_i. The y are its
+own coordinates U^T x, and 0 in the null space of what leads from z to the state, where g = 0:
+
+    stay                the pixels,                           g = a_t
+    stay under blur     U = V the DCT,                        g = a_t exp(-tau_t rate_i)
+    up-step             M = U diag(m) V^T between the levels, g = a_t m
+
+A parameterisation is a pair of functions of (g, sigma) in these directions. The network's output F means
+
+    z_hat = V (c_skip U^T x + c_out V^T F),    F = network(c_in x, c_noise)
+
+so that x enters through V U^T, as in equation (6) with eta = 0, and meets z at one size.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num
+
+from ssd_jax.errors import InputError, check_name
+from ssd_jax.process.matrix_free import MatrixFreeOperator
+from ssd_jax.process.operators import along_axes, heat_rate_grid
+from ssd_jax.process.process import ScaleSpaceProcess
+from ssd_jax.process.reverse import from_left, from_right, lift
+from ssd_jax.process.stages import Stage, make_stages
+
+Coefficients = Callable[[Any, Any, Any], tuple[Any, Any]]
+
+
+def v(g, sigma, variance):
+    """F* = (g eps - sigma z) / sqrt(g^2 + sigma^2) (Salimans & Ho 2022, for any g); -z where x tells nothing."""
+    total = g**2 + sigma**2
+    return g / total, -sigma / total**0.5
+
+
+# c_skip and c_out of (g, sigma, variance of the sharp image's pixels), elementwise; c_out is nowhere 0. None: F is z-hat.
+PARAMETERISATIONS: dict[str, Coefficients | None] = {"x0": None, "v": v}
+
+
+def log_snr(process: ScaleSpaceProcess) -> Float[np.ndarray, "timesteps"]:
+    """`ScaleSpaceProcess.image_log_snr`, 20 .. -20 as 0 .. 1000: the range that embeddings of timesteps are made for.
+
+    The state's own log-SNR would not tell timesteps apart: averaging raises it, so that a state of level 1 has that of some
+    state of level 0, and a network that resizes the one to the size of the other takes both the same way.
+    """
+    return 25 * (20 - process.image_log_snr.clip(-20, 20))
+
+
+# c_noise of every timestep, [T]. None: t itself.
+CONDITIONINGS: dict[str, Callable[[ScaleSpaceProcess], np.ndarray] | None] = {"timestep": None, "log_snr": log_snr}
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """What the network is told and what its output means.
+
+    Attributes:
+        parameterisation: a key of PARAMETERISATIONS.
+        conditioning: a key of CONDITIONINGS.
+    """
+
+    parameterisation: str = "x0"
+    conditioning: str = "timestep"
+
+    def __post_init__(self):
+        check_name("denoiser.parameterisation", self.parameterisation, PARAMETERISATIONS)
+        check_name("denoiser.conditioning", self.conditioning, CONDITIONINGS)
+
+
+@dataclass(frozen=True)
+class DataStatistics:
+    """What parameterisations need to know of the data; measured by `data.statistics.measure_statistics`.
+
+    Attributes:
+        variances: of the pixels of z_t, all images, pixels and channels together, for every t, [T].
+    """
+
+    variances: tuple[float, ...]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SeparableDirections:
+    """Directions that are products of those of the axes.
+
+    Attributes:
+        left, right: U and V, one matrix per axis; () for the pixels themselves.
+        gains: g / a_t, [*shape, 1] or a scalar; of a stay under blur the decay rates.
+        times: of a stay under blur, tau_t, [T].
+    """
+
+    left: tuple[Any, ...]
+    right: tuple[Any, ...]
+    gains: Any
+    times: Any = None
+
+    def apply(self, skip: Callable, x: jax.Array, out: Callable, f: jax.Array, t: Any) -> jax.Array:
+        """V (skip(g / a_t) U^T x + out(g / a_t) V^T f)."""
+        gains = jnp.asarray(self.gains, x.dtype)
+        if self.times is not None:
+            gains = jnp.exp(-jnp.asarray(self.times, x.dtype)[t] * gains)
+        y = lift(x, self.left, self.right) if self.left else x
+        return along_axes(skip(gains) * y + out(gains) * along_axes(f, [v.T for v in self.right]), self.right)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MatrixFreeDirections:
+    """The singular directions of an operator that is only a function, compared by identity."""
+
+    operator: MatrixFreeOperator = field(metadata={"static": True})
+
+    def apply(self, skip: Callable, x: jax.Array, out: Callable, f: jax.Array, t: Any) -> jax.Array:
+        """As `SeparableDirections.apply`."""
+        unseen = out(jnp.zeros((), x.dtype))
+        inward = from_left(self.operator, skip, x) + from_right(self.operator, out, unseen, f)
+        return unseen * f + self.operator.adjoint(inward)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Parameterisation:
+    """What a network is told, and what it means. A pytree: the tables are leaves, float64 on the host.
+
+    Without arguments: the network is given x and t, and its output is z-hat.
+
+    Attributes:
+        coefficients: one of PARAMETERISATIONS, static.
+        directions: those of each (in_level, out_level) of a stage.
+        alpha, sigma: a_t and sigma_t, [T].
+        data_variance: of the pixels of the sharp image of each level.
+        c_in: [T], or None for 1.
+        c_noise: [T], or None for t.
+    """
+
+    coefficients: Coefficients | None = field(default=None, metadata={"static": True})
+    directions: Mapping[tuple[int, int], SeparableDirections | MatrixFreeDirections] = field(default_factory=dict)
+    alpha: Any = None
+    sigma: Any = None
+    data_variance: Any = None
+    c_in: Any = None
+    c_noise: Any = None
+
+    def inputs(
+        self, x: Float[Array, "batch *spatial channels"], t: Num[Array, "batch"]
+    ) -> tuple[Float[Array, "batch *spatial channels"], Num[Array, "batch"]]:
+        """What the network is told of states x at t, [batch]: c_in x, of variance 1 a pixel, and c_noise."""
+        if self.c_in is not None:
+            x = jnp.asarray(self.c_in, x.dtype)[_per_image(t, x)] * x
+        return x, t if self.c_noise is None else jnp.asarray(self.c_noise, x.dtype)[t]
+
+    def z_hat(
+        self,
+        output: Float[Array, "batch *out_spatial channels"],
+        x: Float[Array, "batch *in_spatial channels"],
+        t: Num[Array, "batch"],
+        *,
+        stage: Stage,
+    ) -> Float[Array, "batch *out_spatial channels"]:
+        """z-hat from the network's output F, affine in it.
+
+        Args:
+            output: F, at stage.out_level.
+            x: the states, not scaled, at stage.in_level.
+            t: timesteps, int [batch], of the stage.
+            stage: the stage.
+        """
+        if self.coefficients is None:
+            return output
+        return self._apply(lambda skip, out: skip, x, lambda skip, out: out, output, t, stage)
+
+    def target(
+        self,
+        z: Float[Array, "batch *out_spatial channels"],
+        x: Float[Array, "batch *in_spatial channels"],
+        t: Num[Array, "batch"],
+        *,
+        stage: Stage,
+    ) -> Float[Array, "batch *out_spatial channels"]:
+        """F*, the output whose z-hat is z: what a network learns to predict, z the sharp image. Arguments as of `z_hat`."""
+        if self.coefficients is None:
+            return z
+        return self._apply(lambda skip, out: -skip / out, x, lambda skip, out: 1 / out, z, t, stage)
+
+    def _apply(self, of_x: Callable, x: jax.Array, of_f: Callable, f: jax.Array, t: jax.Array, stage: Stage) -> jax.Array:
+        """V (of_x U^T x + of_f V^T f), both functions of (c_skip, c_out)."""
+        at = stage.t_min if stage.is_up else _per_image(t, x)  # an up-step has one t
+        alpha, sigma = (jnp.asarray(table, x.dtype)[at] for table in (self.alpha, self.sigma))
+        variance, coefficients = jnp.asarray(self.data_variance, x.dtype)[stage.out_level], self.coefficients
+        assert coefficients is not None
+
+        def along(choice: Callable) -> Callable:
+            return lambda gain: choice(*coefficients(alpha * gain, sigma, variance))
+
+        return self.directions[stage.in_level, stage.out_level].apply(along(of_x), x, along(of_f), f, at)
+
+
+def _per_image(t: jax.Array, x: jax.Array) -> jax.Array:
+    """t, [batch], as [batch, 1, .., 1] for images x."""
+    return jnp.expand_dims(t, range(1, x.ndim))
+
+
+def make_parameterisation(
+    config: DenoiserConfig, process: ScaleSpaceProcess, statistics: DataStatistics | None = None
+) -> Parameterisation:
+    """The parameterisation of a config.
+
+    Args:
+        config: names of the registries.
+        process: of the states.
+        statistics: of the data, for that process; "x0" needs none.
+
+    Raises:
+        InputError: if statistics are missing or of another process, or the conditioning cannot tell the timesteps apart.
+    """
+    conditioning, coefficients = CONDITIONINGS[config.conditioning], PARAMETERISATIONS[config.parameterisation]
+    c_noise = None if conditioning is None else conditioning(process)
+    if c_noise is not None and (np.diff(c_noise) == 0).any():
+        t = int(np.argmax(np.diff(c_noise) == 0))
+        raise InputError(
+            f"denoiser.conditioning is {config.conditioning!r}, but that cannot tell t = {t} from t = {t + 1} of this "
+            'process; take "timestep"'
+        )
+    if coefficients is None:
+        return Parameterisation(c_noise=c_noise)
+    if statistics is None:
+        raise InputError(
+            f"denoiser.parameterisation is {config.parameterisation!r}, which needs statistics of the data: give those "
+            "that the run keeps, or measure_statistics(images, process)"
+        )
+    if len(statistics.variances) != process.num_timesteps:
+        raise InputError(
+            f"the statistics are of {len(statistics.variances)} timesteps, but the process has {process.num_timesteps}; "
+            "give those of this process, measure_statistics(images, process)"
+        )
+    variances = np.array(statistics.variances)
+    return Parameterisation(
+        coefficients,
+        {(stage.in_level, stage.out_level): _directions(process, stage) for stage in make_stages(process)},
+        process.alpha,
+        process.sigma,
+        np.array([variances[process.first_timestep(level)] for level in range(process.num_levels)]),
+        (process.alpha**2 * variances + process.sigma**2) ** -0.5,
+        c_noise,
+    )
+
+
+def _directions(process: ScaleSpaceProcess, stage: Stage) -> SeparableDirections | MatrixFreeDirections:
+    """Where the states of a stage are diagonal."""
+    if stage.is_up:
+        operator = process.level_operators[stage.in_level]
+        if isinstance(operator, MatrixFreeOperator):
+            return MatrixFreeDirections(operator)
+        return SeparableDirections(operator.left, operator.right, operator.singular_values[..., None])
+    basis = process.frequency_basis(stage.in_level)
+    if basis is None:
+        return SeparableDirections((), (), np.ones(()))
+    rates = heat_rate_grid(process.level_shape(stage.in_level), process.shape)
+    return SeparableDirections(basis, basis, rates[..., None], process.blur_times)
