@@ -27,13 +27,13 @@ TINY = [
 
 def launch(*arguments: str, devices: int = 1, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Runs `python -m *arguments` in a folder, on so many fake devices."""
-    return run([sys.executable, "-m", *arguments], devices=devices, folder=folder, PYTHONPATH=str(ROOT))
+    flags = f"{FAST_COMPILE} --xla_force_host_platform_device_count={devices}"
+    return run([sys.executable, "-m", *arguments], folder=folder, PYTHONPATH=str(ROOT), XLA_FLAGS=flags)
 
 
 def run(
-    command: list[str], *, devices: int = 1, folder: Path = ROOT, **environment: str
+    command: list[str], *, folder: Path = ROOT, timeout: float = TIMEOUT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs any command in a folder, on so many fake devices."""
-    flags = f"{FAST_COMPILE} --xla_force_host_platform_device_count={devices}"
-    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **environment}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=TIMEOUT)
+    """Runs any command in a folder, on CPU."""
+    env = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", **environment}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=timeout)

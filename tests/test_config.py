@@ -9,6 +9,7 @@ from ssd_jax.process.process import make_process
 
 
 @pytest.mark.parametrize("name", shipped())
+@pytest.mark.smoke
 def test_every_shipped_config_is_valid(name):
     config = from_config_dict(load_config(name))
     make_process(config.process)

@@ -100,6 +100,7 @@ def test_a_folder_of_corrupt_images_is_an_error(tmp_path):
         next(make_iterator(FolderSource(str(tmp_path), 8), batch_size=1, seed=0, flip=False))
 
 
+@pytest.mark.smoke
 def test_iterator_shuffles_repeats_and_resumes(folder):
     source = FolderSource(str(folder), 8)
 

@@ -50,6 +50,7 @@ def imported(name: str, num_levels: int):
     [(PLAIN, *path) for path in ((0, 0), (1, 1), (2, 2), (1, 0), (2, 1))]
     + [(CONDITIONAL, *path) for path in ((0, 0), (1, 1), (1, 0))],
 )
+@pytest.mark.smoke
 def test_network_is_the_published_one(name, in_level, out_level):
     path = f"stay{32 >> in_level}" if in_level == out_level else f"up{32 >> in_level}to{32 >> out_level}"
     x, t, out = (jnp.asarray(reference(name)[f"{path}/{key}"]) for key in ("x", "t", "out"))

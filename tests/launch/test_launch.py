@@ -40,6 +40,7 @@ def test_quickstart_leaves_pictures_and_says_where(quickstart):
     assert "100%" in result.stderr and "Traceback" not in result.stderr
 
 
+@pytest.mark.smoke
 def test_train_goes_on_and_sample_repeats_itself(quickstart, tmp_path):
     workdir, _ = quickstart
     more = [*TINY, "--config.train.steps=5"]

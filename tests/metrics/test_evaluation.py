@@ -29,6 +29,7 @@ def cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
+@pytest.mark.smoke
 def test_images_against_themselves(cache):
     reference = measure_reference([PIXELS], batches(IMAGES), data="noise", shape=(4, 4))
     results = evaluate([PIXELS], batches(IMAGES), reference)

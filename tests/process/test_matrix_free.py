@@ -20,6 +20,7 @@ def as_matrix(operator):
     return np.asarray(columns, np.float64).reshape(columns.shape[0], -1).T
 
 
+@pytest.mark.smoke
 def test_apply_and_adjoint():
     operator = MatrixFreeOperator(sheared, (8, 6))
     assert operator.out_shape == (4, 6)

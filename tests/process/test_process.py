@@ -109,6 +109,7 @@ def test_ddim_draws_fresh_noise_only_in_the_null_space(config):
     np.testing.assert_allclose(dense(operator) @ j, 0, atol=2e-6)
 
 
+@pytest.mark.smoke
 def test_one_level_is_ddpm_and_ddim():
     process = make_process(ProcessConfig(image_size=8, num_levels=1))
     beta = np.linspace(1e-4, 0.02, 1000)
@@ -128,6 +129,7 @@ def test_one_level_is_ddpm_and_ddim():
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.smoke
 def test_preserve_keeps_coarse_snr_and_ends_in_the_prior(operator):
     process = make_process(ProcessConfig(image_size=16, num_levels=4, operator=operator))  # valid: (3) is checked
     assert (np.diff(process.image_log_snr) < 0).all()

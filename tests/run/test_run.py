@@ -55,6 +55,7 @@ def test_a_run_leaves_what_it_promises(run):
     assert list(workdir.glob("events.out.tfevents.*"))
 
 
+@pytest.mark.smoke
 def test_resuming_is_bit_equal_to_not_stopping(run, tmp_path):
     config, whole = run
     ssd_jax.train(replace(config, train=replace(config.train, steps=2)), tmp_path)

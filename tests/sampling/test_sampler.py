@@ -40,6 +40,7 @@ def covariance_of(images: jax.Array) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("solver", "num_steps"), [("ddim", 20), ("ancestral", 200), ("dpmpp_2m", 8), ("dpmpp_2m_sde", 12)])
+@pytest.mark.smoke
 def test_samples_have_the_covariance_of_the_plan(solver, num_steps):
     plan = plan_steps(PROCESS, solver=solver, num_steps=num_steps)
     drawn = covariance_of(sample(DATA.denoise, plan, jax.random.key(0), 8192))

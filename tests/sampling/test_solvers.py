@@ -18,6 +18,7 @@ PROCESS = make_process(ProcessConfig(image_size=8, num_levels=3))
 ONE_LEVEL = make_process(ProcessConfig(image_size=8, num_levels=1))
 
 
+@pytest.mark.smoke
 def test_one_level_equals_the_published_dpm_solver():
     """Lu et al. 2022, equation for DPM-Solver++(2M), and its SDE form, with lambda = log(a / sigma)."""
     a, sigma = ONE_LEVEL.alpha, ONE_LEVEL.sigma

@@ -48,6 +48,7 @@ def oracle(x, t, label, *, stage, train, rngs):
 
 
 @pytest.mark.parametrize("weighting", ["min_snr", "snr", "constant"])
+@pytest.mark.smoke
 def test_loss_is_the_weighted_squared_error(weighting):
     process = make_process(tiny_config().process)
     snr = np.exp(process.log_snr)
