@@ -53,7 +53,7 @@ def main() -> None:
     def row(start: str, by: str, draw: Draw) -> report.Row:
         drawn = [np.asarray(to_uint8(draw(first))) for first in range(0, NUM.value, BATCH.value)]
         found = evaluate(feature_sets, lambda: drawn, reference)
-        return {"from": start, "drawn by": by} | {name: values["frechet_relative"] for name, values in found.items()}
+        return {"from": start, "drawn by": by} | {each.name: found[each.name]["frechet_relative"] for each in feature_sets}
 
     print(report.plain([row(*each) for each in tqdm(contestants(ours, baseline, real), "contestants")]))
 

@@ -134,7 +134,7 @@ def test_experiment(tmp_path):
     experiment = ["launch.studies.experiment", f"--out={tmp_path}/runs", "--ancestral_num=8", *tiny]
     result = launch(*experiment)
     assert result.returncode == 0, result.stderr
-    assert "| preserve | 1 |" in result.stdout and "ancestral, 20 calls, 8 images" in result.stdout
+    assert re.search(r"\| preserve +\| +1 \|", result.stdout) and "ancestral, 20 calls, 8 images" in result.stdout
     for name in ("results.json", "results.md", "results.png", "grid.png", "preserve-seed0/config.json"):
         assert (tmp_path / "runs" / name).is_file()
     record = json.loads((tmp_path / "runs" / "results.json").read_text())
@@ -156,7 +156,7 @@ def test_experiment(tmp_path):
     handover = ["launch.studies.handover", f"--baseline={runs[1]}", "--num=24", "--batch=16"]
     result = launch(*handover, f"--workdir={runs[0]}")
     assert result.returncode == 0, result.stderr
-    rows = [re.split(r"\s{2,}", line.strip()) for line in result.stdout.splitlines()[1:]]
+    rows = [columns(line) for line in result.stdout.splitlines()[1:]]
     assert [row[1] for row in rows] == ["ours", "baseline", "ours, baseline", "ours, baseline", "baseline"]
     found = {name: json.loads(path.read_text())["metrics"] for name, path in zip(("ours", "baseline"), drawn, strict=True)}
     for row in rows[:2]:  # from noise the samplers are the experiment's
@@ -165,6 +165,41 @@ def test_experiment(tmp_path):
     assert result.returncode == 2 and "must be of several levels" in result.stderr
     result = launch(*experiment, "--variants=presrve")
     assert result.returncode == 2 and "variant" in result.stderr and "preserve" in result.stderr
+
+
+def columns(line: str) -> list[str]:
+    """The cells of a line of a table, as it is laid out for the terminal."""
+    return re.split(r"\s{2,}", line.strip())
+
+
+def test_what_is_known_before_training_comes_as_tables(tmp_path):
+    config = ["--config=configs/openmoji32.py", *TINY, "--spectrum=natural"]
+    result = launch("launch.analyze", *config, "--steps=10", f"--out={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("stage"))
+    assert [columns(line)[0] for line in lines[head + 1 : head + 4]] == ["stay1", "up1to0", "stay0"]
+    assert all(len(columns(line)) == len(columns(lines[head])) for line in lines[head : head + 4])
+    (found,) = (columns(line) for line in lines if line.startswith("this process"))
+    assert len(found) == 6 and 0 < float(found[1]) < 1.1  # of 0, 1, 2, 3-4 and (on the diagonal) 5-8 cycles
+    assert (tmp_path / "analysis.json").is_file() and (tmp_path / "analysis.png").is_file()
+    result = launch("launch.optimize", *config, "--flops=5", "--boundaries")
+    assert result.returncode == 0, result.stderr
+    rows = [columns(line) for line in result.stdout.splitlines()[:4]]
+    assert [row[0] for row in rows] == ["plan", "spacing 'log_snr'", "spacing 'optimal'", "optimal boundaries"]
+    assert all(float(row[-1]) <= 5 for row in rows[1:])
+    assert result.stdout.count("stage  resolution") == 3 and "timesteps: 19," in result.stdout
+
+
+def test_gaussian_error(tmp_path):
+    result = launch("launch.studies.gaussian_error", "--size=8", "--steps=20", f"--out={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    rows = [line.split("|")[1:-1] for line in (tmp_path / "gaussian_error.md").read_text().splitlines() if line[:1] == "|"]
+    measured = json.loads((tmp_path / "gaussian_error.json").read_text())
+    assert len(rows) == 2 + len(measured) and rows[2][2].strip() == "-"  # one level has no operator
+    for row, process in zip(rows[2:], measured, strict=True):
+        assert float(row[6]) == pytest.approx(process["ancestral"]["relative_error"], rel=1e-3)
+    assert (tmp_path / "gaussian_error.png").is_file()
 
 
 @pytest.mark.parametrize(
