@@ -7,7 +7,7 @@ python -m launch.benchmark --config configs/benchmark64.py
 
 from ml_collections import ConfigDict
 
-from ssd_jax.config import Config, ModelConfig, ProcessConfig, SampleConfig, TrainConfig, to_config_dict
+from ssd_jax.config import Config, FlexiUNetConfig, ProcessConfig, SampleConfig, TrainConfig, to_config_dict
 
 
 def get_config() -> ConfigDict:
@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
         Config(
             # Resolution falls where natural images lose less than 0.0015 nats per pixel; the table of errors has the price.
             process=ProcessConfig(image_size=64, num_levels=4, resolution_schedule="information", tolerance=1.5e-3),
-            model=ModelConfig(widths=(32, 64, 64, 64), num_res_blocks=1, attention_levels=(2, 3)),
+            model=FlexiUNetConfig(widths=(32, 64, 64, 64), num_res_blocks=1, attention_levels=(2, 3)),
             train=TrainConfig(batch_size=64),
             sample=SampleConfig(num=16),
         )

@@ -8,7 +8,7 @@ run takes about five minutes on two idle CPU cores. docs/results.md has what cam
 
 from ml_collections import ConfigDict
 
-from ssd_jax.config import Config, DataConfig, ModelConfig, ProcessConfig, TrainConfig, to_config_dict
+from ssd_jax.config import Config, DataConfig, FlexiUNetConfig, ProcessConfig, TrainConfig, to_config_dict
 
 
 def get_config() -> ConfigDict:
@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
             data=DataConfig(source="openmoji", balance=True),
             # The resolution falls where it loses less than 0.001 nats per pixel, by the spectrum of natural images.
             process=ProcessConfig(image_size=32, num_levels=4, resolution_schedule="information", tolerance=1e-3),
-            model=ModelConfig(widths=(24, 48, 64, 64), attention_levels=(2, 3), num_classes=8, label_dropout=0.1),
+            model=FlexiUNetConfig(widths=(24, 48, 64, 64), attention_levels=(2, 3), num_classes=8, label_dropout=0.1),
             train=TrainConfig(
                 steps=1500,
                 batch_size=32,

@@ -9,7 +9,7 @@ plain flags; more steps make better emoji.
 
 from ml_collections import ConfigDict
 
-from ssd_jax.config import Config, DataConfig, ModelConfig, ProcessConfig, SampleConfig, TrainConfig, to_config_dict
+from ssd_jax.config import Config, DataConfig, FlexiUNetConfig, ProcessConfig, SampleConfig, TrainConfig, to_config_dict
 
 
 def get_config() -> ConfigDict:
@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
         Config(
             data=DataConfig(source="openmoji", balance=True),
             process=ProcessConfig(image_size=32, num_levels=3, resolution_schedule="convex_decay", gamma=1.2),
-            model=ModelConfig(widths=(24, 48, 64), attention_levels=(2,), num_classes=8, label_dropout=0.1),
+            model=FlexiUNetConfig(widths=(24, 48, 64), attention_levels=(2,), num_classes=8, label_dropout=0.1),
             train=TrainConfig(
                 steps=1700,
                 batch_size=16,  # 6, 4 and 4 for the levels, 1 for each up-step; XLA's CPU convolutions are slow on 3 or 7
@@ -29,6 +29,6 @@ def get_config() -> ConfigDict:
                 sample_every=1700,
                 checkpoint_every=200,
             ),
-            sample=SampleConfig(solver="dpmpp_2m_sde", steps=30, guidance=2.0),
+            sample=SampleConfig(solver="dpmpp_2m_sde", num_steps=30, guidance=2.0),
         )
     )

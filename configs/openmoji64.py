@@ -7,7 +7,7 @@ Eight classes, with label dropout for guidance. Sized for a GPU with 24 GB or mo
 
 from ml_collections import ConfigDict
 
-from ssd_jax.config import Config, DataConfig, ModelConfig, ProcessConfig, TrainConfig, to_config_dict
+from ssd_jax.config import Config, DataConfig, FlexiUNetConfig, ProcessConfig, TrainConfig, to_config_dict
 
 
 def get_config() -> ConfigDict:
@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
         Config(
             data=DataConfig(source="openmoji", balance=True),
             process=ProcessConfig(image_size=64, num_levels=4, resolution_schedule="convex_decay", gamma=0.5),
-            model=ModelConfig(
+            model=FlexiUNetConfig(
                 widths=(128, 256, 256, 256),
                 num_res_blocks=2,
                 attention_levels=(2, 3),

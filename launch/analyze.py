@@ -1,6 +1,6 @@
 """What a process can do before anything is trained: information, cost and exact error of a config, stage by stage.
 
-python -m launch.analyze --config configs/openmoji32.py [--solver ancestral --steps 1000 --spectrum natural --out DIR]
+python -m launch.analyze --config configs/openmoji32.py [--solver ancestral --num_steps 1000 --spectrum natural --out DIR]
 
 Measures the spectrum of the data, then prints what each stage knows and costs, the error that sampling makes with the best
 denoiser of Gaussian data of that spectrum, and the resolution schedule that the spectrum allows, ready to paste. With --out
@@ -20,7 +20,8 @@ from ssd_jax.analysis.error import GaussianError, StageInformation, gaussian_err
 from ssd_jax.config import Config, ProcessConfig
 from ssd_jax.data import image_batches, make_source
 from ssd_jax.files.paths import write_atomically
-from ssd_jax.process.process import ScaleSpaceProcess, make_process
+from ssd_jax.process.config import make_process
+from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.schedules import information_levels
 from ssd_jax.process.spectrum import (
     fitted_slope,
@@ -41,7 +42,7 @@ from .common.figures import Figure
 define_config()
 OUT = flags.DEFINE_string("out", None, "Folder for analysis.json and analysis.png.")
 SOLVER = flags.DEFINE_enum("solver", "ancestral", list(SOLVERS), "Solver of the plan.")
-STEPS = flags.DEFINE_integer("steps", None, "Network calls of the plan; all timesteps by default.")
+NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Network calls of the plan; all timesteps by default.")
 SPECTRUM = flags.DEFINE_enum("spectrum", "data", ["data", "natural"], "That of the config's data or a power law.")
 IMAGES = flags.DEFINE_integer("images", 4096, "Images to measure the spectrum on.", lower_bound=2)
 SLOPE = flags.DEFINE_float("slope", 2.0, "Of the power law.")
@@ -60,7 +61,7 @@ class Analysis:
 
 def main() -> None:
     config = read_config()
-    shape = (config.process.image_size,) * 2
+    shape = config.process.shape
     spectrum = natural_spectrum(shape, slope=SLOPE.value) if SPECTRUM.value == "natural" else _measure(config)
     process = make_process(config.process)
     whole = make_process(one_level(config.process))
@@ -74,7 +75,7 @@ def main() -> None:
         return
     results = {
         "config": dataclasses.asdict(config.process),
-        "plan": {"solver": SOLVER.value, "steps": _plan(process).calls},
+        "plan": {"solver": SOLVER.value, "num_steps": _plan(process).calls},
         "spectrum": {
             "source": SPECTRUM.value,
             "slope": fitted_slope(spectrum),
@@ -94,7 +95,7 @@ def main() -> None:
 def analyze(config: Config, process: ScaleSpaceProcess, spectrum: np.ndarray, *, memory: bool = False) -> Analysis:
     """Everything about one process, with the plan of the flags and the network of the config."""
     plan = _plan(process)
-    cost = plan_cost(plan, config.model, memory=memory)
+    cost = plan_cost(plan, config.model, channels=config.data.channels or 3, memory=memory)
     return Analysis(stage_information(plan, spectrum), cost, gaussian_error(plan, spectrum))
 
 
@@ -112,11 +113,11 @@ def advised_config(
 
 
 def _plan(process: ScaleSpaceProcess) -> Plan:
-    return plan_steps(process, solver=SOLVER.value, num_steps=STEPS.value or process.num_timesteps)
+    return plan_steps(process, solver=SOLVER.value, num_steps=NUM_STEPS.value or process.num_timesteps)
 
 
 def _measure(config: Config) -> np.ndarray:
-    source = make_source(config.data, config.process.image_size)
+    source = make_source(config.data, config.process.shape)
     return measured_spectrum(image_batches(source, IMAGES.value))
 
 

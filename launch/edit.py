@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from tqdm import tqdm
@@ -23,13 +22,14 @@ from tqdm import tqdm
 import ssd_jax
 from ssd_jax.errors import InputError
 from ssd_jax.files import images
+from ssd_jax.files.channels import with_channels
 from ssd_jax.files.decode import fit
 from ssd_jax.sampling import editing
 from ssd_jax.sampling.denoise import Denoise
 from ssd_jax.sampling.noise import NoiseSource, interpolated
 from ssd_jax.sampling.sampler import with_progress
 
-from .common import sampler_flags as drawing
+from .common import sampler_flags
 from .common.command import run
 
 IMAGE = flags.DEFINE_string("image", None, "Image to vary, or to paint in; cropped and resized to the model's size.")
@@ -51,21 +51,24 @@ def main() -> None:
     out, num = Path(OUT.value), NUM.value
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {str(out)!r} is not an empty folder; choose another, nothing is overwritten")
-    task, label, _ = _task(), drawing.label(), drawing.interval()
+    task, label, _ = _task(), sampler_flags.label(), sampler_flags.interval()
     trained = ssd_jax.load(WORKDIR.value)
     if INTERPOLATE.value and label is None and trained.config.model.num_classes:
         raise InputError("--label is all, but an interpolation needs the number of one class")
     labels = trained.labels(label, num)
-    denoise, plan, noise, start = task(trained, trained.noise(jax.random.key(drawing.SEED.value), num))
+    denoise, plan, noise, start = task(trained, trained.noise(jax.random.key(sampler_flags.SEED.value), num))
     with tqdm(total=plan.calls, desc="drawing", unit="call") as bar:
         every = -(-plan.calls // 20)
-        limit = drawing.memory_limit()
-        snapshots = ssd_jax.iterate(denoise, plan, noise, label=labels, start=start, memory_limit=limit, every=every)
+        limit = sampler_flags.memory_limit()
+        channels = trained.encoding.channels
+        snapshots = ssd_jax.iterate(
+            denoise, plan, noise, label=labels, start=start, channels=channels, memory_limit=limit, every=every
+        )
         *_, last = with_progress(snapshots, bar)
-    pictures = images.to_uint8(last.x)
+    pictures, background = trained.encoding.decode(last.x), trained.config.data.background
     for index, picture in enumerate(pictures):
         images.write_png(out / f"{index:06d}.png", picture)
-    images.write_png(out / "grid.png", images.grid(pictures))
+    images.write_png(out / "grid.png", images.grid(pictures, background=background))
     if INTERPOLATE.value:
         there_and_back = np.concatenate([pictures, pictures[-2:0:-1]])
         shape = (8 * pictures.shape[1], 8 * pictures.shape[2])
@@ -77,12 +80,12 @@ def _task() -> Callable[[ssd_jax.Trained, NoiseSource], Drawing]:
     """What the flags ask for, its files read."""
     tasks = []
     if IMAGE.value and STRENGTH.value is not None:
-        tasks.append(partial(_vary, images.read_image(Path(IMAGE.value), channels=3), STRENGTH.value))
+        tasks.append(partial(_vary, images.read_image(Path(IMAGE.value)), STRENGTH.value))
     if IMAGE.value and MASK.value:
-        files = (images.read_image(Path(file), channels=3) for file in (IMAGE.value, MASK.value))
+        files = images.read_image(Path(IMAGE.value)), images.read_image(Path(MASK.value), channels=3)
         tasks.append(partial(_inpaint, *files))
     if THUMBNAIL.value:
-        tasks.append(partial(_enlarge, images.read_image(Path(THUMBNAIL.value), channels=3)))
+        tasks.append(partial(_enlarge, images.read_image(Path(THUMBNAIL.value))))
     if INTERPOLATE.value:
         tasks.append(partial(_interpolate, _indices(INTERPOLATE.value)))
     if len(tasks) != 1:
@@ -91,29 +94,29 @@ def _task() -> Callable[[ssd_jax.Trained, NoiseSource], Drawing]:
 
 
 def _vary(image: np.ndarray, strength: float, trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
-    plan = drawing.plan(trained, editing.timestep_of(trained.process, strength))
-    return drawing.denoiser(trained), plan, noise, editing.noised(plan, _fitted(image, trained), noise)
+    plan = sampler_flags.plan(trained, editing.timestep_of(trained.process, strength))
+    return sampler_flags.denoiser(trained), plan, noise, editing.noised(plan, _fitted(image, trained), noise)
 
 
 def _inpaint(image: np.ndarray, mask: np.ndarray, trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
     process, x0 = trained.process, _fitted(image, trained)
-    denoise = editing.inpainting(drawing.denoiser(trained), process, x0, mask[..., 0] < 128)
-    plan = drawing.plan(trained)
+    denoise = editing.inpainting(sampler_flags.denoiser(trained), process, x0, mask[..., 0] < 128)
+    plan = sampler_flags.plan(trained)
     start = None if process.prior_is_noise else editing.noised(plan, x0, noise)
     return denoise, editing.resampled(plan, RESAMPLE.value), noise, start
 
 
 def _enlarge(image: np.ndarray, trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
-    process, thumbnail = trained.process, _floats(image)
+    process, thumbnail = trained.process, _encoded(image, trained)
     level = editing.level_of(process, thumbnail.shape[1:-1], "thumbnail")
-    plan = drawing.plan(trained, process.first_timestep(level))
-    denoise = editing.matching(drawing.denoiser(trained), process, thumbnail)
+    plan = sampler_flags.plan(trained, process.first_timestep(level))
+    denoise = editing.matching(sampler_flags.denoiser(trained), process, thumbnail)
     return denoise, plan, noise, editing.noised(plan, thumbnail, noise)
 
 
 def _interpolate(indices: list[int], trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
-    path = interpolated(jax.random.key(drawing.SEED.value), indices, len(noise.keys))
-    return drawing.denoiser(trained), drawing.plan(trained), path, None
+    path = interpolated(jax.random.key(sampler_flags.SEED.value), indices, len(noise.keys))
+    return sampler_flags.denoiser(trained), sampler_flags.plan(trained), path, None
 
 
 def _indices(given: list[str]) -> list[int]:
@@ -123,12 +126,14 @@ def _indices(given: list[str]) -> list[int]:
 
 
 def _fitted(image: np.ndarray, trained: ssd_jax.Trained) -> jax.Array:
-    return _floats(fit(image, trained.process.shape))
+    """x_0 of an image of any size, [1, *shape, channels]."""
+    return _encoded(fit(image, trained.process.shape), trained)
 
 
-def _floats(image: np.ndarray) -> jax.Array:
-    """uint8 [h, w, 3] -> float32 [1, h, w, 3] in [-1, 1]."""
-    return jnp.asarray(image[None], jnp.float32) / 127.5 - 1
+def _encoded(image: np.ndarray, trained: ssd_jax.Trained) -> jax.Array:
+    """x_0 of an image as it is, with the channels of the run, [1, h, w, channels]."""
+    image = with_channels(image, trained.encoding.channels, trained.config.data.background)
+    return trained.encoding.encode(image[None])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Draws images with a trained run and measures how good they are; or measures a folder of images as it is.
 
-python -m launch.evaluate --workdir runs/x --num 50000 --solver dpmpp_2m --steps 30
+python -m launch.evaluate --workdir runs/x --num 50000 --solver dpmpp_2m --num_steps 30
 python -m launch.evaluate --workdir runs/x --num 50000 --reference imagenet-stats.npz --samples samples/x
 python -m launch.evaluate --samples FOLDER --reference FOLDER_OR_STATISTICS_OR_DATA_SET
 
@@ -19,10 +19,12 @@ from pathlib import Path
 from absl import flags
 
 import ssd_jax
-from ssd_jax.config import DataConfig, config_json
+from ssd_jax.config import config_json
 from ssd_jax.data.folder import fingerprint
+from ssd_jax.data.sources import DataConfig, make_source
 from ssd_jax.errors import InputError
 from ssd_jax.files import images
+from ssd_jax.files.channels import WHITE
 from ssd_jax.files.paths import write_atomically
 from ssd_jax.metrics import (
     FeatureSet,
@@ -37,8 +39,7 @@ from ssd_jax.metrics import (
     random_convolutions,
 )
 
-from .common import folders, report
-from .common import sampler_flags as drawing
+from .common import folders, report, sampler_flags
 from .common.command import provenance, run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run; without it the images of --samples are measured.")
@@ -69,6 +70,8 @@ def main() -> None:
         paths = folders.image_files(Path(str(SAMPLES.value)))
         record = {"samples": str(Path(str(SAMPLES.value)).resolve())}
     else:
+        if REFERENCE.value is None:
+            make_source(trained.config.data, trained.process.shape)  # what cannot be read fails before anything is drawn
         paths, record = _draw(trained)
     shape = images.read_image(paths[0]).shape[:2]
     feature_sets = available_feature_sets()
@@ -82,15 +85,16 @@ def main() -> None:
 
 def _draw(trained: ssd_jax.Trained) -> tuple[list[Path], dict]:
     """The images that the flags ask for, and what they are."""
-    drawing.interval()
-    trained.labels(drawing.label(), 1)
-    plan, denoise = drawing.plan(trained), drawing.denoiser(trained)
-    record = drawing.record(trained, str(WORKDIR.value))
+    sampler_flags.interval()
+    trained.labels(sampler_flags.label(), 1)
+    plan, denoise = sampler_flags.plan(trained), sampler_flags.denoiser(trained)
+    record = sampler_flags.record(trained, str(WORKDIR.value))
     digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
     out = Path(SAMPLES.value or Path(str(WORKDIR.value), "samples", f"evaluation-{digest}"))
     folders.claim(out, record)
-    shape, draw = (*trained.process.shape, 3), partial(drawing.draw, trained, denoise, plan)
-    paths = folders.fill(out, NUM.value, drawing.BATCH.value, shape, plan.calls, draw)
+    print(f"drawn by {record['solver']}, {plan.calls} calls, guidance {record['guidance']:g}: {out}")
+    draw = partial(sampler_flags.draw, trained, denoise, plan)
+    paths = folders.fill(out, NUM.value, sampler_flags.BATCH.value, trained.encoding, plan.calls, draw)
     config = config_json(trained.config)
     return paths, record | {"parameters": "ema", "config_sha256": hashlib.sha256(config.encode()).hexdigest()}
 
@@ -115,7 +119,9 @@ def _reference(
     if given is not None and Path(given).is_dir():
         paths = folders.image_files(Path(given))
         batches = partial(folders.read_batches, paths)
-        return measure_reference(feature_sets, batches, data=f"{given} {fingerprint(given)}", shape=shape), given
+        background = WHITE if trained is None else trained.config.data.background
+        name = f"{given} {fingerprint(given)}"
+        return measure_reference(feature_sets, batches, data=name, shape=shape, background=background), given
     if given is None:
         assert trained is not None
         config = trained.config.data

@@ -1,7 +1,7 @@
 """Makes a run of a published PyTorch checkpoint; PyTorch is not needed. Then sample it like any other run.
 
 python -m launch.import_reference --checkpoint ssd_64res_celeba_4levels_ema_0.9999_1000000.pt --workdir runs/celeba64
-python -m launch.sample --workdir runs/celeba64 --num 64 --solver ancestral --steps 1000 --out samples/celeba64
+python -m launch.sample --workdir runs/celeba64 --num 64 --solver ancestral --num_steps 1000 --out samples/celeba64
 
 The seven released checkpoints:
 
@@ -17,6 +17,7 @@ where a checkpoint was trained with others than the defaults.
 """
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -41,7 +42,7 @@ def main() -> None:
     trained = interop.import_checkpoint(
         CHECKPOINT.value, WORKDIR.value, _process(), attention_resolutions=_resolutions(), num_heads=NUM_HEADS.value
     )
-    model = trained.config.model
+    model: Any = trained.config.model
     print(
         f"{CHECKPOINT.value}, step {trained.step}: widths {model.widths}, {model.num_res_blocks} ResBlocks a level, "
         f"{model.num_classes} classes\n"

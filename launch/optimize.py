@@ -1,6 +1,6 @@
 """Searches the timesteps that draw best with few network calls, for a config, its data's spectrum and a budget.
 
-python -m launch.optimize --config configs/openmoji32.py --steps 12 [--flops 10 --boundaries --spectrum natural]
+python -m launch.optimize --config configs/openmoji32.py --num_steps 12 [--flops 10 --boundaries --spectrum natural]
 
 Prints the plan, its exact Gaussian error and cost beside those of spacing "log_snr", and the timesteps. With --flops the
 budget is not a number of calls but what they cost together, in calls at full size; with --boundaries as well it also says
@@ -19,9 +19,9 @@ from ssd_jax.analysis.error import gaussian_error
 from ssd_jax.config import Config
 from ssd_jax.data import image_batches, make_source
 from ssd_jax.errors import InputError
-from ssd_jax.process.process import ScaleSpaceProcess, make_process
+from ssd_jax.process.config import make_process
+from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.spectrum import measured_spectrum, natural_spectrum
-from ssd_jax.process.stages import make_stages
 from ssd_jax.sampling.plan import Plan, plan_steps
 from ssd_jax.sampling.search import affordable_timesteps, optimal_timesteps
 from ssd_jax.sampling.solvers import SOLVERS
@@ -33,7 +33,7 @@ from .common.config_flag import define_config, read_config
 
 define_config()
 SOLVER = flags.DEFINE_enum("solver", "dpmpp_2m", list(SOLVERS), "Solver of the plan.")
-STEPS = flags.DEFINE_integer("steps", 20, "Network calls.")
+NUM_STEPS = flags.DEFINE_integer("num_steps", 20, "Network calls.")
 FLOPS = flags.DEFINE_float("flops", None, "A budget of operations instead, in network calls at full size.", lower_bound=0)
 BOUNDARIES = flags.DEFINE_bool("boundaries", False, "Search where to change resolution too.")
 SPECTRUM = flags.DEFINE_enum("spectrum", "data", ["data", "natural"], "That of the config's data or a power law.")
@@ -49,7 +49,7 @@ def main() -> None:
     if budget is None:
         if BOUNDARIES.value:
             raise InputError("--boundaries needs --flops: with a number of calls alone full resolution is always best")
-        start = lay_out(process, STEPS.value, "log_snr")
+        start = lay_out(process, NUM_STEPS.value, "log_snr")
         found = optimal_timesteps(process, solver, start.tolist(), spectrum)
     else:
         start = affordable_timesteps(process, budget, pay(process))
@@ -72,16 +72,17 @@ def main() -> None:
 
 
 def _measure(config: Config) -> np.ndarray:
-    source = make_source(config.data, config.process.image_size)
+    source = make_source(config.data, config.process.shape)
     return measured_spectrum(image_batches(source, IMAGES.value))
 
 
 def call_cost(config: Config, process: ScaleSpaceProcess) -> Callable[[int], float]:
     """What the network call at t costs, in calls at full size."""
-    full = path_cost(config.model, process.shape, 0, 0).flops
+    cost_of = partial(path_cost, config.model, process.level_shapes, config.data.channels or 3)
+    full = cost_of(0, 0).flops
     costs = np.empty(process.num_timesteps)
-    for stage in make_stages(process):
-        path = path_cost(config.model, process.shape, stage.in_level, stage.out_level)
+    for stage in process.stages:
+        path = cost_of(stage.in_level, stage.out_level)
         costs[stage.t_min : stage.t_max + 1] = path.flops / full
     return lambda t: float(costs[t])
 

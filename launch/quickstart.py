@@ -9,10 +9,12 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl import flags
+from tqdm import tqdm
 
 import ssd_jax
 from ssd_jax.data import make_source
 from ssd_jax.files import images
+from ssd_jax.sampling.sampler import with_progress
 
 from .common.command import run
 from .common.config_flag import define_config, read_config
@@ -24,14 +26,15 @@ WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the run."
 def main() -> None:
     config, workdir = read_config(), Path(WORKDIR.value)
     times = [time.perf_counter()]
-    make_source(config.data, config.process.image_size)  # rendered once, then cached
+    make_source(config.data, config.process.shape)  # rendered once, then cached
     times.append(time.perf_counter())
     ssd_jax.train(config, workdir)
     times.append(time.perf_counter())
-    snapshots = draw(ssd_jax.load(workdir))
-    images.write_png(workdir / "samples.png", images.enlarged_grid(images.to_uint8(snapshots[-1].x)))
-    states, predictions = [np.asarray(s.x[:4]) for s in snapshots], [np.asarray(s.z[:4]) for s in snapshots]
-    images.write_png(workdir / "denoising.png", images.denoising_strip(states, predictions))
+    trained = ssd_jax.load(workdir)
+    snapshots, decode, background = draw(trained), trained.encoding.decode, config.data.background
+    images.write_png(workdir / "samples.png", images.enlarged_grid(decode(snapshots[-1].x), background=background))
+    states, predictions = [decode(s.x[:4]) for s in snapshots], [decode(s.z[:4]) for s in snapshots]
+    images.write_png(workdir / "denoising.png", images.denoising_strip(states, predictions, background))
     times.append(time.perf_counter())
     data, training, sampling = np.diff(times)
     print(f"""
@@ -47,11 +50,10 @@ Go on with
 
 def draw(trained: ssd_jax.Trained) -> list[ssd_jax.Snapshot]:
     """Samples a grid, with about ten snapshots on the way."""
-    settings = trained.config.sample
-    plan = ssd_jax.plan_steps(trained.process, solver=settings.solver, num_steps=settings.steps)
-    every = -(-settings.steps // 8)
-    denoise = trained.guided(settings.guidance)
-    return list(trained.iterate(denoise, plan, jax.random.key(1), settings.num, every=every))
+    plan, num = trained.plan(), trained.config.sample.num
+    snapshots = trained.iterate(trained.guided(), plan, jax.random.key(1), num, every=-(-plan.calls // 8))
+    with tqdm(total=plan.calls, desc="sampling", unit="call") as bar:
+        return list(with_progress(snapshots, bar))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Samples a trained run: one PNG per image, a grid of the first ones and an .npz of all.
 
-python -m launch.sample --workdir runs/x --num 64 --solver dpmpp_2m --steps 30 --seed 0 --animation gif --out samples/x
+python -m launch.sample --workdir runs/x --num 64 --solver dpmpp_2m --num_steps 30 --seed 0 --animation gif --out samples/x
 python -m launch.sample --workdir runs/x --label 3 --guidance 2 --guidance_interval=-4,4 --out samples/x3
 python -m launch.sample --workdir runs/x --num 50000 --batch 512 --out samples/many
 
@@ -17,8 +17,7 @@ from absl import flags
 import ssd_jax
 from ssd_jax.files import images
 
-from .common import folders
-from .common import sampler_flags as drawing
+from .common import folders, sampler_flags
 from .common.command import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
@@ -35,20 +34,22 @@ SHOWN = 256  # images in the grid
 
 def main() -> None:
     out, num = Path(OUT.value), NUM.value
-    label, _ = drawing.label(), drawing.interval()  # mistakes in flags show before the model is loaded
+    label, _ = sampler_flags.label(), sampler_flags.interval()  # mistakes in flags show before the model is loaded
     trained = ssd_jax.load(WORKDIR.value)
     trained.labels(label, 1)
-    plan, denoise = drawing.plan(trained), drawing.denoiser(trained)
-    folders.claim(out, drawing.record(trained, WORKDIR.value))
-    shape, calls = (*trained.process.shape, 3), plan.calls
-    paths = folders.fill(out, num, drawing.BATCH.value, shape, calls, partial(drawing.draw, trained, denoise, plan))
+    plan, denoise = sampler_flags.plan(trained), sampler_flags.denoiser(trained)
+    folders.claim(out, sampler_flags.record(trained, WORKDIR.value))
+    encoding, background = trained.encoding, trained.config.data.background
+    draw = partial(sampler_flags.draw, trained, denoise, plan)
+    paths = folders.fill(out, num, sampler_flags.BATCH.value, encoding, plan.calls, draw)
     animation = out / f"animation.{ANIMATION.value}"
     if ANIMATION.value and not animation.exists():
-        snapshots = list(drawing.draw(trained, denoise, plan, ANIMATED, 0, -(-calls // FRAMES)))
-        states, predictions = ([images.to_uint8(getattr(each, name)) for each in snapshots] for name in ("x", "z"))
-        images.write_animation(animation, images.growing(states, predictions))
-    images.write_png(out / "grid.png", images.grid(np.stack([images.read_image(path) for path in paths[:SHOWN]])))
-    images.write_npz(out / "samples.npz", map(images.read_image, paths), (num, *shape))
+        snapshots = list(draw(ANIMATED, 0, -(-plan.calls // FRAMES)))
+        states, predictions = ([encoding.decode(getattr(each, name)) for each in snapshots] for name in ("x", "z"))
+        images.write_animation(animation, images.growing(states, predictions, background=background))
+    read = partial(images.read_image, channels=encoding.channels)
+    images.write_png(out / "grid.png", images.grid(np.stack(list(map(read, paths[:SHOWN]))), background=background))
+    images.write_npz(out / "samples.npz", map(read, paths), (num, *encoding.shape, encoding.channels))
     print(f"{num} images at step {trained.step}: {paths[0]} .., {out}/grid.png, {out}/samples.npz")
 
 

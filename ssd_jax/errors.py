@@ -11,13 +11,16 @@ class InputError(ValueError):
 
 def unknown_name(what: str, name: object, known) -> InputError:
     """The error for a `name` that is not among the `known` ones (any iterable of strings)."""
-    return InputError(f"{what} is {name!r}, but must be one of: {', '.join(known)}")
+    return InputError(f"{what} is {name!r}, but must be one of: {', '.join(map(str, known))}")
 
 
-def check_name(name: str, value: object, known) -> None:
-    """Raises InputError unless `value`, called `name`, is among the `known` ones."""
+def check_name(name: str, value: object, known, hint: str = "") -> None:
+    """Raises InputError, with a `hint` at its end, unless `value`, called `name`, is among the `known` ones."""
     if value not in known:
-        raise unknown_name(name, value, known)
+        raise InputError(f"{unknown_name(name, value, known)}{hint}")
+
+
+HOW_TO_REGISTER = "; one of your own must be registered by a module that is imported before: --import MODULE"
 
 
 def check_range(name: str, value, *, low, high=None, open_low: bool = False) -> None:

@@ -21,7 +21,7 @@ TINY = [
     "--config.train.steps=3",
     "--config.train.batch_size=8",
     "--config.sample.num=4",
-    "--config.sample.steps=4",
+    "--config.sample.num_steps=4",
 ]
 
 

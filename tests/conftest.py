@@ -12,7 +12,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 import jax
 import pytest
 
-from ssd_jax.config import Config, DataConfig, ModelConfig, ProcessConfig, SampleConfig, TrainConfig
+from ssd_jax.config import Config, DataConfig, FlexiUNetConfig, ProcessConfig, SampleConfig, TrainConfig
 
 FAST_COMPILE = "--xla_backend_optimization_level=0"  # compiling is most of what the tests do
 
@@ -40,7 +40,7 @@ def tiny_config(folder=None, **train: Any) -> Config:
     return Config(
         data=DataConfig(source="folder", folder=str(folder)) if folder else DataConfig(),
         process=ProcessConfig(image_size=8, num_levels=2, num_timesteps=20),
-        model=ModelConfig(widths=(8, 16), attention_levels=(), num_heads=2),
+        model=FlexiUNetConfig(widths=(8, 16), attention_levels=(), num_heads=2),
         train=TrainConfig(**settings),
-        sample=SampleConfig(num=4, steps=4),
+        sample=SampleConfig(num=4, num_steps=4),
     )

@@ -8,7 +8,6 @@ import numpy as np
 
 from ssd_jax.process.operators import SeparableOperator
 from ssd_jax.process.process import LinearOperator, ScaleSpaceProcess
-from ssd_jax.process.stages import make_stages
 from ssd_jax.sampling.parts import Part, StayPlan, UpPlan
 from ssd_jax.sampling.plan import Plan
 
@@ -43,7 +42,7 @@ class GaussianData:
             sharp[level] = dense(process.level_operators[level]) @ sharp[finer]
         self.process, self.covariance = process, covariance
         self.matrices: dict[int, np.ndarray] = {}
-        for stage in make_stages(process):
+        for stage in process.stages:
             for t in range(stage.t_min, stage.t_max + 1):
                 blur, a_out = process.target_operator(t), sharp[stage.out_level]
                 a_in = sharp[stage.in_level] if blur is None else dense(blur) @ sharp[stage.in_level]
@@ -52,7 +51,7 @@ class GaussianData:
                 self.matrices[t] = alpha * a_out @ covariance @ a_in.T @ np.linalg.inv(state)
         self.stacked = {
             stage: jnp.asarray(np.stack([self.matrices[t] for t in range(stage.t_min, stage.t_max + 1)]), jnp.float32)
-            for stage in make_stages(process)
+            for stage in process.stages
         }
 
     def denoise(self, x, t, label=None, *, stage):

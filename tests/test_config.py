@@ -1,11 +1,23 @@
 import importlib
+import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from launch.common.config_flag import load_config, shipped
-from ssd_jax.config import Config, from_config_dict, to_config_dict
+from ssd_jax.build import build
+from ssd_jax.config import (
+    Config,
+    FlexiUNetConfig,
+    ProcessConfig,
+    config_from_json,
+    config_json,
+    from_config_dict,
+    to_config_dict,
+)
 from ssd_jax.errors import InputError
-from ssd_jax.process.process import make_process
+from ssd_jax.process.config import make_process
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -20,6 +32,45 @@ def test_round_trip():
     config = from_config_dict({"model": {"widths": [8, 8], "attention_levels": []}, "process": {"num_levels": 2}})
     assert config != Config()
     assert from_config_dict(to_config_dict(config)) == config
+    assert config_from_json(config_json(config)) == config
+
+
+def test_image_size_is_the_short_way_to_a_square_shape():
+    given: Any = to_config_dict(Config(process=ProcessConfig(image_size=16, num_levels=2)))
+    assert from_config_dict(given).process.shape == (16, 16)
+    given.process.shape = (24, 48)
+    assert from_config_dict(given).process.shape == (24, 48)
+    given.process.image_size = 8
+    config = from_config_dict(given)
+    assert config.process.shape == (8, 8)
+    assert replace(config.process, num_levels=1).shape == (8, 8)
+
+
+def test_older_configs_are_read():
+    """As the first version wrote them: without a format, with image_size and the old name of num_steps."""
+    old = {
+        "data": {"source": "openmoji", "folder": None, "split_file": None, "tfds_name": None, "tfds_split": "train"},
+        "process": {"image_size": 16, "num_levels": 2, "thresholds": []},
+        "model": {"widths": [8, 16], "attention_levels": [1], "num_heads": 2},
+        "sample": {"num": 4, "solver": "ddim", "steps": 7},
+    }
+    config = config_from_json(json.dumps(old))
+    assert config.sample.num_steps == 7 and config.process.shape == (16, 16) and config.data.channels == 3
+    assert config.model == FlexiUNetConfig(widths=(8, 16), attention_levels=(1,), num_heads=2)
+    with pytest.raises(InputError, match="it has format 3, but this version reads 1 to 2; install a newer ssd_jax"):
+        config_from_json(json.dumps({"format": 3}))
+
+
+@pytest.mark.parametrize(
+    ("process", "message"),
+    [
+        ({"num_levels": 5}, "process.num_levels is 5, but the network has 4 levels"),
+        ({"image_size": 20, "num_levels": 2}, r"process.shape is \(20, 20\).*entries of model.widths"),
+    ],
+)
+def test_processes_that_the_network_cannot_take(process, message):
+    with pytest.raises(InputError, match=message):
+        build(from_config_dict({"process": process}))
 
 
 BAD = {
@@ -35,9 +86,8 @@ BAD = {
     "process.snr_policy is 'keep'.*preserve, published": {"process": {"snr_policy": "keep"}},
     "process.operator is 'nearest'.*box": {"process": {"operator": "nearest"}},
     "gamma of tanh_like is 0.5, but must be >= 1": {"process": {"resolution_schedule": "tanh_like"}},
-    "process.image_size is 36, but 4 levels.*multiple of 8": {"process": {"image_size": 36}},
-    "process.num_levels is 5, but the network has 4 levels": {"process": {"num_levels": 5}},
-    "process.image_size is 20.*entries of model.widths": {"process": {"image_size": 20, "num_levels": 2}},
+    r"process.shape is \(36, 36\), but 4 levels.*multiples of 8": {"process": {"image_size": 36}},
+    r"process.shape is \(32, 36\), but 4 levels.*multiples of 8": {"process": {"shape": (32, 36)}},
     r"process.thresholds is \(0.5,\), but 4 levels need 3 rising": {
         "process": {"resolution_schedule": "threshold", "thresholds": (0.5,)}
     },
@@ -53,7 +103,13 @@ BAD = {
     "sample.guidance is 2.0, but must be 1 unless model.num_classes": {"sample": {"guidance": 2.0}},
     "sample.guidance is -1.0": {"sample": {"guidance": -1.0}},
     "model.dtype is 'float16'": {"model": {"dtype": "float16"}},
-    "data.source is 'web'.*openmoji, folder, tfds": {"data": {"source": "web"}},
+    "data.source is 'web'.*openmoji, folder, tfds.*--import MODULE": {"data": {"source": "web"}},
+    "data.channels is 2, but must be one of: 1, 3, 4": {"data": {"channels": 2}},
+    r"data.background is \(255, 255\), but must be of type tuple\[int, int, int\]": {"data": {"background": (255, 255)}},
+    "data.background is 256": {"data": {"background": (0, 0, 256)}},
+    "model.kind is 'vit', but must be one of: flexi_unet.*--import MODULE": {"model": {"kind": "vit"}},
+    "sample.solver is 'euler', but must be one of: ancestral": {"sample": {"solver": "euler"}},
+    "config field of sample is 'steps'.*num_steps": {"sample": {"steps": 3}},
 }
 
 

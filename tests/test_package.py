@@ -24,12 +24,6 @@ def test_requirements_are_those_of_the_package():
     assert listed == [str(Requirement(text)) for text in declared]
 
 
-def test_public_names():
-    assert {"load", "train", "sample", "plan_steps", "editing", "interop"} <= set(dir(ssd_jax))
-    with pytest.raises(AttributeError, match="'ssd_jax' has no attribute 'smaple'"):
-        ssd_jax.smaple  # noqa: B018
-
-
 def pip(*arguments: str, folder: Path) -> None:
     result = run([sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments], folder=folder)
     assert result.returncode == 0, result.stderr

@@ -70,7 +70,7 @@ def parts(config: Config, repeats: int, reference_code: str | None) -> list[Call
         partial(whole_samples, config, levels, repeats),
         partial(training, config, levels, repeats),
         partial(sampling_errors, config.process, levels),
-        partial(up_step_noise, repeats),
+        partial(up_step_noise, repeats, size=2 * config.process.shape[0], batch=config.train.batch_size),
         partial(published_costs, config.process.num_timesteps),
     ]
     return measured if reference_code is None else [partial(against_published, reference_code, config, repeats), *measured]

@@ -9,11 +9,12 @@ import numpy as np
 
 from ssd_jax.analysis.error import GaussianError, gaussian_error
 from ssd_jax.config import ProcessConfig
+from ssd_jax.process.config import make_process
 from ssd_jax.process.operators import SeparableOperator, along_axes
-from ssd_jax.process.process import make_process
 from ssd_jax.process.spectrum import natural_spectrum
 from ssd_jax.sampling.plan import DEFAULT_STEPS, plan_steps
 
+from ..common import report
 from ..common.report import Row, Table
 from .timing import Tables, time_in_turns
 
@@ -41,11 +42,11 @@ def sampling_errors(config: ProcessConfig, levels: tuple[int, ...]) -> Tables:
             f"dpmpp_2m {DEFAULT_STEPS}": sampling_error(process, "dpmpp_2m", DEFAULT_STEPS).relative_error,
         }
 
-    title = f"Relative error of sampling natural spectra with the exact denoiser, {config.image_size} px"
+    title = f"Relative error of sampling natural spectra with the exact denoiser, {report.size(config.shape)} px"
     return {"accuracy": Table(title, [row(*each) for each in chosen])}
 
 
-def up_step_noise(repeats: int, size: int = 128, batch: int = 64) -> Tables:
+def up_step_noise(repeats: int, size: int, batch: int) -> Tables:
     """Drawing the noise of the up-step to `size` px with the exact square root, and with Lanczos, one image at a time."""
     process = make_process(ProcessConfig(image_size=size, num_levels=2, operator="bilinear"))
     t = process.first_timestep(1)

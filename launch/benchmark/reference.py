@@ -15,18 +15,18 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from ssd_jax.config import Config, ProcessConfig
+from ssd_jax.build import build
+from ssd_jax.config import Config, FlexiUNetConfig, ProcessConfig
 from ssd_jax.errors import InputError
-from ssd_jax.interop.published import model_from_reference
+from ssd_jax.interop.published import parameters_from_reference
 from ssd_jax.network.denoiser import Denoiser
-from ssd_jax.network.parameterisation import Parameterisation
-from ssd_jax.process.process import make_process
+from ssd_jax.process.config import make_process
 from ssd_jax.process.stages import Stage
 from ssd_jax.sampling.guidance import clipped
 from ssd_jax.sampling.plan import DEFAULT_STEPS, Plan, plan_steps
 
+from ..common import report
 from ..common.report import Row, Table
 from .accuracy import sampling_error
 from .sampling import Path, plan_seconds, stage_name, stage_runs, whole_plan
@@ -91,7 +91,7 @@ def load_published(path: str, config: Config) -> Published:
     Raises:
         InputError: if the code or what it imports is not there, or cannot be of that network.
     """
-    model, process = config.model, config.process
+    model, process = flexi_unet(config), config.process
     if any(width % GROUPS for width in model.widths):
         raise InputError(f"config.model.widths is {model.widths}, but the published code takes multiples of {GROUPS} only")
     if not FilePath(path, "guided_diffusion", "script_util.py").is_file():
@@ -114,13 +114,13 @@ def load_published(path: str, config: Config) -> Published:
         "multires_training_mode": "flexi_unet",
         "num_levels": process.num_levels,
         "ds_factor": 2.0,
-        "scale_max": process.image_size,
+        "scale_max": process.shape[0],
         "model_channel_mult": multipliers,
     }
     resolutions, layers = package.ssd_utils.get_resolutions_array(settings)
     settings |= {"scale_min": resolutions[0], "unet_res_layer_map": layers}
     network = package.script_util.create_model(
-        process.image_size,
+        process.shape[0],
         model.widths[0],
         model.num_res_blocks,
         channel_mult=multipliers,
@@ -147,26 +147,25 @@ def load_published(path: str, config: Config) -> Published:
 def same_network(published: Published, config: Config) -> Denoiser:
     """Our network with the published one's weights."""
     weights = {name: tensor.numpy() for name, tensor in published.model.state_dict().items()}
-    process, model = config.process, config.model
-    network = model_from_reference(
-        weights,
-        image_size=process.image_size,
-        num_levels=process.num_levels,
-        attention_resolutions=_attention_resolutions(config),
-        num_heads=model.num_heads,
-    )
-    graphdef, parameters = nnx.split(network)
-    return Denoiser(nnx.to_pure_dict(parameters), graphdef, Parameterisation())
+    experiment = build(config)
+    return experiment.denoiser(parameters_from_reference(weights, experiment))
+
+
+def flexi_unet(config: Config) -> FlexiUNetConfig:
+    """The network's config. Raises InputError if it is another network, which the published code has not."""
+    if not isinstance(config.model, FlexiUNetConfig):
+        raise InputError("--reference-code needs model.kind flexi_unet: the published code has no other network")
+    return config.model
 
 
 def against_published(path: str, config: Config, repeats: int) -> Tables:
     """Sampling, training, and the time that either takes to the same accuracy. Raises InputError as `load_published`."""
     process = replace(config.process, **PROCESS)
-    model = replace(config.model, num_classes=0, label_dropout=0.0, dropout=0.0, dtype="float32")
+    model = replace(flexi_unet(config), num_classes=0, label_dropout=0.0, dropout=0.0, dtype="float32")
     config = replace(config, process=process, model=model, train=replace(config.train, stage_sampling="single"))
     published = load_published(path, config)
     plan, network = whole_plan(process, process.num_levels), same_network(published, config)
-    title = f"against the published code, {process.image_size} px, {process.num_levels} levels"
+    title = f"against the published code, {report.size(process.shape)} px, {process.num_levels} levels"
     call_rows, ours, theirs = _calls(published, network, plan, config.sample.num, repeats)
     steps = _training_steps(published, config, plan, repeats)
     return {
@@ -180,7 +179,7 @@ def _calls(
     published: Published, network: Denoiser, plan: Plan, batch: int, repeats: int
 ) -> tuple[list[Row], dict[Path, float], dict[Path, float]]:
     """A row per stage and one of the whole plan; seconds per call and image of our code and theirs."""
-    runs, calls = stage_runs(clipped(network, plan.process.bounds), plan, batch, None)
+    runs, calls = stage_runs(clipped(network, plan.process.bounds), plan, batch, 3, None)
     states, timesteps, contestants = {}, {}, {}
     for part in plan.stages:
         key = part.stage.in_level, part.stage.out_level
@@ -214,7 +213,8 @@ def _calls(
 def _training_steps(published: Published, config: Config, plan: Plan, repeats: int) -> list[Row]:
     """A row per stage and their mean over timesteps, which is how the published code draws them."""
     trained, train = prepare(config), config.train
-    step = published.trainer(trained.batch["image"].astype(np.float32) / 127.5 - 1, train.learning_rate, train.ema_decay)
+    x0 = np.asarray(build(config).encoding.encode(trained.batch["image"]))
+    step = published.trainer(x0, train.learning_rate, train.ema_decay)
     ours = trained.stage_runs()
     contestants = {("ours", stage): run for stage, run in ours.items()}
     contestants |= {("theirs", stage): partial(step, stage) for stage in ours}
@@ -252,4 +252,4 @@ def _accuracy(process: ProcessConfig, plan: Plan, ours: dict[Path, float], their
 
 
 def _attention_resolutions(config: Config) -> tuple[int, ...]:
-    return tuple(config.process.image_size >> level for level in config.model.attention_levels)
+    return tuple(config.process.shape[0] >> level for level in flexi_unet(config).attention_levels)

@@ -6,14 +6,14 @@ from functools import partial
 
 import jax
 import numpy as np
-from flax import nnx
 
 from ssd_jax.analysis.cost import path_cost, plan_cost
-from ssd_jax.config import Config, ModelConfig, ProcessConfig
+from ssd_jax.build import Experiment, build
+from ssd_jax.config import Config, FlexiUNetConfig, ProcessConfig
 from ssd_jax.network.denoiser import Denoiser
-from ssd_jax.network.flexi_unet import IMAGE_CHANNELS, FlexiUNet
-from ssd_jax.network.parameterisation import Parameterisation
-from ssd_jax.process.process import ScaleSpaceProcess, make_process
+from ssd_jax.network.protocol import NetworkConfig
+from ssd_jax.process.config import make_process
+from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.stages import Stage
 from ssd_jax.sampling.denoise import Denoise
 from ssd_jax.sampling.guidance import clipped
@@ -21,6 +21,7 @@ from ssd_jax.sampling.parts import StayPlan
 from ssd_jax.sampling.plan import DEFAULT_STEPS, Plan, plan_steps
 from ssd_jax.sampling.sampler import sample
 
+from ..common import report
 from ..common.report import Row, Table
 from .timing import Tables, time_in_turns
 
@@ -41,19 +42,18 @@ def whole_plan(config: ProcessConfig, levels: int) -> Plan:
     return plan_steps(process, solver="ancestral", num_steps=config.num_timesteps)
 
 
-def new_denoiser(config: ModelConfig) -> Denoiser:
+def new_denoiser(experiment: Experiment) -> Denoiser:
     """An untrained network."""
-    graphdef, parameters = nnx.split(FlexiUNet(config, rngs=nnx.Rngs(0)))
-    return Denoiser(nnx.to_pure_dict(parameters), graphdef, Parameterisation())
+    return experiment.denoiser(experiment.init_parameters(jax.random.key(0)))
 
 
-def labels(config: ModelConfig, batch: int) -> np.ndarray | None:
+def labels(config: NetworkConfig, batch: int) -> np.ndarray | None:
     """Labels of a batch, if the network takes any."""
     return np.zeros(batch, np.int32) if config.num_classes else None
 
 
 def stage_runs(
-    denoise: Denoise, plan: Plan, batch: int, label: np.ndarray | None
+    denoise: Denoise, plan: Plan, batch: int, channels: int, label: np.ndarray | None
 ) -> tuple[dict[Path, Callable[[], jax.Array]], dict[Path, int]]:
     """For every path of a plan a function that samples up to CALLS steps along it, and how many those are."""
     process, runs, calls = plan.process, {}, {}
@@ -62,7 +62,7 @@ def stage_runs(
         short = part
         if isinstance(part, StayPlan):
             short = replace(part, timesteps=part.timesteps[:CALLS], coefficients=part.coefficients[:CALLS])
-        start = jax.random.normal(jax.random.key(0), (batch, *process.level_shape(path[0]), IMAGE_CHANNELS))
+        start = jax.random.normal(jax.random.key(0), (batch, *process.level_shape(path[0]), channels))
         steps = replace(plan, stages=(short,))
         runs[path] = partial(sample, denoise, steps, jax.random.key(1), batch, label=label, start=start)
         calls[path] = short.calls
@@ -76,20 +76,21 @@ def plan_seconds(plan: Plan, seconds: dict[Path, float]) -> float:
 
 def sampling(config: Config, levels: tuple[int, ...], repeats: int) -> Tables:
     """What a call of each stage costs, and from that a whole plan of each number of levels."""
-    batch, shape, pixels = config.sample.num, make_process(config.process).shape, config.process.image_size
+    experiment, batch = build(config), config.sample.num
+    shapes, channels = experiment.process.level_shapes, experiment.encoding.channels
     plans = {n: whole_plan(config.process, n) for n in levels}
-    denoise = clipped(new_denoiser(config.model), plans[levels[-1]].process.bounds)
-    runs, calls = stage_runs(denoise, plans[levels[-1]], batch, labels(config.model, batch))
+    denoise = clipped(new_denoiser(experiment), experiment.bounds)
+    runs, calls = stage_runs(denoise, plans[levels[-1]], batch, channels, labels(config.model, batch))
     timings = time_in_turns(runs, repeats)
     seconds = {path: timing.seconds / calls[path] / batch for path, timing in timings.items()}
-    costs = {path: path_cost(config.model, shape, *path, memory=True) for path in runs}
+    costs = {path: path_cost(config.model, shapes, channels, *path, memory=True) for path in runs}
     memory = {path: _mebibytes(cost.memory) for path, cost in costs.items()}
     steps = {(part.stage.in_level, part.stage.out_level): part.calls for part in plans[levels[-1]].stages}
 
     def stage_row(path: Path) -> Row:
         return {
             "stage": stage_name(path),
-            "pixels": pixels >> path[0],
+            "pixels": report.size(shapes[path[0]]),
             "steps": steps[path],
             "GFLOPs": costs[path].flops / 1e9,
             "MiB": memory[path],
@@ -99,7 +100,7 @@ def sampling(config: Config, levels: tuple[int, ...], repeats: int) -> Tables:
 
     def plan_row(n: int) -> Row:
         paths = [(part.stage.in_level, part.stage.out_level) for part in plans[n].stages]
-        cost, time = plan_cost(plans[n], config.model), plan_seconds(plans[n], seconds)
+        cost, time = plan_cost(plans[n], config.model, channels=channels), plan_seconds(plans[n], seconds)
         full = plans[n].calls * seconds[0, 0]
         largest = max(memory[path] for path in paths)
         return {
@@ -114,7 +115,7 @@ def sampling(config: Config, levels: tuple[int, ...], repeats: int) -> Tables:
             "time ratio": time / full,
         }
 
-    title = f"of sampling at {pixels} px, for one image of a batch of {batch}"
+    title = f"of sampling at {report.size(shapes[0])} px, for one image of a batch of {batch}"
     total = f"{config.process.num_timesteps} steps {title}, summed over the stages"
     return {
         "sampling_stages": Table(f"A network call of each stage {title}", [stage_row(path) for path in runs]),
@@ -124,13 +125,15 @@ def sampling(config: Config, levels: tuple[int, ...], repeats: int) -> Tables:
 
 def whole_samples(config: Config, levels: tuple[int, ...], repeats: int) -> Tables:
     """Whole calls of `ssd_jax.sample` of 30 steps, one level and all of them; and with a denoiser that costs nothing."""
-    batch, network = config.sample.num, new_denoiser(config.model)
+    experiment, batch = build(config), config.sample.num
+    network, bounds = new_denoiser(experiment), experiment.bounds
     label = labels(config.model, batch)
     processes = {n: make_process(replace(config.process, num_levels=n)) for n in (levels[0], levels[-1])}
 
     def run(denoise: Denoise, process: ScaleSpaceProcess, solver: str) -> Callable[[], jax.Array]:
         plan = plan_steps(process, solver=solver, num_steps=DEFAULT_STEPS)
-        return partial(sample, clipped(denoise, process.bounds), plan, jax.random.key(0), batch, label=label)
+        key, channels = jax.random.key(0), experiment.encoding.channels
+        return partial(sample, clipped(denoise, bounds), plan, key, batch, label=label, channels=channels)
 
     whole = {(n, solver): run(network, process, solver) for n, process in processes.items() for solver in SOLVERS}
     outside = {n: run(_free, process, SOLVERS[-1]) for n, process in processes.items()}
@@ -148,15 +151,15 @@ def whole_samples(config: Config, levels: tuple[int, ...], repeats: int) -> Tabl
             "outside network": timings[n].seconds / timing.seconds if solver == SOLVERS[-1] else None,
         }
 
-    title = f"Whole samples of {DEFAULT_STEPS} calls, {config.process.image_size} px, batch of {batch}"
+    title = f"Whole samples of {DEFAULT_STEPS} calls, {report.size(config.process.shape)} px, batch of {batch}"
     return {"whole_samples": Table(title, [row(n, solver) for solver in SOLVERS for n in processes])}
 
 
 def published_costs(num_timesteps: int) -> Tables:
     """Operations of the published networks of 64 and 256 px, from their programs before compilation."""
     networks = {
-        64: ModelConfig(widths=(128, 256, 384, 512), num_res_blocks=2, attention_levels=(2, 3)),
-        256: ModelConfig(widths=(128, 128, 256, 256, 512, 512), num_res_blocks=2, attention_levels=(4, 5)),
+        64: FlexiUNetConfig(widths=(128, 256, 384, 512), num_res_blocks=2, attention_levels=(2, 3)),
+        256: FlexiUNetConfig(widths=(128, 128, 256, 256, 512, 512), num_res_blocks=2, attention_levels=(4, 5)),
     }
     schedules: dict[str, dict] = {
         "convex_decay 0.5": {"gamma": 0.5},

@@ -9,12 +9,16 @@ from itertools import count
 import jax
 import numpy as np
 
+from ssd_jax.build import build
 from ssd_jax.config import Config
-from ssd_jax.network.flexi_unet import IMAGE_CHANNELS
-from ssd_jax.process.stages import Stage, pick_stage
+from ssd_jax.process.config import make_process
+from ssd_jax.process.stages import Stage
 from ssd_jax.sharding import data_mesh
-from ssd_jax.training.step import TrainState, TrainStep, compile_train_step, init_state
+from ssd_jax.training.stage_sampling import pick_stage
+from ssd_jax.training.state import TrainState, init_state
+from ssd_jax.training.step import TrainStep, compile_train_step
 
+from ..common import report
 from ..common.report import Row, Table
 from .timing import Tables, time_in_turns
 
@@ -58,12 +62,14 @@ class Training:
 
 def prepare(config: Config) -> Training:
     """Compiles a training step and makes its first state."""
-    mesh, size, batch = data_mesh(), config.process.image_size, config.train.batch_size
-    images = np.random.default_rng(0).integers(0, 256, (batch, size, size, IMAGE_CHANNELS), np.uint8)
+    mesh, experiment, batch = data_mesh(), build(config), config.train.batch_size
+    shape = (batch, *experiment.encoding.shape, experiment.encoding.channels)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     label = {"label": np.zeros(batch, np.int32)} if config.model.num_classes else {}
     started = time.perf_counter()
-    step = compile_train_step(config, mesh)
-    return Training(step, init_state(config, mesh), {"image": images, **label}, time.perf_counter() - started)
+    step = compile_train_step(experiment.objective, config.train, mesh)
+    state = init_state(experiment.init_parameters, config.train.seed, mesh)
+    return Training(step, state, {"image": images, **label}, time.perf_counter() - started)
 
 
 def with_levels(config: Config, levels: int, stage_sampling: str) -> Config:
@@ -74,7 +80,7 @@ def with_levels(config: Config, levels: int, stage_sampling: str) -> Config:
 
 def training(config: Config, levels: Sequence[int], repeats: int) -> Tables:
     """Whole steps for every number of levels in "mixed" stage sampling, and the most in "single"; then their stages."""
-    deepest, batch, pixels = levels[-1], config.train.batch_size, config.process.image_size
+    deepest, batch, shapes = levels[-1], config.train.batch_size, make_process(config.process).level_shapes
     mixed = {n: prepare(with_levels(config, n, "mixed")) for n in levels}
     single = prepare(with_levels(config, deepest, "single"))
     runs = {n: partial(each.run, 0) for n, each in mixed.items()} | single.stage_runs()
@@ -100,7 +106,7 @@ def training(config: Config, levels: Sequence[int], repeats: int) -> Tables:
     def stage_row(stage: Stage, images: int) -> Row:
         return {
             "stage": str(stage),
-            "pixels": pixels >> stage.in_level,
+            "pixels": report.size(shapes[stage.in_level]),
             "share": expected[stage],
             "GFLOPs/image": single.flops(stage) / batch / 1e9,
             "ms/image, single": 1e3 * seconds[stage] / batch,
@@ -115,7 +121,7 @@ def training(config: Config, levels: Sequence[int], repeats: int) -> Tables:
     )
     rows.append(row(deepest, single, mean_seconds, mean_flops))
     stages = [stage_row(*each) for each in zip(single.step.stages, mixed[deepest].step.batch_sizes, strict=True)]
-    title = f"of training at {pixels} px, batch of {batch}"
+    title = f"of training at {report.size(shapes[0])} px, batch of {batch}"
     return {
         "training": Table(f"Steps {title}", rows),
         "training_stages": Table(f"Stages {title}, {deepest} levels", stages),

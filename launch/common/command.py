@@ -22,9 +22,6 @@ from ssd_jax.errors import InputError
 from .config_flag import FIRST, parse_fields
 from .usage import usage
 
-# On CPUs XLA hands convolutions to YNNPACK: a training step at full resolution then takes 1.6 times as long as with Eigen.
-CPU_FLAGS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
-
 IMPORT = flags.DEFINE_multi_string(
     "import",
     [],
@@ -43,8 +40,6 @@ class _BarHandler(logging.Handler):
 
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and calls `main`; exits with status 2 and one line on stderr if the user's input is at fault."""
-    if jax.__version_info__ < (0, 12):  # XLA aborts at a flag it does not know; later ones of the user's own prevail
-        os.environ["XLA_FLAGS"] = f"{CPU_FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
     logger = logging.getLogger("ssd_jax")
     logger.setLevel(logging.INFO)
     logger.addHandler(_BarHandler())

@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 import ssd_jax
+from ssd_jax.data.encoding import Encoding
 from ssd_jax.data.folder import SUFFIXES
 from ssd_jax.errors import InputError
 from ssd_jax.files import images
@@ -45,7 +46,7 @@ def fill(
     out: Path,
     num: int,
     batch: int,
-    shape: tuple[int, ...],
+    encoding: Encoding,
     calls: int,
     draw: Callable[[int, int], Iterator[ssd_jax.Snapshot]],
 ) -> list[Path]:
@@ -55,14 +56,14 @@ def fill(
         out: folder, claimed already.
         num: images.
         batch: images at a time, over all devices; rounded up to a multiple of them.
-        shape: of an image, (h, w, channels).
+        encoding: of the images.
         calls: network calls of an image, for the progress bar.
         draw: (images, first index) -> their snapshots.
 
     Returns:
         All files in order.
     """
-    paths = [out / f"{index:06d}.png" for index in range(num)]
+    paths, shape = [out / f"{index:06d}.png" for index in range(num)], (*encoding.shape, encoding.channels)
     missing = {index for index, path in enumerate(paths) if not images.is_whole(path, shape)}
     devices = jax.local_device_count()
     batch = -(-min(batch, num) // devices) * devices
@@ -70,7 +71,7 @@ def fill(
     with tqdm(total=len(firsts) * calls, desc="sampling", unit="call", disable=not firsts) as bar:
         for first in firsts:
             *_, last = with_progress(draw(batch, first), bar)
-            pictures = images.to_uint8(last.x)
+            pictures = encoding.decode(last.x)
             for index in missing.intersection(range(first, first + batch)):
                 images.write_png(paths[index], pictures[index - first])
     return paths

@@ -42,6 +42,11 @@ def number(value: float, digits: int = 4) -> str:
     return f"{value:.{digits}g}" if abs(value) < 10 ** (digits - 1) else f"{value:.0f}"
 
 
+def size(shape: Sequence[int]) -> str:
+    """A spatial shape: 64 for a square, else 24x48."""
+    return str(shape[0]) if len(shape) == 2 and shape[0] == shape[1] else "x".join(map(str, shape))
+
+
 def _cells(rows: Sequence[Row], digits: int) -> tuple[list[str], list[list[str]], list[str]]:
     """Columns, cells by row, and the alignment of every column."""
     columns = list(dict.fromkeys(column for row in rows for column in row))

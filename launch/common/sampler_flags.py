@@ -1,4 +1,4 @@
-"""What the commands that draw images share: the flags of the sampler and what they say."""
+"""The flags of the sampler, which the commands that draw images share, and what they say."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +12,12 @@ from ssd_jax.sampling.denoise import Denoise
 from ssd_jax.sampling.solvers import SOLVERS
 from ssd_jax.sampling.spacing import SPACINGS
 
-SOLVER = flags.DEFINE_string("solver", "dpmpp_2m", f"One of {', '.join(SOLVERS)}.")
-STEPS = flags.DEFINE_integer("steps", 30, "Network calls per image.")
+SOLVER = flags.DEFINE_string("solver", None, f"One of {', '.join(SOLVERS)}; the run's if not given.")
+NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Network calls per image; the run's if not given.")
 SPACING = flags.DEFINE_string("spacing", "log_snr", f"One of {', '.join(SPACINGS)}, optimal.")
 ETA = flags.DEFINE_float("eta", None, "0 (no fresh noise) to 1 (ancestral); overrides the solver's own.")
 LABEL = flags.DEFINE_string("label", "all", "Class of all images, a number, or all: the classes in turn.")
-GUIDANCE = flags.DEFINE_float("guidance", 1.0, "Scale of classifier-free guidance; 1 is none.")
+GUIDANCE = flags.DEFINE_float("guidance", None, "Scale of classifier-free guidance, 1 is none; the run's if not given.")
 INTERVAL = flags.DEFINE_list("guidance_interval", None, "LOW,HIGH: guide only where the log-SNR lies between them.")
 THRESHOLD = flags.DEFINE_float("threshold_quantile", None, "Threshold dynamically at this quantile, e.g. 0.995.")
 MEMORY = flags.DEFINE_integer(
@@ -52,21 +52,19 @@ def interval() -> tuple[float, float] | None:
 
 def plan(trained: ssd_jax.Trained, start: int | None = None) -> ssd_jax.Plan:
     """The plan that the flags ask for."""
-    return ssd_jax.plan_steps(
-        trained.process,
-        solver=SOLVER.value,
-        num_steps=STEPS.value,
-        spacing=SPACING.value,
-        eta=ETA.value,
-        start=start,
-    )
+    return trained.plan(solver=SOLVER.value, num_steps=NUM_STEPS.value, spacing=SPACING.value, eta=ETA.value, start=start)
 
 
 def record(trained: ssd_jax.Trained, workdir: str) -> dict:
-    """All that decides what image i is."""
-    settings = (SEED, SOLVER, STEPS, SPACING, ETA, LABEL, GUIDANCE, INTERVAL, THRESHOLD)
+    """All that decides what image i is, with what the run says where no flag does."""
+    run = trained.config.sample
+    chosen = {
+        "solver": SOLVER.value or run.solver,
+        "num_steps": run.num_steps if NUM_STEPS.value is None else NUM_STEPS.value,
+        "guidance": run.guidance if GUIDANCE.value is None else GUIDANCE.value,
+    }
     origin = {"workdir": str(Path(workdir).resolve()), "step": trained.step}
-    return origin | {flag.name: flag.value for flag in settings}
+    return origin | chosen | {flag.name: flag.value for flag in (SEED, SPACING, ETA, LABEL, INTERVAL, THRESHOLD)}
 
 
 def memory_limit() -> int | None:

@@ -21,7 +21,7 @@ import ssd_jax
 from ssd_jax.analysis.empirical import noisy_states, posterior_error, state_information
 from ssd_jax.data import make_source
 from ssd_jax.errors import InputError
-from ssd_jax.process.stages import Stage, make_stages
+from ssd_jax.process.stages import Stage
 
 from ..common import report
 from ..common.command import run
@@ -41,7 +41,7 @@ def main() -> None:
     coarse = ours.process.degrade(images, ours.process.used_levels[-1])
     key = jax.random.key(0)
     rows = []
-    for t, stage in tqdm(timesteps(make_stages(ours.process)), "timesteps"):
+    for t, stage in tqdm(timesteps(ours.process.stages), "timesteps"):
         errors, best, nats = [], [], []
         same = int(np.argmin(np.abs(baseline.process.image_log_snr - ours.process.image_log_snr[t])))
         for trained, its_t in ((ours, t), (baseline, same)):
@@ -56,12 +56,12 @@ def main() -> None:
 
 
 def data(trained: ssd_jax.Trained) -> tuple[jax.Array, np.ndarray]:
-    """Different images of the run's data, float32 [n, *shape, 3], and their labels, int [n]."""
-    source = make_source(trained.config.data, trained.process.shape[0])
+    """Different images of the run's data, float32 [n, *shape, channels], and their labels, int [n]."""
+    source = make_source(trained.config.data, trained.process.shape)
     indices = np.unique(np.linspace(0, len(source) - 1, min(IMAGES.value, len(source))).astype(int)).tolist()
     items = [item for item in map(source.__getitem__, indices) if item is not None]
     pixels, first = np.unique(np.stack([item["image"] for item in items]), axis=0, return_index=True)
-    return jnp.asarray(pixels, jnp.float32) / 127.5 - 1, np.array([items[i]["label"] for i in first], np.int32)
+    return trained.encoding.encode(pixels), np.array([items[i]["label"] for i in first], np.int32)
 
 
 def timesteps(stages: tuple[Stage, ...]) -> list[tuple[int, Stage]]:
@@ -81,7 +81,7 @@ def network_error(
     key: jax.Array,
 ) -> float:
     """Mean squared error of the network's prediction, taken to the coarsest level of our process."""
-    stage = next(stage for stage in make_stages(trained.process) if stage.t_min <= t <= stage.t_max)
+    stage = next(stage for stage in trained.process.stages if stage.t_min <= t <= stage.t_max)
     states = noisy_states(trained.process, images, t, key)
     label = jnp.asarray(labels) if trained.config.model.num_classes else None
     predicted = _predict(trained.denoiser, states, jnp.full(len(states), t), label, stage=stage)

@@ -109,16 +109,16 @@ def measured(config: Config, workdir: Path, solver: str, steps: int, num: int) -
         return json.loads(file.read_text())
     trained = ssd_jax.load(workdir)
     plan = ssd_jax.plan_steps(trained.process, solver=solver, num_steps=steps)
-    folders.claim(out, {"workdir": str(workdir.resolve()), "step": trained.step, "solver": solver, "steps": steps})
+    folders.claim(out, {"workdir": str(workdir.resolve()), "step": trained.step, "solver": solver, "num_steps": steps})
     draw = partial(trained.iterate, trained.denoiser, plan, jax.random.key(0))
-    shape = (*trained.process.shape, 3)
+    every = max(steps // 20, 1)
     paths = folders.fill(
-        out, num, BATCH.value, shape, steps, lambda count, first: draw(count, first_index=first, every=max(steps // 20, 1))
+        out, num, BATCH.value, trained.encoding, plan.calls, lambda n, first: draw(n, first_index=first, every=every)
     )
     feature_sets = [low_pass_pixels(), random_convolutions()]
-    reference = data_reference(config.data, feature_sets, trained.process.shape)
+    reference = data_reference(trained.config.data, feature_sets, trained.process.shape)
     metrics = evaluate(feature_sets, lambda: folders.read_batches(paths), reference)
-    cost = plan_cost(plan, config.model)
+    cost = plan_cost(plan, config.model, channels=trained.encoding.channels)
     result = {"metrics": metrics, "gflops": cost.flops / 1e9, "relative_flops": cost.relative_flops}
     write_atomically(file, lambda stream: stream.write(json.dumps(result, indent=1).encode()))
     return result

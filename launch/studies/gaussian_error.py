@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from ssd_jax.analysis.cost import plan_cost
 from ssd_jax.analysis.error import GaussianError, gaussian_error
-from ssd_jax.config import ModelConfig, ProcessConfig
+from ssd_jax.config import FlexiUNetConfig, ProcessConfig
 from ssd_jax.files.paths import write_atomically
-from ssd_jax.process.process import make_process
+from ssd_jax.process.config import make_process
 from ssd_jax.process.spectrum import natural_spectrum
 from ssd_jax.sampling.plan import plan_steps
 
@@ -29,7 +29,9 @@ from ..common.figures import Figure
 
 OUT = flags.DEFINE_string("out", "docs", "Folder for gaussian_error.json, .md and .png.")
 SIZES = flags.DEFINE_multi_integer("size", [64, 256], "Image sizes.")
-STEPS = flags.DEFINE_integer("steps", 1000, "Timesteps of the process, each of them a network call.", lower_bound=20)
+NUM_TIMESTEPS = flags.DEFINE_integer(
+    "num_timesteps", 1000, "Timesteps of the process, each of them a network call.", lower_bound=20
+)
 
 WIDTHS = {4: (128, 256, 384, 512), 6: (128, 128, 256, 256, 512, 512)}  # about the published networks of 64 and 256 px
 GAMMAS = (0.5, 0.7, 1.0, 2.0)
@@ -52,7 +54,7 @@ class MeasuredProcess:
 
 
 def main() -> None:
-    measured = [measure(config) for config in tqdm(configs(SIZES.value, STEPS.value), desc="processes")]
+    measured = [measure(config) for config in tqdm(configs(SIZES.value, NUM_TIMESTEPS.value), desc="processes")]
     lines = ",\n".join(json.dumps(asdict(each)) for each in measured)
     files = {"json": f"[\n{lines}\n]\n", "md": markdown(measured)}
     for suffix, content in files.items():
@@ -85,8 +87,8 @@ def measure(config: ProcessConfig) -> MeasuredProcess:
     plans = {solver: plan_steps(process, solver=solver, num_steps=config.num_timesteps) for solver in ("ancestral", "ddim")}
     spectrum = natural_spectrum(process.shape)
     errors: dict[str, GaussianError] = {solver: gaussian_error(plan, spectrum) for solver, plan in plans.items()}
-    widths = WIDTHS[4 if config.image_size < 256 else 6]
-    model = ModelConfig(widths=widths, num_res_blocks=2, attention_levels=tuple(range(len(widths) // 2, len(widths))))
+    widths = WIDTHS[4 if config.shape[0] < 256 else 6]
+    model = FlexiUNetConfig(widths=widths, num_res_blocks=2, attention_levels=tuple(range(len(widths) // 2, len(widths))))
     flops = plan_cost(plans["ancestral"], model).relative_flops
     return MeasuredProcess(config, flops, *(error.as_dict() for error in errors.values()))
 
@@ -113,7 +115,7 @@ def table_row(measured: MeasuredProcess) -> report.Row:
     schedule = process.resolution_schedule + gamma
     changes = {"operator": process.operator, "resolution schedule": schedule, "policy": process.snr_policy}
     return {
-        "image": process.image_size,
+        "image": process.shape[0],
         "levels": process.num_levels,
         **(dict.fromkeys(changes) if process.num_levels == 1 else changes),
         "FLOPs": measured.relative_flops,
@@ -133,7 +135,7 @@ def draw(measured: Sequence[MeasuredProcess], sizes: Sequence[int]) -> Figure:
     """Per-frequency variance ratios of ancestral sampling: one level, published, preserve."""
     figure = Figure(figsize=(5.5 * len(sizes), 3.8), layout="constrained")
     for size, axes in zip(sizes, figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0], strict=True):
-        drawn = [each for each in measured if each.process.image_size == size and is_plain(each.process)]
+        drawn = [each for each in measured if each.process.shape[0] == size and is_plain(each.process)]
         depth = max(each.process.num_levels for each in drawn)
         for each in drawn:
             levels, ratios = each.process.num_levels, each.ancestral["variance_ratios"][1:]

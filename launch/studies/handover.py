@@ -23,7 +23,6 @@ import ssd_jax
 from ssd_jax.analysis.empirical import noisy_states
 from ssd_jax.data import make_source
 from ssd_jax.errors import InputError
-from ssd_jax.files.images import to_uint8
 from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
 from ssd_jax.sampling.noise import seeded
 from ssd_jax.sampling.plan import DEFAULT_STEPS
@@ -37,7 +36,7 @@ NUM = flags.DEFINE_integer("num", 1024, "Images drawn for every number.", lower_
 BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
 
 Draw = Callable[[int], jax.Array]  # first index of a batch -> its images
-Real = tuple[np.ndarray, np.ndarray]  # images, float32 [NUM, *shape, 3] in [-1, 1]; their labels, int [NUM]
+Real = tuple[np.ndarray, np.ndarray]  # x_0, float32 [NUM, *shape, channels]; their labels, int [NUM]
 
 
 def main() -> None:
@@ -51,7 +50,7 @@ def main() -> None:
     reference = data_reference(ours.config.data, feature_sets, ours.process.shape)
 
     def row(start: str, by: str, draw: Draw) -> report.Row:
-        drawn = [np.asarray(to_uint8(draw(first))) for first in range(0, NUM.value, BATCH.value)]
+        drawn = [ours.encoding.decode(draw(first)) for first in range(0, NUM.value, BATCH.value)]
         found = evaluate(feature_sets, lambda: drawn, reference)
         return {"from": start, "drawn by": by} | {each.name: found[each.name]["frechet_relative"] for each in feature_sets}
 
@@ -67,7 +66,7 @@ def contestants(ours: ssd_jax.Trained, baseline: ssd_jax.Trained, real: Real) ->
     ]
     for level in reversed(ours.process.used_levels[1:]):
         t = ours.process.first_timestep(level)
-        start, same = f"t = {t}, {ours.process.level_shape(level)[0]} px", same_log_snr(ours, t, baseline)
+        start, same = f"t = {t}, {report.size(ours.process.level_shape(level))} px", same_log_snr(ours, t, baseline)
         found.append((start, "ours, baseline", partial(draw_with_both, ours, baseline, real, t)))
         found.append((f"t = {same}", "baseline", partial(draw_from, baseline, real, same)))
     return found
@@ -75,13 +74,13 @@ def contestants(ours: ssd_jax.Trained, baseline: ssd_jax.Trained, real: Real) ->
 
 def real_images(trained: ssd_jax.Trained) -> Real:
     """NUM readable images of the run's data, drawn at random."""
-    source, rng = make_source(trained.config.data, trained.process.shape[0]), np.random.default_rng(0)
+    source, rng = make_source(trained.config.data, trained.process.shape), np.random.default_rng(0)
     items = (source[index] for index in rng.integers(len(source), size=2 * NUM.value).tolist())
     items = list(islice((item for item in items if item is not None), NUM.value))
     if len(items) < NUM.value:
         raise InputError(f"{len(items)} of {2 * NUM.value} images of the data can be read, but --num is {NUM.value}")
-    images = np.stack([item["image"] for item in items]).astype(np.float32) / 127.5 - 1
-    return images, np.array([item["label"] for item in items], np.int32)
+    images = trained.encoding.encode(np.stack([item["image"] for item in items]))
+    return np.asarray(images), np.array([item["label"] for item in items], np.int32)
 
 
 def same_log_snr(ours: ssd_jax.Trained, t: int, baseline: ssd_jax.Trained) -> int:
@@ -115,7 +114,9 @@ def snapshots(
     noise = seeded(jax.random.key(0), first + np.arange(count))
     label = None if real is None or not trained.config.model.num_classes else real[1][first : first + count]
     labels = trained.labels(label, count, first)
-    return ssd_jax.iterate(trained.denoiser, remaining_plan(trained, t), noise, label=labels, start=start)
+    return ssd_jax.iterate(
+        trained.denoiser, remaining_plan(trained, t), noise, label=labels, start=start, channels=trained.encoding.channels
+    )
 
 
 def remaining_plan(trained: ssd_jax.Trained, t: int | None) -> ssd_jax.Plan:

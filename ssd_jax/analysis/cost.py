@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ssd_jax.config import ModelConfig
-from ssd_jax.network.flexi_unet import IMAGE_CHANNELS
+from ssd_jax.compilation import COMPILER_OPTIONS
+from ssd_jax.network import abstract_network
+from ssd_jax.network.protocol import NetworkConfig, Shapes, num_labels
 from ssd_jax.sampling.plan import Plan
-from ssd_jax.training.step import abstract_model
 
 
 @dataclass(frozen=True)
@@ -49,28 +49,37 @@ class PlanCost:
 
 @cache
 def path_cost(
-    config: ModelConfig, shape: tuple[int, ...], in_level: int, out_level: int, *, memory: bool = False
+    config: NetworkConfig, shapes: Shapes, channels: int, in_level: int, out_level: int, *, memory: bool = False
 ) -> PathCost:
-    """Counts one path for one image of a level-0 spatial `shape`; `memory` compiles it (seconds to minutes)."""
-    graphdef, parameters = abstract_model(config)
+    """Counts one path through a network for one image.
+
+    Args:
+        config: of the network.
+        shapes: of the levels of the process.
+        channels: of its images.
+        in_level, out_level: the path.
+        memory: compiles it (seconds to minutes).
+    """
+    graphdef, parameters = abstract_network(config, shapes, channels)
 
     def call(parameters, x, t, label):
         return nnx.merge(graphdef, parameters)(x, t, label, in_level=in_level, out_level=out_level)
 
-    x = jax.ShapeDtypeStruct((1, *(side >> in_level for side in shape), IMAGE_CHANNELS), jnp.float32)
-    label = jax.ShapeDtypeStruct((1,), jnp.int32) if config.num_classes else None
-    lowered = jax.jit(call).lower(parameters, x, jax.ShapeDtypeStruct((1,), jnp.float32), label)
+    x = jax.ShapeDtypeStruct((1, *shapes[in_level], channels), jnp.float32)
+    label = jax.ShapeDtypeStruct((1,), jnp.int32) if num_labels(config) else None
+    program = jax.jit(call, compiler_options=COMPILER_OPTIONS)
+    lowered = program.lower(parameters, x, jax.ShapeDtypeStruct((1,), jnp.float32), label)
     analysis = lowered.cost_analysis()
     flops = float(analysis["flops"]) if analysis else float("nan")
     statistics = lowered.compile().memory_analysis() if memory else None
     return PathCost(in_level, out_level, flops, statistics.temp_size_in_bytes if statistics else None)
 
 
-def plan_cost(plan: Plan, config: ModelConfig, *, memory: bool = False) -> PlanCost:
+def plan_cost(plan: Plan, config: NetworkConfig, *, channels: int = 3, memory: bool = False) -> PlanCost:
     """Counts a whole plan for one image, against the same number of calls of path (0, 0)."""
     stages = [part.stage for part in plan.stages]
     paths = dict.fromkeys([(0, 0), *((stage.in_level, stage.out_level) for stage in stages)])
-    costs = {path: path_cost(config, plan.process.shape, *path, memory=memory) for path in paths}
+    costs = {path: path_cost(config, plan.process.level_shapes, channels, *path, memory=memory) for path in paths}
     of_stages = tuple(costs[stage.in_level, stage.out_level] for stage in stages)
-    flops = sum(part.calls * cost.flops for part, cost in zip(plan.stages, of_stages, strict=True))
+    flops = sum(len(part.timesteps) * cost.flops for part, cost in zip(plan.stages, of_stages, strict=True))
     return PlanCost(of_stages, flops, flops / (plan.calls * costs[0, 0].flops))

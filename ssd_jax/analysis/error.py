@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from ssd_jax.analysis.gaussian import GaussianData, along_directions, axis_components, level_operators
 from ssd_jax.errors import InputError
-from ssd_jax.process.operators import dct_basis
+from ssd_jax.process.dct import dct_basis
 from ssd_jax.process.spectrum import frequencies, information, lost_information, ring_means
 from ssd_jax.sampling.parts import Part, StayPlan, UpPlan
 from ssd_jax.sampling.plan import Plan

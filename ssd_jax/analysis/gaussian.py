@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 from scipy.sparse.csgraph import connected_components
 
 from ssd_jax.errors import InputError
-from ssd_jax.process.operators import SeparableOperator, dct_basis, identity
+from ssd_jax.process.dct import dct_basis
+from ssd_jax.process.operators import SeparableOperator, identity
 from ssd_jax.process.process import ScaleSpaceProcess
 
 Components = dict[int, Int[np.ndarray, "components _"]]  # the frequencies of each component at every level in use

@@ -8,36 +8,48 @@ from typing import SupportsIndex
 import numpy as np
 
 from ssd_jax.errors import InputError
+from ssd_jax.files.channels import WHITE, Colour
 from ssd_jax.files.decode import decode, fit
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+PROBED = 32  # images that tell how many channels a folder has
 logger = logging.getLogger(__name__)
 
 
 class FolderSource:
-    """Images below a folder, centre-cropped to a square and resized; first-level sub-folders are the classes.
+    """Images below a folder, centre-cropped and resized; first-level sub-folders are the classes.
 
     An image that cannot be decoded is reported by name, with a running count, and read as None.
 
     Args:
         folder: searched recursively.
-        image_size: pixels on a side.
+        shape: (h, w) of the images.
         split_file: text file with one path relative to `folder` per line; only these images are used.
+        channels: 1, 3 or 4; if not given those of the images: 1 if all are grey, 4 if all are transparent somewhere, else 3
+            (judged by PROBED of them).
+        background: RGB, 0..255: shows through transparent images of 1 or 3 channels.
 
     Raises:
-        InputError: if the folder or the split file is missing or names no images, and, when read, if every image turns
-            out to be corrupt.
+        InputError: if the folder or the split file is missing or names no images, if channels is 4 and no image is
+            transparent, and, when read, if every image turns out to be corrupt.
     """
 
-    def __init__(self, folder: str, image_size: int, split_file: str | None = None):
-        self._root = Path(folder)
-        self._image_size = image_size
+    def __init__(
+        self,
+        folder: str,
+        shape: tuple[int, ...],
+        split_file: str | None = None,
+        *,
+        channels: int | None = None,
+        background: Colour = WHITE,
+    ):
+        self._root, self._shape, self._background = Path(folder), shape, background
         self._paths = _split(self._root, Path(split_file)) if split_file else _search(self._root)
-        classes = sorted({path.parts[0] for path in self._paths if len(path.parts) > 1})
-        self.num_classes = len(classes)
-        labels = [classes.index(path.parts[0]) if len(path.parts) > 1 else 0 for path in self._paths]
-        self.labels = np.array(labels, np.int32)
+        self.class_names = tuple(sorted({path.parts[0] for path in self._paths if len(path.parts) > 1}))
+        numbers = {name: number for number, name in enumerate(self.class_names)}
+        self.labels = np.array([numbers.get(path.parts[0], 0) for path in self._paths], np.int32)
         self._corrupt: set[int] = set()
+        self.channels = self._probe(channels)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -46,13 +58,30 @@ class FolderSource:
         index = int(index)
         path = self._root / self._paths[index]
         try:
-            image = decode(path.read_bytes(), channels=3)
+            image = decode(path.read_bytes(), self.channels, self._background)
         except OSError:
             image = None
         if image is None:
             self._report(index)
             return None
-        return {"image": fit(image, (self._image_size, self._image_size)), "label": self.labels[index]}
+        return {"image": fit(image, self._shape), "label": self.labels[index]}
+
+    def _probe(self, channels: int | None) -> int:
+        """The channels to read: those asked for, or those that the images have."""
+        if channels in (1, 3):
+            return channels
+        chosen = np.unique(np.linspace(0, len(self) - 1, min(PROBED, len(self))).astype(int)).tolist()
+        files = (self._root / self._paths[index] for index in chosen)
+        images = [image for image in map(decode, map(Path.read_bytes, files)) if image is not None]
+        transparent = [image.shape[-1] == 4 and image[..., 3].min() < 255 for image in images]
+        if channels == 4 and not any(transparent):
+            raise InputError(
+                f"data.channels is 4, but none of {len(images)} images of {str(self._root)!r} that were read is "
+                "transparent; set --config.data.channels=3 or 1"
+            )
+        if channels == 4 or (images and all(transparent)):
+            return 4
+        return 1 if images and all(image.shape[-1] == 1 for image in images) else 3
 
     def _report(self, index: int) -> None:
         if index in self._corrupt:

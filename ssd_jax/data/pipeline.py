@@ -20,7 +20,7 @@ def make_iterator(source: Source, *, batch_size: int, seed: int, flip: bool) -> 
         flip: mirror half of the images at random.
 
     Yields:
-        {"image": uint8 [batch, size, size, 3], "label": int32 [batch]} with batch = batch_size / processes.
+        {"image": uint8 [batch, *shape, channels], "label": int32 [batch]} with batch = batch_size / processes.
     """
     if batch_size % jax.process_count():
         raise InputError(f"train.batch_size is {batch_size}, but must be divisible by {jax.process_count()} processes")

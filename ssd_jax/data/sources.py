@@ -1,28 +1,71 @@
-"""Sources: random access to single images, all of one size."""
+"""Sources: random access to single images, all of one size; and the `data` section of a config that names them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int, UInt8
 
-from ssd_jax.config import DataConfig, ModelConfig
 from ssd_jax.data.folder import FolderSource
 from ssd_jax.data.openmoji import OpenMojiSource
 from ssd_jax.data.tfds import TfdsSource
-from ssd_jax.errors import InputError
+from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name, check_range
+from ssd_jax.files.channels import WHITE, Colour
+
+CHANNELS = (1, 3, 4)  # grey; RGB; RGB and alpha
+PYTHON = "python"  # the source of runs that were trained on an object of the caller's
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where images come from.
+
+    Attributes:
+        source: a key of SOURCES, e.g. "openmoji" (embedded), "folder" or "tfds".
+        folder: root of an image folder, searched recursively; first-level sub-folders are its classes.
+        split_file: optional text file with one path (relative to folder) per line: only these images are used.
+        tfds_name: name of a prepared TFDS data set, e.g. "celeb_a"; read as array_record.
+        tfds_split: its split.
+        channels: 1 (grey), 3 (RGB) or 4 (RGB and alpha); what the source has if not given, and recorded in the run.
+        background: RGB, 0..255 each: what shows through transparent images where they have no channel for it.
+        flip: mirror half of the images at random.
+        balance: draw all classes equally often.
+    """
+
+    source: str = "openmoji"
+    folder: str | None = None
+    split_file: str | None = None
+    tfds_name: str | None = None
+    tfds_split: str = "train"
+    channels: int | None = None
+    background: Colour = WHITE
+    flip: bool = False
+    balance: bool = False
+
+    def __post_init__(self):
+        check_name("data.source", self.source, (*SOURCES, PYTHON), HOW_TO_REGISTER)
+        if self.channels is not None:
+            check_name("data.channels", self.channels, CHANNELS)
+        for value in self.background:
+            check_range("data.background", value, low=0, high=256)
 
 
 @runtime_checkable
 class Source(Protocol):
     """What the pipeline asks of a data set.
 
-    An item is {"image": uint8 [size, size, 3], "label": int32 scalar}, or None for an image that cannot be read. Sources
-    without classes have num_classes = 0 and label 0. `labels` holds those of all items, int [len], or None if they are
-    not known without reading the items.
+    An item is {"image": uint8 [*shape, channels], "label": int32 scalar}, or None for an image that cannot be read. Label
+    i is class_names[i]; sources without classes have none, and label 0. `labels` holds those of all items, int [len], or
+    None if they are not known without reading the items.
     """
 
-    num_classes: int
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
 
     @property
     def labels(self) -> np.ndarray | None: ...
@@ -32,24 +75,73 @@ class Source(Protocol):
     def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray] | None: ...
 
 
-def make_source(config: DataConfig, image_size: int) -> Source:
-    """The source that a config names, its images image_size pixels on a side. Raises InputError if it cannot be read."""
-    source = _open(config, image_size)
+Shape = tuple[int, ...]
+
+
+def _folder(config: DataConfig, shape: Shape) -> Source:
+    folder = _given("data.folder", config.folder)
+    return FolderSource(folder, shape, config.split_file, channels=config.channels, background=config.background)
+
+
+def _tfds(config: DataConfig, shape: Shape) -> Source:
+    name = _given("data.tfds_name", config.tfds_name)
+    return TfdsSource(name, config.tfds_split, shape, channels=config.channels, background=config.background)
+
+
+def _openmoji(config: DataConfig, shape: Shape) -> Source:
+    return OpenMojiSource(shape, channels=config.channels or 3, background=config.background)
+
+
+# From a config and the spatial shape of the images to a source.
+SOURCES: dict[str, Callable[[DataConfig, Shape], Source]] = {"openmoji": _openmoji, "folder": _folder, "tfds": _tfds}
+
+
+def make_source(config: DataConfig, shape: Shape) -> Source:
+    """The source that a config names, its images of spatial `shape`. Raises InputError if it cannot be read."""
+    if config.source == PYTHON:
+        raise InputError(
+            "this run was trained on data given from Python, which no config can read again; give the data: "
+            "ssd_jax.train(config, workdir, source=...), or --reference where images are compared with others"
+        )
+    source = SOURCES[config.source](config, shape)
     return BalancedSource(source) if config.balance else source
 
 
-def _open(config: DataConfig, image_size: int) -> Source:
-    match config.source:
-        case "openmoji":
-            return OpenMojiSource(image_size)
-        case "folder":
-            return FolderSource(_given("data.folder", config.folder), image_size, config.split_file)
-        case _:
-            return TfdsSource(_given("data.tfds_name", config.tfds_name), config.tfds_split, image_size)
+def python_source(source: "Source | UInt8[np.ndarray, 'n *shape channels']", shape: Shape, balance: bool) -> Source:
+    """A source or an array of the caller's as a source of images of spatial `shape`.
+
+    Raises:
+        InputError: if it is neither, or its images have another shape.
+    """
+    found = ArraySource(source) if isinstance(source, np.ndarray) else source
+    if not isinstance(found, Source):
+        raise InputError(
+            f"source is {type(source).__name__}, but must be an array, uint8 [n, h, w, channels], or have channels, "
+            "class_names, labels, len() and [index] (ssd_jax.data.Source)"
+        )
+    first = next((item for item in (found[i] for i in range(len(found))) if item is not None), None)
+    expected = (*shape, found.channels)
+    if first is None or first["image"].shape != expected or first["image"].dtype != np.uint8:
+        given = "none that can be read" if first is None else f"{first['image'].dtype} {first['image'].shape}"
+        raise InputError(f"the images of source are {given}, but process.shape and its channels ask for uint8 {expected}")
+    return BalancedSource(found) if balance else found
+
+
+def recorded(config: DataConfig, source: Source, *, from_python: bool = False) -> DataConfig:
+    """The config as it is kept with a run: with the channels that the source has, and where it came from.
+
+    Raises:
+        InputError: if the config asks for other channels than the source has.
+    """
+    if config.channels not in (None, source.channels):
+        raise InputError(
+            f"data.channels is {config.channels}, but the data have {source.channels}; correct the one or leave it out"
+        )
+    return replace(config, channels=source.channels, source=PYTHON if from_python else config.source)
 
 
 def image_batches(source: Source, limit: int | None = None, batch_size: int = 64) -> Iterator[np.ndarray]:
-    """Images in order, each once: uint8 [batch, size, size, 3]; images that cannot be read are left out.
+    """Images in order, each once: uint8 [batch, *shape, channels]; images that cannot be read are left out.
 
     Args:
         source: the data.
@@ -64,6 +156,47 @@ def image_batches(source: Source, limit: int | None = None, batch_size: int = 64
         yield np.stack(chunk)
 
 
+class ArraySource:
+    """Images in memory.
+
+    Args:
+        images: uint8 [n, *shape, channels].
+        labels: int [n], indices into class_names; all 0 without classes.
+        class_names: of the classes.
+
+    Raises:
+        InputError: for another type, or labels that do not fit.
+    """
+
+    def __init__(
+        self,
+        images: UInt8[np.ndarray, "n *shape channels"],
+        labels: Int[np.ndarray, "n"] | None = None,
+        class_names: tuple[str, ...] = (),
+    ):
+        if images.dtype != np.uint8 or images.ndim < 3 or images.shape[-1] not in CHANNELS or not len(images):
+            raise InputError(
+                f"images are {images.dtype} {images.shape}, but must be uint8 [n, h, w, channels], 0..255, with "
+                f"{', '.join(map(str, CHANNELS))} channels"
+            )
+        self.labels = np.zeros(len(images), np.int32) if labels is None else np.asarray(labels, np.int32)
+        largest = max(len(class_names), 1) - 1
+        if self.labels.shape != (len(images),) or self.labels.min() < 0 or self.labels.max() > largest:
+            raise InputError(f"labels are {self.labels.shape}, but must be int [{len(images)}] in 0..{largest}")
+        self._images, self.class_names = images, tuple(class_names)
+
+    @property
+    def channels(self) -> int:
+        """The last axis."""
+        return self._images.shape[-1]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray]:
+        return {"image": self._images[index], "label": self.labels[index]}
+
+
 class BalancedSource:
     """A source in which all classes are as large as the largest: the others' images come round again.
 
@@ -72,13 +205,13 @@ class BalancedSource:
     """
 
     def __init__(self, source: Source):
-        if source.labels is None or source.num_classes == 0:
+        if source.labels is None or not source.class_names:
             raise InputError(
                 "data.balance is set, but the data has no classes known beforehand; set --config.data.balance=False"
             )
-        self.num_classes = source.num_classes
+        self.channels, self.class_names = source.channels, source.class_names
         self._source = source
-        members = [np.flatnonzero(source.labels == label) for label in range(source.num_classes)]
+        members = [np.flatnonzero(source.labels == label) for label in range(len(source.class_names))]
         largest = max(len(indices) for indices in members)
         self._indices = np.concatenate([np.resize(indices, largest) for indices in members if len(indices)])
         self.labels = source.labels[self._indices]
@@ -96,17 +229,18 @@ def _given(name: str, value: str | None) -> str:
     return value
 
 
-def check_classes(source: Source, config: ModelConfig) -> None:
+def check_classes(source: Source, num_classes: int) -> None:
     """Raises InputError if the source has labels that the network has no class for, or none for one that needs them."""
-    if not config.num_classes:
+    if not num_classes:
         return
-    if source.num_classes == 0:
+    found = len(source.class_names)
+    if found == 0:
         raise InputError(
-            f"model.num_classes is {config.num_classes}, but the data has no labels; set --config.model.num_classes=0 or "
+            f"model.num_classes is {num_classes}, but the data has no labels; set --config.model.num_classes=0 or "
             "use a source with classes (an image folder with one sub-folder per class)"
         )
-    if source.num_classes > config.num_classes:
+    if found > num_classes:
         raise InputError(
-            f"the data has labels 0..{source.num_classes - 1}, but model.num_classes is {config.num_classes}; set "
-            f"--config.model.num_classes={source.num_classes}"
+            f"the data has labels 0..{found - 1}, but model.num_classes is {num_classes}; set "
+            f"--config.model.num_classes={found}"
         )

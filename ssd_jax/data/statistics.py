@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 from scipy.fft import dctn
 
 from ssd_jax.network.parameterisation import DataStatistics
-from ssd_jax.process.operators import heat_rate_grid
+from ssd_jax.process.dct import heat_rate_grid
 from ssd_jax.process.process import ScaleSpaceProcess
 
 

@@ -5,6 +5,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from ssd_jax.errors import InputError
+from ssd_jax.files.channels import WHITE, Colour, with_channels
 from ssd_jax.files.decode import fit
 
 
@@ -14,15 +15,26 @@ class TfdsSource:
     Args:
         name: e.g. "celeb_a" or "imagenet2012:5.1.0".
         split: e.g. "train" or "train[:90%]".
-        image_size: pixels on a side; images are centre-cropped and resized.
+        shape: (h, w); images are centre-cropped and resized.
+        channels: 1, 3 or 4; those of the data set if not given.
+        background: RGB, 0..255: shows through transparent images of 1 or 3 channels.
 
     Raises:
-        InputError: if the data set is unknown, not prepared as array_record, or has no images.
+        InputError: if the data set is unknown, not prepared as array_record, has no images, or none with opacity if
+            channels is 4.
     """
 
     labels = None  # not known without reading every item
 
-    def __init__(self, name: str, split: str, image_size: int):
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        shape: tuple[int, ...],
+        *,
+        channels: int | None = None,
+        background: Colour = WHITE,
+    ):
         import tensorflow_datasets as tfds  # seconds to import, and few runs need it
 
         try:
@@ -37,14 +49,17 @@ class TfdsSource:
         features = builder.info.features
         if "image" not in features:
             raise InputError(f"TFDS data set {name!r} has no feature 'image', only: {', '.join(features)}")
-        self.num_classes = features["label"].num_classes if "label" in features else 0
-        self._image_size = image_size
+        self.class_names = tuple(features["label"].names) if "label" in features else ()
+        own = features["image"].shape[-1]
+        if channels == 4 and own != 4:
+            raise InputError(f"data.channels is 4, but the images of TFDS data set {name!r} have {own}; set it to 3 or 1")
+        self.channels, self._shape, self._background = channels or own, shape, background
 
     def __len__(self) -> int:
         return len(self._items)
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray]:
         item = self._items[index]
-        image = np.broadcast_to(item["image"], (*item["image"].shape[:2], 3))
-        label = item["label"] if self.num_classes else 0
-        return {"image": fit(image, (self._image_size, self._image_size)), "label": np.asarray(label, np.int32)}
+        image = with_channels(np.asarray(item["image"]), self.channels, self._background)
+        label = item["label"] if self.class_names else 0
+        return {"image": fit(image, self._shape), "label": np.asarray(label, np.int32)}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from ssd_jax.errors import InputError
@@ -15,11 +15,6 @@ from ssd_jax.files.decode import decode
 from ssd_jax.files.paths import write_atomically
 
 WIDTH = 768  # pixels that an enlarged grid has at least, from side to side
-
-
-def to_uint8(images) -> UInt8[np.ndarray, "..."]:
-    """float [-1, 1], clipped -> uint8 0..255, rounded; any shape."""
-    return np.rint((np.clip(np.asarray(images, np.float32), -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
 def grid(
@@ -65,19 +60,19 @@ def enlarged_grid(
 
 
 def denoising_strip(
-    states: Sequence[Float[np.ndarray, "n _ _ channels"]],
-    predictions: Sequence[Float[np.ndarray, "n _ _ channels"]],
+    states: Sequence[UInt8[np.ndarray, "n _ _ channels"]],
+    predictions: Sequence[UInt8[np.ndarray, "n _ _ channels"]],
     background: Colour = WHITE,
 ) -> UInt8[np.ndarray, "height width _"]:
     """Rows in pairs, one pair per image: the states x_t from noisiest to cleanest, and below them the predictions.
 
     Args:
-        states, predictions: float [n, h, w, channels] each, at resolutions that divide the last one's.
+        states, predictions: uint8 [n, h, w, channels] each, at resolutions that divide the last one's.
         background: of transparent images.
     """
     shape = states[-1].shape[1:3]
     rows = [
-        enlarge(to_uint8(np.asarray(frame)[None, i]), shape)
+        enlarge(frame[None, i], shape)
         for i in range(len(states[0]))
         for frames in (states, predictions)
         for frame in frames

@@ -16,14 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ssd_jax.config import Config, DataConfig, ModelConfig, ProcessConfig, TrainConfig
+from ssd_jax.build import Experiment, build
+from ssd_jax.config import Config
+from ssd_jax.data.sources import DataConfig
 from ssd_jax.errors import InputError
 from ssd_jax.files.torch_file import read_torch_file
-from ssd_jax.network.flexi_unet import FlexiUNet
-from ssd_jax.process.process import make_process
+from ssd_jax.network.flexi_unet import FlexiUNet, FlexiUNetConfig
+from ssd_jax.process.config import ProcessConfig
 from ssd_jax.run import checkpoint
 from ssd_jax.run.trained import Trained, load
-from ssd_jax.training.step import abstract_model
+from ssd_jax.training.config import TrainConfig
 
 StateDict = Mapping[str, np.ndarray]
 
@@ -80,9 +82,8 @@ def model_from_reference(
         attention_resolutions=attention_resolutions,
         num_heads=num_heads,
     )
-    graphdef, _ = abstract_model(config)
-    parameters = parameters_from_reference(state_dict, config, image_size=image_size, num_levels=num_levels)
-    return nnx.merge(graphdef, parameters)
+    experiment = build(Config(process=ProcessConfig(image_size=image_size, num_levels=num_levels), model=config))
+    return nnx.merge(experiment.graphdef, parameters_from_reference(state_dict, experiment))
 
 
 def config_from_reference(
@@ -92,7 +93,7 @@ def config_from_reference(
     num_levels: int,
     attention_resolutions: Collection[int] = (16, 8),
     num_heads: int = 4,
-) -> ModelConfig:
+) -> FlexiUNetConfig:
     """The config of the network that `model_from_reference` builds. Arguments and errors as there."""
     levels = len(_numbers(state_dict, r"input_blocks\.(\d+)\.0\.op\.")) + 1
     blocks_per_level = len(_numbers(state_dict, r"input_blocks\.(\d+)\.")) // levels  # the stem or descend, and ResBlocks
@@ -114,7 +115,7 @@ def config_from_reference(
             f"attention_resolutions is {tuple(attention_resolutions)}, but this network has attention at ({sizes}) if "
             f"image_size is {image_size}; correct the one or the other"
         )
-    return ModelConfig(
+    return FlexiUNetConfig(
         widths=tuple(len(state_dict[name]) for name in kernels),
         num_res_blocks=blocks_per_level - 1,
         attention_levels=found,
@@ -123,11 +124,15 @@ def config_from_reference(
     )
 
 
-def parameters_from_reference(
-    state_dict: StateDict, config: ModelConfig, *, image_size: int, num_levels: int
-) -> dict[str, Any]:
-    """The parameters of that network, a pure dict of float32 arrays. Arguments and errors as `model_from_reference`."""
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(abstract_model(config)[1])
+def parameters_from_reference(state_dict: StateDict, experiment: Experiment) -> dict[str, Any]:
+    """The parameters of the network of an experiment with the config of `config_from_reference`, float32 arrays.
+
+    Raises:
+        InputError: as `model_from_reference`.
+    """
+    config: Any = experiment.config.model
+    image_size, num_levels = experiment.process.shape[0], experiment.process.num_levels
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(experiment.abstract_parameters)
     names = _layer_names(config, image_size)
     sources = [_source(path, leaf.shape, names) for path, leaf in leaves]
     never_entered = tuple(
@@ -163,7 +168,7 @@ def _source(path: tuple, shape: tuple[int, ...], names: Mapping[str, str]) -> _S
     return _Source(f"{name}.weight", (width_out, width_in, *window), (*range(2, 2 + len(window)), 1, 0))
 
 
-def _layer_names(config: ModelConfig, image_size: int) -> dict[str, str]:
+def _layer_names(config: FlexiUNetConfig, image_size: int) -> dict[str, str]:
     """The published name of each of our layers by its path, e.g. "encoders.0.1.residual.conv1"."""
     levels, num_res_blocks = len(config.widths), config.num_res_blocks
     names, blocks = dict(NETWORK), {"middle.0": "middle_block"}
@@ -185,7 +190,7 @@ def _layer_names(config: ModelConfig, image_size: int) -> dict[str, str]:
     return names | {f"middle.1.residual.{a}": f"middle_block.2.{b}" for a, b in RESIDUAL.items()}
 
 
-def _check(state_dict: StateDict, shapes: dict[str, tuple[int, ...]], config: ModelConfig, image_size: int) -> None:
+def _check(state_dict: StateDict, shapes: dict[str, tuple[int, ...]], config: FlexiUNetConfig, image_size: int) -> None:
     """Raises InputError unless the tensors have these names and shapes."""
     unused = f"output_blocks.{len(config.widths) * (config.num_res_blocks + 1) - 1}."  # the published model never runs it
     problems = {
@@ -252,18 +257,18 @@ def import_checkpoint(
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise InputError(f"{str(workdir)!r} is not an empty folder; choose another --workdir, nothing is overwritten")
     state_dict, step = _weights(path)
+    image_size, num_levels = process.shape[0], process.num_levels
     model = config_from_reference(
         state_dict,
-        image_size=process.image_size,
-        num_levels=process.num_levels,
+        image_size=image_size,
+        num_levels=num_levels,
         attention_resolutions=attention_resolutions,
         num_heads=num_heads,
     )
     # What trained it is not known: there is no data to go on with.
-    config = Config(DataConfig(source="folder"), process, model, TrainConfig(steps=max(step, 1)))
-    make_process(process)  # fails before anything is written
-    parameters = parameters_from_reference(state_dict, model, image_size=process.image_size, num_levels=process.num_levels)
-    _write_run(workdir, config, step, parameters)
+    data, train = DataConfig(source="folder", channels=3), TrainConfig(steps=max(step, 1))
+    experiment = build(Config(data=data, process=process, model=model, train=train))  # fails before anything is written
+    _write_run(workdir, experiment.config, step, parameters_from_reference(state_dict, experiment))
     return load(workdir)
 
 

@@ -4,13 +4,13 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ssd_jax.config import DataConfig
-from ssd_jax.data import image_batches, make_source
 from ssd_jax.data.folder import fingerprint
+from ssd_jax.data.sources import DataConfig, image_batches, make_source
 from ssd_jax.files.channels import WHITE, Colour
 from ssd_jax.metrics.distances import frechet_distance, inception_score, kernel_distance, precision_recall
 from ssd_jax.metrics.features import FeatureSet
@@ -64,10 +64,11 @@ def measure_reference(
 
 def data_reference(config: DataConfig, feature_sets: Sequence[FeatureSet], shape: tuple[int, ...]) -> Reference:
     """`measure_reference` of the data of a config."""
-    source, name = make_source(config, shape[0]), json.dumps(dataclasses.asdict(config))
+    source, name = make_source(config, shape), json.dumps(dataclasses.asdict(config))
     if config.folder is not None:
         name += fingerprint(config.folder)
-    return measure_reference(feature_sets, lambda: image_batches(source), data=name, shape=shape)
+    batches = partial(image_batches, source)
+    return measure_reference(feature_sets, batches, data=name, shape=shape, background=config.background)
 
 
 def evaluate(feature_sets: Sequence[FeatureSet], batches: Batches, reference: Reference) -> dict[str, dict[str, float]]:

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.lax import Precision, conv_general_dilated
 from jaxtyping import Array, Float, UInt8
 
-from ssd_jax.process.operators import dct_basis
+from ssd_jax.process.dct import dct_basis
 
 HIGHEST = Precision.HIGHEST  # float32 whatever the accelerator's default
 LOW_PASS = 10  # DCT indices below this are kept on either axis

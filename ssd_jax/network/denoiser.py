@@ -4,12 +4,12 @@ Samplers, guidance and analytic denoisers all meet at this signature (`sampling.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from ssd_jax.network.flexi_unet import FlexiUNet
 from ssd_jax.network.parameterisation import Parameterisation
 from ssd_jax.process.stages import Stage
 
@@ -17,7 +17,7 @@ from ssd_jax.process.stages import Stage
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Denoiser:
-    """A FlexiUNet that predicts z, in training and in sampling. A pytree: parameters and tables are its leaves.
+    """A network that predicts z, in training and in sampling. A pytree: parameters and tables are its leaves.
 
     Predictions are not clipped; `guidance` has what may follow: guidance, then clipping to the range of images.
 
@@ -28,7 +28,7 @@ class Denoiser:
     """
 
     parameters: dict
-    graphdef: nnx.GraphDef[FlexiUNet] = field(metadata={"static": True})
+    graphdef: nnx.GraphDef[Any] = field(metadata={"static": True})
     parameterisation: Parameterisation
 
     def __call__(

@@ -9,6 +9,7 @@ network is chosen by two static ints, so that each is a compiled program of its 
 An up-step into level 0 resizes the state bilinearly and takes path (0, 0) instead, as the published model does.
 """
 
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -16,22 +17,69 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from ssd_jax.config import ModelConfig
-from ssd_jax.errors import InputError
+from ssd_jax.errors import InputError, check_name, check_range
 from ssd_jax.network.blocks import AttentiveResBlock, GroupNorm, adapt, adapter, conv3x3, timestep_embedding
+from ssd_jax.network.protocol import Shapes, num_labels
 
-IMAGE_CHANNELS = 3
+
+@dataclass(frozen=True)
+class FlexiUNetConfig:
+    """The `model` section of a Flexi-UNet.
+
+    Attributes:
+        widths: channels of level 0, 1, ...; as many entries as the network has levels.
+        num_res_blocks: ResBlocks per level, >= 1.
+        attention_levels: levels with self-attention (the middle always has it).
+        num_heads: attention heads; divides the width of every level with attention.
+        dropout: 0 <= rate < 1.
+        num_classes: 0 for an unconditional network.
+        label_dropout: 0 <= share < 1 of the labels that training replaces by a null class, which guidance needs.
+        dtype: compute dtype, "float32" or "bfloat16"; parameters are float32 always.
+    """
+
+    widths: tuple[int, ...] = (32, 64, 64, 64)
+    num_res_blocks: int = 1
+    attention_levels: tuple[int, ...] = (2, 3)
+    num_heads: int = 4
+    dropout: float = 0.0
+    num_classes: int = 0
+    label_dropout: float = 0.0
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if not self.widths or min(self.widths) < 1:
+            raise InputError(f"model.widths is {self.widths}, but must hold one positive width per level")
+        check_range("model.num_res_blocks", self.num_res_blocks, low=1)
+        check_range("model.dropout", self.dropout, low=0, high=1)
+        check_range("model.num_classes", self.num_classes, low=0)
+        check_range("model.label_dropout", self.label_dropout, low=0, high=1)
+        check_name("model.dtype", self.dtype, ("float32", "bfloat16"))
+        check_range("model.num_heads", self.num_heads, low=1)
+        for level in self.attention_levels:
+            if level not in range(len(self.widths)):
+                raise InputError(f"model.attention_levels names level {level}, but levels are 0..{len(self.widths) - 1}")
+        for level in {*self.attention_levels, len(self.widths) - 1}:
+            if self.widths[level] % self.num_heads:
+                raise InputError(
+                    f"model.num_heads is {self.num_heads}, but must divide the width {self.widths[level]} of level {level}"
+                )
 
 
 class FlexiUNet(nnx.Module):
-    """Predicts the clean image at out_level from a noisy one at in_level.
+    """Predicts the clean image at out_level from a noisy one at in_level (a `protocol.Network`).
 
     Args:
         config: widths, blocks, attention, classes, compute dtype.
+        shapes: of the levels of the process, (h, w) each; the network may have more levels below.
+        in_channels, out_channels: of states and predictions.
         rngs: for initialisation.
+
+    Raises:
+        InputError: if the network has too few levels, or the shapes are not halved from level to level.
     """
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: FlexiUNetConfig, *, shapes: Shapes, in_channels: int, out_channels: int, rngs: nnx.Rngs):
+        self.shapes = _all_shapes(config, shapes)
         widths, num_levels = config.widths, len(config.widths)
         dtype = jnp.dtype(config.dtype)
         embedding = 4 * widths[0]
@@ -46,11 +94,11 @@ class FlexiUNet(nnx.Module):
             heads = config.num_heads if attend else 0
             return AttentiveResBlock(in_width, widths[level], embedding, config.dropout, heads, dtype=dtype, rngs=rngs)
 
-        self.config = config
+        self.config, self.in_channels = config, in_channels
         self.embed_1, self.embed_2 = linear(widths[0], embedding), linear(embedding, embedding)
-        classes = config.num_classes + (config.null_label is not None)
-        self.embed_label = nnx.Embed(classes, embedding, dtype=dtype, rngs=rngs) if classes else None
-        self.stem = conv(IMAGE_CHANNELS, widths[0])
+        labels = num_labels(config)
+        self.embed_label = nnx.Embed(labels, embedding, dtype=dtype, rngs=rngs) if labels else None
+        self.stem = conv(in_channels, widths[0])
         self.adapters_in = nnx.List([width_adapter(widths[0], width) for width in entry])
         self.encoders = nnx.List(
             [
@@ -76,7 +124,12 @@ class FlexiUNet(nnx.Module):
         self.ascend_convs = nnx.List([conv(widths[level], widths[level]) for level in range(1, num_levels)])
         self.adapters_out = nnx.List([width_adapter(width, widths[0]) for width in widths])
         self.head_norm = GroupNorm(widths[0])
-        self.head = conv(widths[0], IMAGE_CHANNELS, zero=True)
+        self.head = conv(widths[0], out_channels, zero=True)
+
+    @property
+    def num_levels(self) -> int:
+        """One for each width."""
+        return len(self.config.widths)
 
     def __call__(
         self,
@@ -92,15 +145,15 @@ class FlexiUNet(nnx.Module):
         """One path through the network.
 
         Args:
-            x: noisy images at in_level, [batch, h, w, 3]; h and w divisible by 2^(levels below in_level).
+            x: noisy images, [batch, *shapes[in_level], in_channels].
             t: timesteps, [batch].
-            label: classes, int [batch], exactly if the network has classes; with label dropout also `config.null_label`.
+            label: classes, int [batch], exactly if the network has classes; with label dropout also the null label.
             in_level, out_level: static ints, 0 <= out_level <= in_level < number of levels.
             train: whether dropout is on.
             rngs: a source of dropout keys, needed when `train` and dropout > 0.
 
         Returns:
-            z-hat, float32 [batch, h', w', 3] with h' = h 2^(in_level - out_level).
+            float32 [batch, *shapes[out_level], out_channels].
 
         Raises:
             InputError: for a path, shape or label that the network cannot take.
@@ -108,8 +161,7 @@ class FlexiUNet(nnx.Module):
         self._check(x, label, in_level, out_level)
         widths = self.config.widths
         if in_level > out_level == 0:
-            height, width = (side << in_level for side in x.shape[1:3])
-            x = jax.image.resize(x, (x.shape[0], height, width, x.shape[3]), "bilinear")
+            x = jax.image.resize(x, (x.shape[0], *self.shapes[0], x.shape[3]), "bilinear")
             in_level = 0
         embedding = self.embed_2(nnx.silu(self.embed_1(timestep_embedding(t, widths[0]))))
         if self.embed_label is not None and label is not None:
@@ -152,19 +204,36 @@ class FlexiUNet(nnx.Module):
         return self.head(nnx.silu(self.head_norm(h))).astype(jnp.float32)
 
     def _check(self, x: jax.Array, label: jax.Array | None, in_level: int, out_level: int) -> None:
-        num_levels = len(self.config.widths)
-        if not 0 <= out_level <= in_level < num_levels:
+        if not 0 <= out_level <= in_level < self.num_levels:
             raise InputError(
-                f"path ({in_level}, {out_level}) does not exist; a network of {num_levels} levels takes "
-                f"{num_levels - 1} >= in_level >= out_level >= 0"
+                f"path ({in_level}, {out_level}) does not exist; a network of {self.num_levels} levels takes "
+                f"{self.num_levels - 1} >= in_level >= out_level >= 0"
             )
-        factor = 2 ** (num_levels - 1 - in_level)
-        if x.ndim != 4 or x.shape[-1] != IMAGE_CHANNELS or x.shape[1] % factor or x.shape[2] % factor:
-            raise InputError(
-                f"x has shape {x.shape}, but at level {in_level} it must be [batch, h, w, {IMAGE_CHANNELS}] with h and w "
-                f"divisible by {factor}"
-            )
+        expected = (*self.shapes[in_level], self.in_channels)
+        if x.ndim != 4 or x.shape[1:] != expected:
+            raise InputError(f"x has shape {x.shape}, but at level {in_level} it must be [batch, {str(expected)[1:-1]}]")
         if (label is None) != (self.embed_label is None):
             raise InputError(
                 f"label is {'missing' if label is None else 'given'}, but the network has {self.config.num_classes} classes"
             )
+
+
+def _all_shapes(config: FlexiUNetConfig, shapes: Shapes) -> Shapes:
+    """Of all levels of the network: those of the process, then halved on. Raises InputError if they cannot be so."""
+    num_levels = len(config.widths)
+    if len(shapes) > num_levels:
+        raise InputError(
+            f"process.num_levels is {len(shapes)}, but the network has {num_levels} levels (entries of model.widths); "
+            "lower the one or lengthen the other"
+        )
+    if len(shapes[0]) != 2:
+        raise InputError(f"process.shape is {shapes[0]}, but the network flexi_unet takes images of two axes, (h, w)")
+    factor = 2 ** (num_levels - 1)
+    if any(side % factor for side in shapes[0]):
+        raise InputError(
+            f"process.shape is {shapes[0]}, but {num_levels} levels (entries of model.widths) need multiples of {factor}"
+        )
+    halved = tuple(tuple(side >> level for side in shapes[0]) for level in range(num_levels))
+    if halved[: len(shapes)] != shapes:
+        raise InputError(f"the levels of the process have shapes {shapes}, but the network flexi_unet takes {halved}")
+    return halved

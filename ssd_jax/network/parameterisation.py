@@ -23,12 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from ssd_jax.errors import InputError, check_name
+from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name
+from ssd_jax.process.dct import heat_rate_grid
 from ssd_jax.process.matrix_free import MatrixFreeOperator
-from ssd_jax.process.operators import along_axes, heat_rate_grid
+from ssd_jax.process.operators import along_axes
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.reverse import from_left, from_right, lift
-from ssd_jax.process.stages import Stage, make_stages
+from ssd_jax.process.stages import Stage
 
 Coefficients = Callable[[Any, Any, Any], tuple[Any, Any]]
 
@@ -58,7 +59,7 @@ CONDITIONINGS: dict[str, Callable[[ScaleSpaceProcess], np.ndarray] | None] = {"t
 
 @dataclass(frozen=True)
 class DenoiserConfig:
-    """What the network is told and what its output means.
+    """The `denoiser` section of a config: what the network is told and what its output means.
 
     Attributes:
         parameterisation: a key of PARAMETERISATIONS.
@@ -69,7 +70,7 @@ class DenoiserConfig:
     conditioning: str = "timestep"
 
     def __post_init__(self):
-        check_name("denoiser.parameterisation", self.parameterisation, PARAMETERISATIONS)
+        check_name("denoiser.parameterisation", self.parameterisation, PARAMETERISATIONS, HOW_TO_REGISTER)
         check_name("denoiser.conditioning", self.conditioning, CONDITIONINGS)
 
 
@@ -242,7 +243,7 @@ def make_parameterisation(
     variances = np.array(statistics.variances)
     return Parameterisation(
         coefficients,
-        {(stage.in_level, stage.out_level): _directions(process, stage) for stage in make_stages(process)},
+        {(stage.in_level, stage.out_level): _directions(process, stage) for stage in process.stages},
         process.alpha,
         process.sigma,
         np.array([variances[process.first_timestep(level)] for level in range(process.num_levels)]),

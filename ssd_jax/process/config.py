@@ -1,4 +1,168 @@
 """The `process` section of a config, and the process that it describes."""
 
-from ssd_jax.config import ProcessConfig as ProcessConfig
-from ssd_jax.process.process import make_process as make_process
+from collections.abc import Callable
+from dataclasses import InitVar, dataclass
+from functools import partial
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name, check_range
+from ssd_jax.process.operators import OPERATORS
+from ssd_jax.process.process import PRIOR_LOG_SNR, LinearOperator, ScaleSpaceProcess, preserving_shift
+from ssd_jax.process.schedules import (
+    RESOLUTION_CURVES,
+    STEEP_CURVES,
+    constant,
+    cosine,
+    growing_blur,
+    information_levels,
+    linear,
+    resolution_levels,
+    threshold_levels,
+    zero_terminal,
+)
+from ssd_jax.process.spectrum import natural_spectrum
+
+SNR_POLICIES = ("preserve", "published")
+
+
+@dataclass(frozen=True)
+class ProcessConfig:
+    """The scale-space process.
+
+    Attributes:
+        shape: spatial shape of level 0, every side divisible by 2^(num_levels - 1).
+        num_levels: L >= 1; 1 is DDPM.
+        num_timesteps: T >= 2.
+        noise_schedule: a key of NOISE_SCHEDULES; "constant" is always noise_sigma, for little noise and much blur.
+        noise_sigma: 0 < sigma < 1 of the "constant" schedule.
+        zero_terminal_snr: rescale the noise schedule so that x_{T-1} is pure noise.
+        resolution_schedule: a key of RESOLUTION_SCHEDULES.
+        gamma: shape of those that are curves, > 0; >= 1 for sigmoid_like and tanh_like.
+        thresholds: of "threshold": the t / T from which each level but 0 is used; equal ones skip a level.
+        tolerance: of "information", > 0: nats per pixel of what a state tells of the image that a level may lose.
+        spectrum_slope: of "information": the data's power falls as (spatial frequency)^-slope.
+        operator: a key of operators.OPERATORS; a function of the spatial shape that returns the operator to the next level.
+        snr_policy: "preserve" (equation 8) or "published".
+        blur: standard deviation, in pixels of level 0, of a blur that grows from 0 to this within the process; 0 for none.
+        image_size: the short way to a square `shape`; if given, it prevails.
+    """
+
+    shape: tuple[int, ...] = (32, 32)
+    num_levels: int = 4
+    num_timesteps: int = 1000
+    noise_schedule: str = "linear"
+    noise_sigma: float = 0.01
+    zero_terminal_snr: bool = False
+    resolution_schedule: str = "convex_decay"
+    gamma: float = 0.5
+    thresholds: tuple[float, ...] = ()
+    tolerance: float = 1e-3
+    spectrum_slope: float = 2.0
+    operator: str = "box"
+    snr_policy: str = "preserve"
+    blur: float = 0.0
+    image_size: InitVar[int | None] = None
+
+    def __post_init__(self, image_size: int | None):
+        if image_size is not None:
+            object.__setattr__(self, "shape", (image_size, image_size))
+        check_name("process.noise_schedule", self.noise_schedule, NOISE_SCHEDULES)
+        check_name("process.resolution_schedule", self.resolution_schedule, RESOLUTION_SCHEDULES)
+        check_name("process.operator", self.operator, OPERATORS, HOW_TO_REGISTER)
+        check_name("process.snr_policy", self.snr_policy, SNR_POLICIES)
+        check_range("process.num_levels", self.num_levels, low=1)
+        check_range("process.num_timesteps", self.num_timesteps, low=2)
+        if self.resolution_schedule in STEEP_CURVES:
+            check_range(f"process.gamma of {self.resolution_schedule}", self.gamma, low=1)
+        check_range("process.gamma", self.gamma, low=0, open_low=True)
+        check_range("process.noise_sigma", self.noise_sigma, low=0, high=1, open_low=True)
+        check_range("process.tolerance", self.tolerance, low=0, open_low=True)
+        check_range("process.blur", self.blur, low=0)
+        rising = list(self.thresholds) == sorted(self.thresholds) and all(0 < share < 1 for share in self.thresholds)
+        if self.resolution_schedule == "threshold" and not (rising and len(self.thresholds) == self.num_levels - 1):
+            raise InputError(
+                f"process.thresholds is {self.thresholds}, but {self.num_levels} levels need {self.num_levels - 1} "
+                "rising fractions of T between 0 and 1"
+            )
+        factor = 2 ** (self.num_levels - 1)
+        if not self.shape or any(side < factor or side % factor for side in self.shape):
+            raise InputError(
+                f"process.shape is {self.shape}, but {self.num_levels} levels (process.num_levels) need positive "
+                f"multiples of {factor}"
+            )
+
+
+def make_process(config: ProcessConfig) -> ScaleSpaceProcess:
+    """The process of a config.
+
+    With snr_policy "published" the log-SNR is that of the base schedule, whatever the resolution. With "preserve" it is
+    (8), and the base schedule is lowered by a ramp ~ (t / T)^4 that brings x_{T-1} down to PRIOR_LOG_SNR: steep enough to
+    leave the steps that matter alone, and the prior N(0, I) is right again.
+
+    Raises:
+        InputError: if there are too few timesteps, or the operator cannot act on the shapes.
+    """
+    operators = _operators(config)
+    log_snr = NOISE_SCHEDULES[config.noise_schedule](config)
+    levels = RESOLUTION_SCHEDULES[config.resolution_schedule](config, log_snr)
+    operators = operators[: levels[-1]]  # "information" may do without the coarsest
+    if config.snr_policy == "preserve":
+        shift = preserving_shift(operators, levels)
+        excess = max(log_snr[-1] + shift[-1] - PRIOR_LOG_SNR, 0.0) if shift[-1] else 0.0
+        log_snr = log_snr - excess * (np.arange(config.num_timesteps) / (config.num_timesteps - 1)) ** 4 + shift
+    dissipation = growing_blur(config.num_timesteps, config.blur) if config.blur else None
+    return ScaleSpaceProcess(config.shape, log_snr, levels, operators, dissipation)
+
+
+def _operators(config: ProcessConfig) -> tuple[LinearOperator, ...]:
+    """From each level to the next, num_levels - 1; each acts on the shape that the one before gives."""
+    operators, shape = [], config.shape
+    for _ in range(config.num_levels - 1):
+        operator = OPERATORS[config.operator](shape)
+        smaller = len(operator.out_shape) == len(shape) and operator.out_shape != shape
+        if operator.in_shape != shape or not smaller or any(np.subtract(operator.out_shape, shape) > 0):
+            raise InputError(
+                f"process.operator {config.operator!r} takes {operator.in_shape} to {operator.out_shape}, but must take "
+                f"{shape} to a smaller shape"
+            )
+        operators.append(operator)
+        shape = operator.out_shape
+    return tuple(operators)
+
+
+def _of_timesteps(function: Callable[[int], np.ndarray], config: ProcessConfig) -> Float[np.ndarray, "t"]:
+    log_snr = function(config.num_timesteps)
+    return zero_terminal(log_snr) if config.zero_terminal_snr else log_snr
+
+
+# From a config to the log-SNR of the base schedule, [T].
+NOISE_SCHEDULES: dict[str, Callable[[ProcessConfig], np.ndarray]] = {
+    "linear": partial(_of_timesteps, linear),
+    "cosine": partial(_of_timesteps, cosine),
+    "constant": lambda config: constant(config.num_timesteps, config.noise_sigma),
+}
+
+
+def _along_curve(name: str, config: ProcessConfig, log_snr: Float[np.ndarray, "t"]) -> Int[np.ndarray, "t"]:
+    levels = resolution_levels(RESOLUTION_CURVES[name], config.num_timesteps, config.num_levels, config.gamma)
+    if (np.diff([*levels, config.num_levels]) > 1).any():
+        raise InputError(
+            f"process.num_timesteps = {config.num_timesteps} are too few for {config.num_levels} levels with resolution "
+            f"schedule {name!r} and gamma = {config.gamma}: some level gets no timestep"
+        )
+    return levels
+
+
+def _by_information(config: ProcessConfig, log_snr: Float[np.ndarray, "t"]) -> Int[np.ndarray, "t"]:
+    spectrum = natural_spectrum(config.shape, slope=config.spectrum_slope)
+    return information_levels(log_snr, spectrum, config.num_levels, config.tolerance)
+
+
+# From a config and the log-SNR of its base schedule to the level of every timestep, [T].
+RESOLUTION_SCHEDULES: dict[str, Callable[[ProcessConfig, np.ndarray], np.ndarray]] = {
+    **{name: partial(_along_curve, name) for name in RESOLUTION_CURVES},
+    "threshold": lambda config, log_snr: threshold_levels(config.num_timesteps, config.thresholds),
+    "information": _by_information,
+}

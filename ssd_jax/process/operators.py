@@ -5,7 +5,6 @@ signal, two an image, three a video or a volume. An operator of the user's own i
 axis or, if it is not separable, a `MatrixFreeOperator` (`matrix_free`).
 """
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
@@ -16,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ssd_jax.errors import InputError, unknown_name
+from ssd_jax.errors import InputError
+from ssd_jax.process.dct import dct_basis, heat_rate_grid, heat_rates
 
 
 def along_axes(x: Float[Array, "..."], matrices: Sequence[Float[Array | np.ndarray, "_ _"]]) -> Float[Array, "..."]:
@@ -195,12 +195,6 @@ def lanczos3(distance: np.ndarray) -> np.ndarray:
     return np.where(distance < 3, np.sinc(distance) * np.sinc(distance / 3), 0)
 
 
-def dct_basis(n: int) -> Float[np.ndarray, "{n} {n}"]:
-    """The orthonormal DCT-II, [frequency, pixel]."""
-    frequency, pixel = np.arange(n)[:, None], np.arange(n) + 0.5
-    return np.where(frequency, np.sqrt(2 / n), np.sqrt(1 / n)) * np.cos(np.pi * frequency * pixel / n)
-
-
 def dct(shape: Sequence[int]) -> SeparableOperator:
     """Halves every axis of `shape` (all even): keeps the lower half of the DCT frequencies, orthonormal, M M^T = I."""
     return per_axis(shape, lambda n: dct_basis(n // 2).T @ dct_basis(n)[: n // 2])
@@ -209,16 +203,6 @@ def dct(shape: Sequence[int]) -> SeparableOperator:
 def ideal(shape: Sequence[int]) -> SeparableOperator:
     """The ideal low-pass: `dct` scaled to keep means, M M^T = 2^-d I."""
     return 2.0 ** (-len(shape) / 2) * dct(shape)
-
-
-def heat_rates(n: int, full: int) -> Float[np.ndarray, "{n}"]:
-    """Decay rate of each DCT frequency of n pixels under the heat equation, in 1 / pixels^2 of `full` pixels as long."""
-    return (np.pi * np.arange(n) / full) ** 2
-
-
-def heat_rate_grid(shape: Sequence[int], full_shape: Sequence[int]) -> Float[np.ndarray, "..."]:
-    """`heat_rates` of every frequency of an image, the sum over its axes: [*shape]."""
-    return reduce(np.add.outer, [heat_rates(n, full) for n, full in zip(shape, full_shape, strict=True)])
 
 
 def heat(shape: Sequence[int], time: float, full_shape: Sequence[int] | None = None) -> SeparableOperator:
@@ -261,20 +245,3 @@ OPERATORS: dict[str, Callable[[Sequence[int]], Any]] = {
     "dct": dct,
     "ideal": ideal,
 }
-
-
-def find_operator(name: str) -> Callable[[Sequence[int]], Any]:
-    """The function of a spatial shape that `name`, a key of OPERATORS or "module:function", stands for.
-
-    Raises:
-        InputError: if there is none.
-    """
-    if name in OPERATORS:
-        return OPERATORS[name]
-    module, _, function = name.partition(":")
-    if not function:
-        raise unknown_name("process.operator", name, [*OPERATORS, "module:function"])
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"process.operator {name!r} cannot be imported: {error}") from error

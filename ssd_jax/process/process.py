@@ -29,22 +29,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ssd_jax.config import ProcessConfig
 from ssd_jax.errors import InputError
+from ssd_jax.process.dct import dct_basis, heat_rate_grid
 from ssd_jax.process.matrix_free import MatrixFreeOperator
-from ssd_jax.process.operators import SeparableOperator, dct_basis, find_operator, heat, heat_each, heat_rate_grid
+from ssd_jax.process.operators import SeparableOperator, heat, heat_each
 from ssd_jax.process.reverse import directions
-from ssd_jax.process.schedules import (
-    NOISE_SCHEDULES,
-    RESOLUTION_SCHEDULES,
-    blur_times,
-    constant,
-    information_levels,
-    resolution_levels,
-    threshold_levels,
-    zero_terminal,
-)
-from ssd_jax.process.spectrum import natural_spectrum
+from ssd_jax.process.stages import Stage, make_stages
 
 LinearOperator = SeparableOperator | MatrixFreeOperator
 
@@ -56,7 +46,7 @@ def compose(operators: Sequence[LinearOperator]) -> LinearOperator:
     return reduce(lambda before, after: after @ before, operators)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ScaleSpaceProcess:
     """A Markov chain of noisy states whose resolution falls as their noise grows.
 
@@ -101,6 +91,16 @@ class ScaleSpaceProcess:
                 f"{-margin[worst]:.3g}"
             )
 
+    def __repr__(self) -> str:
+        """A small table of the levels in use: shape, timesteps and log-SNR."""
+        lines = [f"ScaleSpaceProcess of {self.num_timesteps} timesteps, levels in use:"]
+        for level in self.used_levels:
+            t = np.flatnonzero(self.levels == level)[[0, -1]]
+            ends = " .. ".join(f"{self.log_snr[i]:.2f}" for i in t)
+            size = "x".join(map(str, self.level_shape(level)))
+            lines.append(f"  level {level}  {size:>9}  t = {t[0]} .. {t[1]}  log-SNR {ends}")
+        return "\n".join(lines)
+
     @property
     def num_timesteps(self) -> int:
         """T."""
@@ -115,6 +115,11 @@ class ScaleSpaceProcess:
     def used_levels(self) -> tuple[int, ...]:
         """The levels that some timestep has, finest first."""
         return tuple(np.unique(self.levels).tolist())
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of a sampling run, noisiest first (`stages.make_stages`)."""
+        return make_stages(self.levels)
 
     @cached_property
     def alpha(self) -> Float[np.ndarray, "timesteps"]:
@@ -142,6 +147,11 @@ class ScaleSpaceProcess:
     def level_shape(self, level: int) -> tuple[int, ...]:
         """Spatial shape at `level`."""
         return self.operators[level - 1].out_shape if level else self.shape
+
+    @property
+    def level_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Spatial shapes of all levels, finest first."""
+        return tuple(map(self.level_shape, range(self.num_levels)))
 
     def first_timestep(self, level: int) -> int:
         """The least noisy t at `level`, a used one; for level > 0 the reverse step from it is an up-step."""
@@ -201,7 +211,7 @@ class ScaleSpaceProcess:
 
     @cached_property
     def bounds(self) -> tuple[float, ...]:
-        """The largest absolute value of the sharp images of each level, for x_0 in [-1, 1]; infinite for unused levels."""
+        """The largest absolute value of the sharp images of each level, for |x_0| <= 1; infinite for unused levels."""
         bounds, whole = [1.0] + [math.inf] * (self.num_levels - 1), None
         for level in self.used_levels[1:]:
             whole = self.level_operators[level] if whole is None else self.level_operators[level] @ whole
@@ -290,52 +300,3 @@ def preserving_shift(operators: Sequence[LinearOperator], levels: Int[np.ndarray
     for before, after in pairwise(used):
         shift[after] = shift[before] - np.log(compose(operators[before:after]).lambda_max)
     return shift[levels]
-
-
-def make_process(config: ProcessConfig) -> ScaleSpaceProcess:
-    """The process of a config (already validated: every name known, image_size divisible by 2^(levels - 1)).
-
-    With snr_policy "published" the log-SNR is that of the base schedule, whatever the resolution. With "preserve" it is
-    (8), and the base schedule is lowered by a ramp ~ (t / T)^4 that brings x_{T-1} down to PRIOR_LOG_SNR: steep enough to
-    leave the steps that matter alone, and the prior N(0, I) is right again.
-    """
-    shapes = [(config.image_size >> level,) * 2 for level in range(config.num_levels)]
-    operators = tuple(map(find_operator(config.operator), shapes[:-1]))
-    for operator, before, after in zip(operators, shapes[:-1], shapes[1:], strict=True):
-        if (operator.in_shape, operator.out_shape) != (before, after):
-            raise InputError(
-                f"process.operator {config.operator!r} takes {operator.in_shape} to {operator.out_shape}, but must take "
-                f"{before} to {after}"
-            )
-    log_snr = _base_log_snr(config)
-    levels = _levels(config, log_snr)
-    operators = operators[: levels[-1]]  # "information" may do without the coarsest
-    if config.snr_policy == "preserve":
-        shift = preserving_shift(operators, levels)
-        excess = max(log_snr[-1] + shift[-1] - PRIOR_LOG_SNR, 0.0) if shift[-1] else 0.0
-        log_snr = log_snr - excess * (np.arange(config.num_timesteps) / (config.num_timesteps - 1)) ** 4 + shift
-    dissipation = blur_times(config.num_timesteps, config.blur) if config.blur else None
-    return ScaleSpaceProcess(shapes[0], log_snr, levels, operators, dissipation)
-
-
-def _base_log_snr(config: ProcessConfig) -> Float[np.ndarray, "t"]:
-    if config.noise_schedule == "constant":
-        return constant(config.num_timesteps, config.noise_sigma)
-    log_snr = NOISE_SCHEDULES[config.noise_schedule](config.num_timesteps)
-    return zero_terminal(log_snr) if config.zero_terminal_snr else log_snr
-
-
-def _levels(config: ProcessConfig, log_snr: Float[np.ndarray, "t"]) -> Int[np.ndarray, "t"]:
-    if config.resolution_schedule == "threshold":
-        return threshold_levels(config.num_timesteps, config.thresholds)
-    if config.resolution_schedule == "information":
-        spectrum = natural_spectrum((config.image_size,) * 2, slope=config.spectrum_slope)
-        return information_levels(log_snr, spectrum, config.num_levels, config.tolerance)
-    name = config.resolution_schedule
-    levels = resolution_levels(RESOLUTION_SCHEDULES[name], config.num_timesteps, config.num_levels, config.gamma)
-    if (np.diff([*levels, config.num_levels]) > 1).any():
-        raise InputError(
-            f"process.num_timesteps = {config.num_timesteps} are too few for {config.num_levels} levels with resolution "
-            f"schedule {name!r} and gamma = {config.gamma}: some level gets no timestep"
-        )
-    return levels

@@ -29,9 +29,6 @@ def _log_snr(betas: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
     return log_alpha_bar - np.log(-np.expm1(log_alpha_bar))
 
 
-NOISE_SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {"linear": linear, "cosine": cosine}
-
-
 def constant(num_timesteps: int, sigma: float) -> Float[np.ndarray, "{num_timesteps}"]:
     """log-SNR [T] of the same noise sigma at every t: the limit of "blur instead of noise" (Rissanen et al. 2023)."""
     return np.full(num_timesteps, np.log((1 - sigma**2) / sigma**2))
@@ -45,7 +42,7 @@ def zero_terminal(log_snr: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
         return 2 * np.log(alpha) - np.log1p(-(alpha**2))
 
 
-def blur_times(num_timesteps: int, blur: float) -> Float[np.ndarray, "{num_timesteps}"]:
+def growing_blur(num_timesteps: int, blur: float) -> Float[np.ndarray, "{num_timesteps}"]:
     """Dissipation time [T] of a blur that grows from 0 to standard deviation `blur` in pixels, as sin^2(pi/2 t/(T-1)).
 
     Blurring diffusion (Hoogeboom & Salimans 2023): blur of variance 2 time.
@@ -84,12 +81,13 @@ def sigmoid_like(u: Float[np.ndarray, "t"], gamma: float) -> Float[np.ndarray, "
     return (low + high) / 2
 
 
-RESOLUTION_SCHEDULES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+RESOLUTION_CURVES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "equal": equal,
     "convex_decay": convex_decay,
     "sigmoid_like": sigmoid_like,
     "tanh_like": tanh_like,
 }
+STEEP_CURVES = ("sigmoid_like", "tanh_like")  # rise steadily for gamma >= 1 only
 
 
 def resolution_levels(
@@ -98,7 +96,7 @@ def resolution_levels(
     """Level of every timestep: floor(num_levels * x(u)), u = t / (T - 1).
 
     Args:
-        schedule: x(u, gamma), from 0 to 1; one of RESOLUTION_SCHEDULES.
+        schedule: x(u, gamma), from 0 to 1; one of RESOLUTION_CURVES.
         num_timesteps: T.
         num_levels: L; level 0 is full resolution.
         gamma: shape of the schedule, > 0.

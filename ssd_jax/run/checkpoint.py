@@ -1,7 +1,8 @@
 """Checkpoints of a run: a folder per step below workdir/checkpoints, written by Orbax and whole or absent.
 
 Each holds "ema" (the averaged parameters, all that sampling needs), "state" (everything else of the TrainState) and "data"
-(where the data iterator stands); an imported one holds "ema" alone. The config lies beside them in workdir/config.json.
+(where the data iterator stands); an imported one holds "ema" alone. Beside them lie config.json and, of what was trained
+here, statistics.json: those of its data.
 """
 
 import dataclasses
@@ -11,10 +12,12 @@ from typing import Any
 
 from orbax.checkpoint import v1 as ocp
 
-from ssd_jax.config import Config, config_json, from_config_dict
+from ssd_jax.config import Config, as_dict, config_from_json, config_json
 from ssd_jax.errors import InputError
 from ssd_jax.files.paths import write_atomically
+from ssd_jax.network.parameterisation import DataStatistics
 
+STATISTICS = "statistics.json"
 KEEP = 2  # checkpoints on disk: the latest and, should it be damaged, the one before
 
 
@@ -93,34 +96,46 @@ def _load(checkpoints: ocp.training.Checkpointer, abstract: dict[str, Any]) -> d
         ) from error
 
 
-def claim_workdir(workdir: Path, config: Config) -> None:
-    """Writes config.json, having made sure that a run already in `workdir` has the same network and process.
+def claim_workdir(workdir: Path, config: Config, statistics: DataStatistics | None = None) -> None:
+    """Writes config.json and statistics.json, if a run already in `workdir` has the same network, process and denoiser.
 
     Raises:
         InputError: naming the first field that differs.
     """
     if (workdir / "config.json").exists():
-        before = load_config(workdir)
-        for section in ("model", "process"):
-            old, new = (dataclasses.asdict(getattr(c, section)) for c in (before, config))
-            for name in new:
-                if old[name] != new[name]:
+        before, now = as_dict(load_config(workdir)), as_dict(config)
+        for section in ("model", "process", "denoiser"):
+            for name in {**now[section], **before[section]}:
+                old, new = (sections[section].get(name) for sections in (before, now))
+                if old != new:
                     raise InputError(
-                        f"{str(workdir)!r} holds a run with {section}.{name} = {old[name]}, but this config says "
-                        f"{new[name]}; choose another --workdir or set --config.{section}.{name}"
+                        f"{str(workdir)!r} holds a run with {section}.{name} = {old}, but this config says "
+                        f"{new}; choose another --workdir or set --config.{section}.{name}"
                     )
     elif (workdir / "checkpoints").exists():
         raise InputError(f"{str(workdir)!r} holds checkpoints but no config.json; choose another --workdir")
+    if statistics is not None:
+        text = json.dumps(dataclasses.asdict(statistics)) + "\n"
+        write_atomically(workdir / STATISTICS, lambda file: file.write(text.encode()))
     write_atomically(workdir / "config.json", lambda file: file.write(config_json(config).encode()))
 
 
 def load_config(workdir: Path) -> Config:
     """The config of the run in `workdir`. Raises InputError if there is none or it cannot be read."""
     try:
-        return from_config_dict(json.loads((workdir / "config.json").read_text()))
+        return config_from_json((workdir / "config.json").read_text())
     except FileNotFoundError as error:
         raise InputError(
             f"{str(workdir)!r} is no run: it has no config.json; make one with python -m launch.train --workdir {workdir}"
         ) from error
     except (OSError, ValueError) as error:
         raise InputError(f"{workdir / 'config.json'} cannot be read: {error}") from error
+
+
+def load_statistics(workdir: Path) -> DataStatistics | None:
+    """Those of the data that the run in `workdir` is trained on; None if it keeps none. Raises InputError if damaged."""
+    file = workdir / STATISTICS
+    try:
+        return DataStatistics(tuple(json.loads(file.read_text())["variances"])) if file.exists() else None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{file} cannot be read: {error}; restore it, or train anew") from error

@@ -2,102 +2,179 @@
 
 import logging
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import grain
 import jax
 import numpy as np
 import tensorboardX
+from jaxtyping import UInt8
 from tqdm import tqdm
 
+from ssd_jax.build import Experiment, build
 from ssd_jax.config import Config
-from ssd_jax.data import check_classes, make_iterator, make_source
+from ssd_jax.data.pipeline import make_iterator
+from ssd_jax.data.sources import Source, check_classes, image_batches, make_source, python_source, recorded
+from ssd_jax.data.statistics import measure_statistics
+from ssd_jax.errors import InputError
 from ssd_jax.files import images
-from ssd_jax.network.denoiser import Denoiser
-from ssd_jax.network.parameterisation import Parameterisation
-from ssd_jax.process.process import make_process
 from ssd_jax.run import checkpoint
 from ssd_jax.run.trained import Trained
 from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sharding import data_mesh, placed, replicated
-from ssd_jax.training import step as training
+from ssd_jax.training.optimizer import learning_rate
+from ssd_jax.training.stage_sampling import stage_batch_sizes
+from ssd_jax.training.state import TrainState, abstract_state, init_state
+from ssd_jax.training.step import TrainStep, compile_train_step
+
+MEASURED = 1024  # images that the statistics of the data are measured on
 
 logger = logging.getLogger(__name__)
 
 
-def train(config: Config, workdir: str | Path) -> None:
+def train(
+    config: Config,
+    workdir: str | Path,
+    source: Source | UInt8[np.ndarray, "n *shape channels"] | None = None,
+) -> None:
     """Trains up to config.train.steps, going on from the latest checkpoint in `workdir` if there is one.
 
-    Writes config.json, checkpoints/, samples/step_N.png and TensorBoard events; a progress bar goes to stderr.
+    Writes config.json, statistics.json, checkpoints/, samples/step_N.png and TensorBoard events, which hold the same grids;
+    a progress bar goes to stderr.
+
+    Args:
+        config: of the run.
+        workdir: its folder.
+        source: images to train on instead of those that `config.data` names: a `data.Source`, or an array. The run then
+            records that its data came from Python.
 
     Raises:
         InputError: if the config cannot work with the data, the devices or what `workdir` holds.
     """
-    workdir, settings = Path(workdir), config.train
-    mesh = data_mesh()
-    source = make_source(config.data, config.process.image_size)
-    check_classes(source, config.model)
-    training.stage_batch_sizes(config, mesh)  # these fail before anything is written
-    plan_steps(make_process(config.process), solver=config.sample.solver, num_steps=config.sample.steps)
-    checkpoint.claim_workdir(workdir, config)
+    workdir, settings, mesh = Path(workdir), config.train, data_mesh()
+    from_python, shape = source is not None, config.process.shape
+    source = make_source(config.data, shape) if source is None else python_source(source, shape, config.data.balance)
+    check_classes(source, config.model.num_classes)
+    config = replace(config, data=recorded(config.data, source, from_python=from_python))
+    experiment = build(config)
+    batch_sizes = stage_batch_sizes(experiment.process.stages, settings, mesh.size)  # these fail before anything is written
+    plan_steps(experiment.process, solver=config.sample.solver, num_steps=config.sample.num_steps)
+    experiment = with_statistics(experiment, workdir, source)
+    checkpoint.claim_workdir(workdir, config, experiment.statistics)
     iterator = make_iterator(source, batch_size=settings.batch_size, seed=settings.seed, flip=config.data.flip)
+    logger.info(summary(experiment, source, batch_sizes, mesh.size))
     with checkpoint.open_checkpoints(workdir, writable=True) as checkpoints:
-        if checkpoints.latest is None:
-            state, step = training.init_state(config, mesh), 0
-        else:
-            state, step = _resume(config, mesh, checkpoints, iterator)
-            logger.info("going on from step %d", step)
+        step = checkpoints.latest.step if checkpoints.latest else 0
         if step >= settings.steps:
             logger.info("%s is at step %d already; raise train.steps to go on", workdir, step)
             return
-        train_step = training.compile_train_step(config, mesh)
+        if checkpoints.latest is None:
+            state = init_state(experiment.init_parameters, settings.seed, mesh)
+        else:
+            state = _resume(experiment, mesh, checkpoints, iterator)
+            logger.info("going on from step %d", step)
+        train_step = compile_train_step(experiment.objective, settings, mesh)
         with tensorboardX.SummaryWriter(str(workdir), write_to_disk=jax.process_index() == 0) as writer:
-            _loop(config, workdir, train_step, state, step, iterator, checkpoints, writer)
+            Loop(experiment, workdir, train_step, checkpoints, writer).run(state, step, iterator)
 
 
-def _resume(config: Config, mesh: jax.sharding.Mesh, checkpoints, iterator) -> tuple[training.TrainState, int]:
-    """The state and step of the latest checkpoint; sets the iterator to where it stood."""
-    abstract = jax.eval_shape(lambda: training.init_state(config, mesh))
+def with_statistics(experiment: Experiment, workdir: Path, source: Source) -> Experiment:
+    """The experiment with the statistics that the run keeps; a new run measures them."""
+    statistics = checkpoint.load_statistics(workdir)
+    if statistics is None:
+        batches = list(image_batches(source, MEASURED))
+        if not batches:
+            raise InputError("none of the images of the data can be read")
+        statistics = measure_statistics(experiment.encoding.encode(np.concatenate(batches)), experiment.process)
+    return replace(experiment, statistics=statistics)
+
+
+def summary(experiment: Experiment, source: Source, batch_sizes: tuple[int, ...], num_devices: int) -> str:
+    """What a training run will do, in a line: images and classes, network, stages with their batches, devices."""
+    config, encoding = experiment.config, experiment.encoding
+    names = source.class_names if config.model.num_classes else ()
+    size = "x".join(map(str, (*encoding.shape, encoding.channels)))
+    classes = f" in {len(names)} classes ({', '.join(names)})" if names else ""
+    count = sum(leaf.size for leaf in jax.tree.leaves(experiment.abstract_parameters))
+    share = "" if config.train.stage_sampling == "mixed" else ", one of them a step"
+    stages = ", ".join(f"{stage} {n}" for stage, n in zip(experiment.process.stages, batch_sizes, strict=True))
+    return (
+        f"training on {len(source)} images of {size}{classes}; {count / 1e6:.3g} million parameters; "
+        f"images a step by stage: {stages}{share}; {num_devices} device(s), {jax.devices()[0].device_kind}"
+    )
+
+
+def _resume(experiment: Experiment, mesh: jax.sharding.Mesh, checkpoints, iterator: grain.DatasetIterator) -> TrainState:
+    """The state of the latest checkpoint; sets the iterator to where it stood."""
+    abstract = abstract_state(experiment.abstract_parameters)
     state, data = checkpoint.restore(checkpoints, placed(abstract.as_dict(), replicated(mesh)))
     iterator.set_state(data)
-    return training.TrainState(**state), checkpoints.latest.step
+    return TrainState(**state)
 
 
-def _loop(config, workdir, train_step, state, step, iterator, checkpoints, writer) -> None:
-    """Steps until train.steps; asks the device for numbers only every log_every steps."""
-    settings = config.train
-    graphdef, _ = training.abstract_model(config.model)
-    process = make_process(config.process)
-    pending: list[dict[str, jax.Array]] = []
-    with tqdm(total=settings.steps, initial=step, desc="training", unit="step") as bar:
-        started = time.perf_counter()
-        while step < settings.steps:
-            batch = next(iterator)
-            if not config.model.num_classes:
-                batch = {"image": batch["image"]}
-            state, losses = train_step(state, step, batch)
-            pending.append(losses)
-            step += 1
-            last = step == settings.steps
-            if step % settings.log_every == 0 or last:
-                scalars = _mean_losses(pending, train_step)  # waits for the device
-                scalars["images_per_second"] = len(pending) * settings.batch_size / (time.perf_counter() - started)
-                scalars["learning_rate"] = float(np.asarray(training.learning_rate(settings)(step)))
-                scalars["skipped_updates"] = float(state.skipped)
-                for name, value in scalars.items():
-                    writer.add_scalar(name, value, step)
-                shown = {"loss": f"{scalars['loss']:.4f}", "img/s": f"{scalars['images_per_second']:.0f}"}
-                bar.set_postfix(shown, refresh=False)
-                bar.update(step - bar.n)
-                pending, started = [], time.perf_counter()
-            if step % settings.checkpoint_every == 0 or last:
-                checkpoint.save(checkpoints, step, state.as_dict(), iterator.get_state())
-            if step % settings.sample_every == 0 or last:
-                trained = Trained(config, process, Denoiser(state.ema, graphdef, Parameterisation()), step)
-                _write_samples(trained, workdir / "samples" / f"step_{step:07d}.png")
-                started = time.perf_counter()
+@dataclass(frozen=True, eq=False)
+class Loop:
+    """Takes steps until train.steps, and writes what comes of them.
+
+    Attributes:
+        experiment: what is trained.
+        workdir: its folder.
+        train_step: the programs.
+        checkpoints: open, to write to.
+        writer: of TensorBoard events.
+    """
+
+    experiment: Experiment
+    workdir: Path
+    train_step: TrainStep
+    checkpoints: Any
+    writer: tensorboardX.SummaryWriter
+
+    def run(self, state: TrainState, step: int, iterator: grain.DatasetIterator) -> None:
+        """From `step` on; asks the device for numbers only every log_every steps."""
+        settings, labelled = self.experiment.config.train, self.experiment.config.model.num_classes > 0
+        pending: list[dict[str, jax.Array]] = []
+        with tqdm(total=settings.steps, initial=step, desc="training", unit="step") as bar:
+            started = time.perf_counter()
+            while step < settings.steps:
+                batch = next(iterator)
+                state, losses = self.train_step(state, step, batch if labelled else {"image": batch["image"]})
+                pending.append(losses)
+                step += 1
+                last = step == settings.steps
+                if step % settings.log_every == 0 or last:
+                    scalars = mean_losses(pending, self.train_step)  # waits for the device
+                    scalars["images_per_second"] = len(pending) * settings.batch_size / (time.perf_counter() - started)
+                    self._log(scalars, state, step)
+                    shown = {"loss": f"{scalars['loss']:.4f}", "img/s": f"{scalars['images_per_second']:.0f}"}
+                    bar.set_postfix(shown, refresh=False)
+                    bar.update(step - bar.n)
+                    pending, started = [], time.perf_counter()
+                if step % settings.checkpoint_every == 0 or last:
+                    checkpoint.save(self.checkpoints, step, state.as_dict(), iterator.get_state())
+                if step % settings.sample_every == 0 or last:
+                    self._write_samples(state, step)
+                    started = time.perf_counter()
+
+    def _log(self, scalars: dict[str, float], state: TrainState, step: int) -> None:
+        scalars["learning_rate"] = float(np.asarray(learning_rate(self.train_step.config)(step)))
+        scalars["skipped_updates"] = float(state.skipped)
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, step)
+
+    def _write_samples(self, state: TrainState, step: int) -> None:
+        """A grid of samples, always from the same seed."""
+        trained = Trained(self.experiment, self.experiment.denoiser(state.ema), step)
+        pictures = trained.encoding.decode(trained.sample(jax.random.key(0), trained.config.sample.num, progress=True))
+        if jax.process_index() == 0:
+            grid = images.enlarged_grid(pictures, background=trained.config.data.background)
+            images.write_png(self.workdir / "samples" / f"step_{step:07d}.png", grid)
+            self.writer.add_image("samples", grid, step, dataformats="HWC")
 
 
-def _mean_losses(steps: list[dict[str, jax.Array]], train_step: training.TrainStep) -> dict[str, float]:
+def mean_losses(steps: list[dict[str, jax.Array]], train_step: TrainStep) -> dict[str, float]:
     """Mean loss of each stage over some steps, and "loss": their mean in proportion to the stages' probabilities."""
     by_stage: dict[str, list[float]] = {}
     for losses in jax.device_get(steps):
@@ -108,13 +185,3 @@ def _mean_losses(steps: list[dict[str, jax.Array]], train_step: training.TrainSt
     return {"loss": float(np.average(list(means.values()), weights=weights))} | {
         f"loss/{stage}": mean for stage, mean in means.items()
     }
-
-
-def _write_samples(trained: Trained, path: Path) -> None:
-    """A grid of samples, always from the same seed."""
-    settings = trained.config.sample
-    pictures = trained.sample(
-        jax.random.key(0), settings.num, solver=settings.solver, num_steps=settings.steps, guidance=settings.guidance
-    )
-    if jax.process_index() == 0:
-        images.write_png(path, images.enlarged_grid(images.to_uint8(pictures)))

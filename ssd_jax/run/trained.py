@@ -5,60 +5,90 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
+from tqdm import tqdm
 
+from ssd_jax.build import Experiment, build
 from ssd_jax.config import Config
-from ssd_jax.data import make_source
+from ssd_jax.data.encoding import Encoding
+from ssd_jax.data.sources import make_source
 from ssd_jax.errors import InputError
+from ssd_jax.network import kind_of
 from ssd_jax.network.denoiser import Denoiser
-from ssd_jax.network.parameterisation import Parameterisation
-from ssd_jax.process.process import ScaleSpaceProcess, make_process
+from ssd_jax.network.protocol import null_label
+from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.run import checkpoint
 from ssd_jax.sampling.guidance import Interval, classifier_free, clipped, dynamically_thresholded
 from ssd_jax.sampling.noise import NoiseSource, seeded
 from ssd_jax.sampling.plan import Plan, plan_steps
-from ssd_jax.sampling.sampler import Snapshot, iterate
+from ssd_jax.sampling.sampler import Snapshot, iterate, with_progress
 from ssd_jax.sharding import data_mesh, placed, replicated, split_along_batch
-from ssd_jax.training import step as training
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trained:
-    """A trained model, ready to sample.
+    """A trained model, ready to sample. `print(trained)` shows it as a small table.
 
     Attributes:
-        config: of the run.
-        process: its scale-space process.
+        experiment: what its config stands for.
         network: the network with its averaged parameters; predicts unclipped, for `guidance`.
         step: training steps taken.
     """
 
-    config: Config
-    process: ScaleSpaceProcess
+    experiment: Experiment
     network: Denoiser
     step: int
 
+    def __repr__(self) -> str:
+        config, encoding = self.config, self.encoding
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.network.parameters))
+        draws = config.sample
+        rows = {
+            "network": f"{kind_of(config.model)}, {count / 1e6:.3g} million parameters, {self.step} training steps",
+            "images": f"{'x'.join(map(str, (*encoding.shape, encoding.channels)))}, {config.model.num_classes} classes",
+            "denoiser": f"{config.denoiser.parameterisation}, conditioned on {config.denoiser.conditioning}",
+            "samples by": f"{draws.solver}, {draws.num_steps} calls, guidance {draws.guidance:g}",
+        }
+        table = "\n".join(f"  {name:<11}{value}" for name, value in rows.items())
+        return f"Trained model of\n{table}\n{self.process}"
+
+    @property
+    def config(self) -> Config:
+        """Of the run."""
+        return self.experiment.config
+
+    @property
+    def process(self) -> ScaleSpaceProcess:
+        """Its scale-space process."""
+        return self.experiment.process
+
+    @property
+    def encoding(self) -> Encoding:
+        """Between images and x_0: `encoding.decode` makes pictures of samples."""
+        return self.experiment.encoding
+
     @property
     def denoiser(self) -> Callable:
-        """`network`, clipped to the range of images, for `ssd_jax.sample` and friends."""
-        return clipped(self.network, self.process.bounds)
+        """`network`, clipped to the range of x_0, for `ssd_jax.sample` and friends."""
+        return clipped(self.network, self.experiment.bounds)
 
     def guided(
-        self, guidance: float, interval: Interval | None = None, threshold_quantile: float | None = None
+        self, guidance: float | None = None, interval: Interval | None = None, threshold_quantile: float | None = None
     ) -> Callable:
         """`denoiser` with classifier-free guidance before its clipping.
 
         Args:
-            guidance: scale, >= 0; 1 is none, and any model can do that.
+            guidance: scale, >= 0; 1 is none, and any model can do that. That of `config.sample` if not given.
             interval: (low, high) in `process.image_log_snr`, where to guide; everywhere if not given.
             threshold_quantile: thresholds dynamically instead of clipping, see `dynamically_thresholded`.
 
         Raises:
             InputError: for values out of range, or guidance of a model that was trained without label dropout.
         """
-        model = self.config.model
-        if guidance != 1 and model.null_label is None:
+        model, bounds = self.config.model, self.experiment.bounds
+        guidance = self.config.sample.guidance if guidance is None else guidance
+        if guidance != 1 and null_label(model) is None:
             lack = "was trained without label dropout" if model.num_classes else "has no classes"
             raise InputError(
                 f"guidance is {guidance}, but the model {lack}; leave guidance at 1, or train a model with "
@@ -68,8 +98,27 @@ class Trained:
             self.network, guidance, null_label=model.num_classes, interval=interval, log_snr=self.process.image_log_snr
         )
         if threshold_quantile is None:
-            return clipped(denoise, self.process.bounds)
-        return dynamically_thresholded(denoise, threshold_quantile, self.process.bounds)
+            return clipped(denoise, bounds)
+        return dynamically_thresholded(denoise, threshold_quantile, bounds)
+
+    def plan(
+        self,
+        *,
+        solver: str | None = None,
+        num_steps: int | None = None,
+        spacing: str | Sequence[int] = "log_snr",
+        eta: float | None = None,
+        start: int | None = None,
+    ) -> Plan:
+        """`plan_steps` for this model, with the solver and the number of calls of `config.sample` unless given.
+
+        Calls that are listed by `spacing` are as many as it lists.
+        """
+        settings = self.config.sample
+        if num_steps is None and isinstance(spacing, str):
+            num_steps = settings.num_steps
+        solver = settings.solver if solver is None else solver
+        return plan_steps(self.process, solver=solver, num_steps=num_steps, spacing=spacing, eta=eta, start=start)
 
     def classes_in_turn(self, num: int, first_index: int = 0) -> np.ndarray | None:
         """Labels 0, 1, .. of a grid that shows every class: int [num]; None for a model without classes."""
@@ -96,14 +145,14 @@ class Trained:
     def noise(self, key: jax.Array, num: int, first_index: int = 0) -> NoiseSource:
         """The noise of images first_index .. of the seed `key`, divided among the devices if `num` is a multiple of them.
 
-        `ssd_jax.iterate` then runs on all of them.
+        `ssd_jax.iterate` then runs on all devices.
         """
         source, mesh = seeded(key, first_index + np.arange(num)), data_mesh()
         if jax.process_count() > 1 or num % mesh.size:
             return source
         return jax.device_put(source, split_along_batch(mesh))
 
-    def start(self, key: jax.Array, num: int, first_index: int = 0) -> jax.Array | None:
+    def start(self, key: jax.Array, num: int, first_index: int = 0) -> Float[Array, "num *shape channels"] | None:
         """x_{T-1} for a process that does not end in noise: images of the training data, degraded; None if it does.
 
         [num, *shape of x_{T-1}, channels]; state i depends on (key, first_index + i) only.
@@ -111,14 +160,14 @@ class Trained:
         process, last = self.process, self.process.num_timesteps - 1
         if process.prior_is_noise:
             return None
-        source = make_source(self.config.data, self.config.process.image_size)
+        source = make_source(self.config.data, process.shape)
         noise = seeded(key, first_index + np.arange(num))
         chosen = jax.vmap(lambda k: jax.random.randint(k, (), 0, len(source)))(noise.keys[:, 0])
         items = [source[int(index)] for index in chosen]
         readable = [item for item in items if item is not None]
         if not readable:
             raise InputError(f"none of the {num} images drawn from the training data to start from can be read")
-        x0 = jnp.asarray(np.stack([(item or readable[0])["image"] for item in items]), jnp.float32) / 127.5 - 1
+        x0 = self.encoding.encode(np.stack([(item or readable[0])["image"] for item in items]))
         shape = (*process.level_shape(process.used_levels[-1]), x0.shape[-1])
         return process.noisy_state(x0, last, noise.draw(process.num_timesteps, shape))
 
@@ -142,27 +191,38 @@ class Trained:
             key, num, label, first_index: as in `sample`.
             memory_limit, every: as in `ssd_jax.iterate`.
         """
-        labels, start = self.labels(label, num, first_index), self.start(key, num, first_index)
-        noise = self.noise(key, num, first_index)
-        return iterate(denoise, plan, noise, label=labels, start=start, memory_limit=memory_limit, every=every)
+        return iterate(
+            denoise,
+            plan,
+            self.noise(key, num, first_index),
+            label=self.labels(label, num, first_index),
+            start=self.start(key, num, first_index),
+            channels=self.encoding.channels,
+            memory_limit=memory_limit,
+            every=every,
+        )
 
     def sample(
         self,
         key: jax.Array,
         num: int = 16,
         *,
-        solver: str = "dpmpp_2m",
+        solver: str | None = None,
         num_steps: int | None = None,
         spacing: str | Sequence[int] = "log_snr",
         eta: float | None = None,
         label: int | np.ndarray | None = None,
-        guidance: float = 1.0,
+        guidance: float | None = None,
         guidance_interval: Interval | None = None,
         threshold_quantile: float | None = None,
         first_index: int = 0,
         memory_limit: int | None = None,
-    ) -> jax.Array:
-        """Draws `num` images, float32 [num, size, size, 3] in [-1, 1]; image i depends on (key, first_index + i) only.
+        progress: bool = False,
+    ) -> Float[Array, "{num} *shape channels"]:
+        """Draws `num` samples of x_0, float32 [num, *shape, channels]; pixels are in [-1, 1].
+
+        Sample i depends on (key, first_index + i) only. Solver, calls and guidance are the run's, those of `config.sample`,
+        unless given.
 
         Args:
             key: the seed.
@@ -172,15 +232,20 @@ class Trained:
             guidance, guidance_interval, threshold_quantile: as in `guided`.
             first_index: index of the first image.
             memory_limit: bytes of intermediate results on each device, as in `ssd_jax.sample`.
+            progress: shows a bar.
 
         Raises:
             InputError: for labels out of range, and as `plan_steps` and `guided`.
         """
         label = self.labels(label, num, first_index)
         denoise = self.guided(guidance, guidance_interval, threshold_quantile)
-        plan = plan_steps(self.process, solver=solver, num_steps=num_steps, spacing=spacing, eta=eta)
+        plan = self.plan(solver=solver, num_steps=num_steps, spacing=spacing, eta=eta)
         snapshots = self.iterate(denoise, plan, key, num, label=label, first_index=first_index, memory_limit=memory_limit)
-        *_, last = snapshots
+        if not progress:
+            *_, last = snapshots
+            return last.x
+        with tqdm(total=plan.calls, desc="sampling", unit="call", leave=False) as bar:
+            *_, last = with_progress(snapshots, bar)
         return last.x
 
 
@@ -190,7 +255,7 @@ def load(workdir: str | Path) -> Trained:
     Raises:
         InputError: if there is no run, no checkpoint, or it is damaged.
     """
-    config = checkpoint.load_config(Path(workdir))
-    graphdef, abstract = training.abstract_model(config.model)
-    step, ema = checkpoint.restore_ema(Path(workdir), placed(abstract, replicated(data_mesh())))
-    return Trained(config, make_process(config.process), Denoiser(ema, graphdef, Parameterisation()), step)
+    workdir = Path(workdir)
+    experiment = build(checkpoint.load_config(workdir), checkpoint.load_statistics(workdir))
+    step, ema = checkpoint.restore_ema(workdir, placed(experiment.abstract_parameters, replicated(data_mesh())))
+    return Trained(experiment, experiment.denoiser(ema), step)

@@ -1,43 +1,62 @@
 """Batches in chunks, one after the other, so that a compiled program keeps to a limit of memory."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 
 from ssd_jax.errors import InputError
-from ssd_jax.process.stages import Stage
 from ssd_jax.sampling.noise import NoiseSource
 
 
-def call_in_chunks(program, *arguments, noise: NoiseSource, memory_limit: int | None, stage: Stage, **static):
-    """program(*arguments, stage=stage, **static, chunk=...) with the most images at a time that `memory_limit` allows.
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A jitted function with all of its arguments but `chunk`, the images to take at a time, which it hands to `by_chunks`.
 
-    Args:
-        program: jitted, with static arguments `stage` and `chunk`, which hands `chunk` to `by_chunks`.
-        arguments: of the program.
+    Attributes:
+        function: jitted; `chunk` is a static argument.
+        arguments: arrays, or pytrees of them.
+        static: the other static arguments; `stage` is one.
         noise: of every image: how many there are, and on how many devices.
-        memory_limit: bytes of intermediate results on each device, None for no limit.
-        stage, static: other static arguments.
-
-    Raises:
-        InputError: if a single image a device needs more.
     """
-    batch, devices = len(noise.keys), len(noise.keys.sharding.device_set)
-    if memory_limit is None:
-        return program(*arguments, stage=stage, **static, chunk=batch)
-    sizes = [size for size in range(devices, batch + 1, devices) if batch % size == 0] or [batch]
-    while True:
-        compiled = program.lower(*arguments, stage=stage, **static, chunk=sizes[-1]).compile()
-        needed = compiled.memory_analysis().temp_size_in_bytes
-        if needed <= memory_limit:
-            return program(*arguments, stage=stage, **static, chunk=sizes[-1])  # which finds it compiled
-        sizes, largest = sizes[:-1], sizes[-1]
-        if not sizes:
-            raise InputError(
-                f"memory_limit is {memory_limit} bytes, but stage {stage} needs {needed} for {largest} image(s) on "
-                f"{devices} device(s); raise it"
-            )
-        sizes = [size for size in sizes if size <= largest * memory_limit / needed] or sizes[:1]
+
+    function: Any
+    arguments: tuple
+    static: dict
+    noise: NoiseSource
+
+    def __call__(self, chunk: int | None = None) -> Any:
+        """The result, with `chunk` images at a time, or all."""
+        return self.function(*self.arguments, **self.static, chunk=chunk or len(self.noise.keys))
+
+    def fitting_chunk(self, memory_limit: int | None) -> int:
+        """The most images at a time, over all devices, that keep to a limit: the batch size, or a divisor of it.
+
+        Compiles to find out; a call with that chunk finds the program compiled.
+
+        Args:
+            memory_limit: bytes of intermediate results on each device, None for no limit.
+
+        Raises:
+            InputError: if a single image a device needs more.
+        """
+        batch, devices = len(self.noise.keys), len(self.noise.keys.sharding.device_set)
+        if memory_limit is None:
+            return batch
+        sizes = [size for size in range(devices, batch + 1, devices) if batch % size == 0] or [batch]
+        while True:
+            compiled = self.function.lower(*self.arguments, **self.static, chunk=sizes[-1]).compile()
+            needed = compiled.memory_analysis().temp_size_in_bytes
+            if needed <= memory_limit:
+                return sizes[-1]
+            sizes, largest = sizes[:-1], sizes[-1]
+            if not sizes:
+                raise InputError(
+                    f"memory_limit is {memory_limit} bytes, but stage {self.static['stage']} needs {needed} for {largest} "
+                    f"image(s) on {devices} device(s); raise it"
+                )
+            sizes = [size for size in sizes if size <= largest * memory_limit / needed] or sizes[:1]
 
 
 def by_chunks(run: Callable, chunk: int, *arrays):

@@ -39,7 +39,7 @@ def classifier_free(
     Args:
         denoise: a denoiser trained with label dropout, not clipped.
         scale: >= 0. 1 returns `denoise` itself, at no cost; 0 is unconditional; above 1 the class counts for more.
-        null_label: the label of "any class", `ModelConfig.null_label`.
+        null_label: the label of "any class", `protocol.null_label` of the network.
         interval: (low, high), guides only where low <= log_snr[t] <= high and is plain, at the plain cost, elsewhere
             (Kynkaanniemi et al. 2024; their noise level sigma is exp(-log_snr / 2)). None guides everywhere.
         log_snr: of every timestep, [T]; needed with an interval. `ScaleSpaceProcess.image_log_snr` means the same at every

@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ssd_jax.compilation import COMPILER_OPTIONS
 from ssd_jax.process.matrix_free import MatrixFreeOperator
 from ssd_jax.process.operators import SeparableOperator, along_axes
 from ssd_jax.process.process import LinearOperator
 from ssd_jax.process.reverse import matrix_free_up_step, pseudo_inverse, up_step
 from ssd_jax.process.stages import Stage
-from ssd_jax.sampling.chunks import by_chunks, call_in_chunks
+from ssd_jax.sampling.chunks import Program, by_chunks
 from ssd_jax.sampling.denoise import Denoise
 from ssd_jax.sampling.noise import NoiseSource
 
@@ -65,6 +66,20 @@ class StayPlan:
         """Network calls: one a step."""
         return len(self.timesteps)
 
+    def program(
+        self,
+        denoise: Denoise,
+        state: State,
+        noise: NoiseSource,
+        label: Int[Array, "batch"] | None,
+        start: int = 0,
+        stop: int = 0,
+    ) -> Program:
+        """What makes the steps start .. stop - 1."""
+        bounds = np.int32(start), np.int32(stop)
+        arguments = (denoise, state.x, state.earlier, noise, label, self._rows, self.basis, *bounds)
+        return Program(_stay, arguments, {"stage": self.stage}, noise)
+
     def run(
         self,
         denoise: Denoise,
@@ -73,12 +88,10 @@ class StayPlan:
         label: Int[Array, "batch"] | None,
         start: int,
         stop: int,
-        memory_limit: int | None = None,
+        chunk: int | None = None,
     ) -> State:
-        """The state after the steps start .. stop - 1."""
-        bounds = np.int32(start), np.int32(stop)
-        arguments = (denoise, state.x, state.earlier, noise, label, self._rows, self.basis, *bounds)
-        x, earlier = call_in_chunks(_stay, *arguments, noise=noise, memory_limit=memory_limit, stage=self.stage)
+        """The state after the steps start .. stop - 1, `chunk` images at a time."""
+        x, earlier = self.program(denoise, state, noise, label, start, stop)(chunk)
         return State(x, earlier, state.calls + stop - start)
 
     @cached_property
@@ -125,6 +138,14 @@ class UpPlan:
         """t of the step."""
         return np.array([self.stage.t_min])
 
+    def program(self, denoise: Denoise, state: State, noise: NoiseSource, label: Int[Array, "batch"] | None) -> Program:
+        """What makes the step."""
+        t, row, target = np.int32(self.stage.t_min), np.float32(self.coefficients), _matrices(self.target)
+        lift = [np.linalg.pinv(matrix) for matrix in self.level_operator.matrices] if len(state.earlier) > 1 else []
+        bases = self.operator.left, self.operator.right
+        arguments = (denoise, state.x, state.earlier, noise, label, t, row, target, *bases, lift)
+        return Program(_up, arguments, {"stage": self.stage}, noise)
+
     def run(
         self,
         denoise: Denoise,
@@ -133,14 +154,10 @@ class UpPlan:
         label: Int[Array, "batch"] | None,
         start: int = 0,
         stop: int = 1,
-        memory_limit: int | None = None,
+        chunk: int | None = None,
     ) -> State:
         """The state after the step, one level finer; there is but the one, from `start` 0 to `stop` 1."""
-        t, row, target = np.int32(self.stage.t_min), np.float32(self.coefficients), _matrices(self.target)
-        lift = [np.linalg.pinv(matrix) for matrix in self.level_operator.matrices] if len(state.earlier) > 1 else []
-        bases = self.operator.left, self.operator.right
-        arguments = (denoise, state.x, state.earlier, noise, label, t, row, target, *bases, lift)
-        x, earlier = call_in_chunks(_up, *arguments, noise=noise, memory_limit=memory_limit, stage=self.stage)
+        x, earlier = self.program(denoise, state, noise, label)(chunk)
         return State(x, earlier, state.calls + 1)
 
 
@@ -166,6 +183,13 @@ class MatrixFreeUpPlan:
         """t of the step."""
         return np.array([self.stage.t_min])
 
+    def program(self, denoise: Denoise, state: State, noise: NoiseSource, label: Int[Array, "batch"] | None) -> Program:
+        """What makes the step."""
+        t, constants, target = np.int32(self.stage.t_min), np.float32(self.constants), _matrices(self.target)
+        arguments = (denoise, state.x, state.earlier, noise, label, t, constants, target)
+        static = {"stage": self.stage, "operator": self.operator, "level_operator": self.level_operator}
+        return Program(_matrix_free_up, arguments, static, noise)
+
     def run(
         self,
         denoise: Denoise,
@@ -174,15 +198,10 @@ class MatrixFreeUpPlan:
         label: Int[Array, "batch"] | None,
         start: int = 0,
         stop: int = 1,
-        memory_limit: int | None = None,
+        chunk: int | None = None,
     ) -> State:
         """The state after the step, one level finer; there is but the one, from `start` 0 to `stop` 1."""
-        t, constants, target = np.int32(self.stage.t_min), np.float32(self.constants), _matrices(self.target)
-        arguments = (denoise, state.x, state.earlier, noise, label, t, constants, target)
-        operators = {"operator": self.operator, "level_operator": self.level_operator}
-        x, earlier = call_in_chunks(
-            _matrix_free_up, *arguments, noise=noise, memory_limit=memory_limit, stage=self.stage, **operators
-        )
+        x, earlier = self.program(denoise, state, noise, label)(chunk)
         return State(x, earlier, state.calls + 1)
 
 
@@ -193,7 +212,7 @@ def _matrices(operator: SeparableOperator | None) -> tuple[np.ndarray, ...]:
     return () if operator is None else operator.matrices
 
 
-@partial(jax.jit, static_argnames=("stage", "chunk"))
+@partial(jax.jit, static_argnames=("stage", "chunk"), compiler_options=COMPILER_OPTIONS)
 def _stay(denoise, x, earlier, noise, label, rows, basis, start, stop, *, stage, chunk):
     """Rows start .. stop - 1 of a StayPlan, along `basis` if there is one."""
     timesteps, table, draws = rows
@@ -218,7 +237,7 @@ def _stay(denoise, x, earlier, noise, label, rows, basis, start, stop, *, stage,
     return by_chunks(run, chunk, x, earlier, noise, label)
 
 
-@partial(jax.jit, static_argnames=("stage", "chunk"))
+@partial(jax.jit, static_argnames=("stage", "chunk"), compiler_options=COMPILER_OPTIONS)
 def _up(denoise, x, earlier, noise, label, t, coefficients, target, left, right, lift, *, stage, chunk):
     """The step of an UpPlan; `lift` is M^+ per axis, for the earlier predictions that are carried on."""
 
@@ -230,7 +249,7 @@ def _up(denoise, x, earlier, noise, label, t, coefficients, target, left, right,
     return by_chunks(run, chunk, x, earlier, noise, label)
 
 
-@partial(jax.jit, static_argnames=("operator", "level_operator", "stage", "chunk"))
+@partial(jax.jit, static_argnames=("operator", "level_operator", "stage", "chunk"), compiler_options=COMPILER_OPTIONS)
 def _matrix_free_up(denoise, x, earlier, noise, label, t, constants, target, *, operator, level_operator, stage, chunk):
     """The step of a MatrixFreeUpPlan."""
     carried_on = earlier[:-1]

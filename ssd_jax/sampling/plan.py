@@ -14,10 +14,11 @@ from jaxtyping import Float, Int
 from tabulate import tabulate
 
 from ssd_jax.errors import InputError, check_range, unknown_name
+from ssd_jax.process.dct import dct_basis
 from ssd_jax.process.matrix_free import MatrixFreeOperator
-from ssd_jax.process.operators import SeparableOperator, dct_basis, identity
+from ssd_jax.process.operators import SeparableOperator, identity
 from ssd_jax.process.process import ScaleSpaceProcess, compose
-from ssd_jax.process.stages import Stage, make_stages
+from ssd_jax.process.stages import Stage
 from ssd_jax.sampling.parts import MatrixFreeUpPlan, Part, StayPlan, UpPlan
 from ssd_jax.sampling.search import optimal_timesteps
 from ssd_jax.sampling.solvers import SOLVERS, Solver
@@ -127,7 +128,7 @@ def plan_steps(
         table = np.array([rows[t]() if t else last for t in own]).reshape(len(own), *last.shape)
         return StayPlan(stage, np.array(own, int), table, process.num_timesteps, basis)
 
-    stages = (part(stage) for stage in make_stages(process) if stage.t_min <= timesteps[0])
+    stages = (part(stage) for stage in process.stages if stage.t_min <= timesteps[0])
     return Plan(process, tuple(stages), chosen.carried)
 
 

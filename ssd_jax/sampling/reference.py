@@ -8,7 +8,6 @@ import numpy as np
 
 from ssd_jax.process.operators import SeparableOperator, along_axes
 from ssd_jax.process.process import ScaleSpaceProcess
-from ssd_jax.process.stages import make_stages
 from ssd_jax.sampling.denoise import Denoise
 from ssd_jax.sampling.noise import NoiseSource
 from ssd_jax.sampling.solvers import Solver
@@ -21,7 +20,7 @@ def reference_sample(
 
     Left out: operators that are only functions, classes, states of one's own, and the null-space variance (6').
     """
-    stages = {t: stage for stage in make_stages(process) for t in range(stage.t_min, stage.t_max + 1)}
+    stages = {t: stage for stage in process.stages for t in range(stage.t_min, stage.t_max + 1)}
     x, earlier = noise.draw(process.num_timesteps, (*process.level_shape(process.used_levels[-1]), 3)), []
     for before, t, s in solver.steps(timesteps):
         z = z_s = denoise(x, jnp.full(len(x), t), None, stage=stages[t])

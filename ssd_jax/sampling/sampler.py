@@ -102,8 +102,9 @@ def iterate(
     x = _first_state(plan, noise, start, channels)
     state = State(x, (x,) * plan.carried)
     for part in plan.stages:
+        chunk = part.program(denoise, state, noise, label).fitting_chunk(memory_limit)
         for first, stop in _pieces(part, every):
-            state = part.run(denoise, state, noise, label, first, stop, memory_limit)
+            state = part.run(denoise, state, noise, label, first, stop, chunk)
             yield Snapshot(part.stage, state.calls, state.x, state.earlier[0])
 
 

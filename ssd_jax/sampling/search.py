@@ -1,7 +1,7 @@
 """Where to put few network calls: a search that minimises the exact Gaussian error.
 
 The error is that of an ideal low-pass with the log-SNR and the levels of the process. It couples no frequencies, so that a
-plan is judged by a scalar recursion for each value of the spectrum, in half a millisecond.
+plan is judged by a scalar recursion for each value of the spectrum, in less than a millisecond.
 """
 
 import bisect
@@ -70,9 +70,9 @@ class IdealChain:
         process, variance = self.stand_in, self.variance
         first = process.alpha[-1] ** 2 * self.gain[-1] ** 2 * variance + process.sigma[-1] ** 2
         x = (self.coarsest == len(self.gain) - 1) * (1.0 if process.prior_is_noise else first)
-        carried = self.solver.carried
-        p = np.zeros((1 + carried, 1 + carried, *x.shape))  # covariance of the state and the predictions before
-        p[0, 0] = x
+        m = self.solver.carried
+        zero = np.zeros_like(x)
+        p = [[x, *[zero] * m], *[[zero] * (1 + m)] * m]  # covariance of the state and the predictions before
         for before, t, s in self.solver.steps(timesteps):
             level, target, a = int(process.levels[t]), int(process.levels[s]), process.alpha[t]
             g = self.gain[level]
@@ -83,9 +83,9 @@ class IdealChain:
                 z, k = z * seen[:, 0], np.where(seen, k[0], k[-1]) * held
             k_x, k_z, *k_earlier, k_n = np.moveaxis(k, -1, 0)
             through = k_x + k_z * z
-            across = through * p[0]  # covariance of the new state with what was before
+            across = [through * old for old in p[0]]  # covariance of the new state with what was before
             for k_i, row in zip(k_earlier, p[1:], strict=True):
-                across = across + k_i * row
+                across = [covariance + k_i * old for covariance, old in zip(across, row, strict=True)]
             new = through * across[0]
             for k_i, covariance in zip(k_earlier, across[1:], strict=True):
                 new = new + k_i * covariance
@@ -93,12 +93,12 @@ class IdealChain:
             if draw_unseen:
                 appears = (self.coarsest < level) & (self.coarsest >= target)
                 new = new + appears * (process.alpha[s] * self.gain[target]) ** 2 * variance
-            lift = np.full_like(z, self.gain[target] / g)  # M^+, of the predictions that are carried on
-            gains = np.stack([z, *[lift] * (carried - 1)])
-            p[1:, 1:], p[0, 0] = gains[:, None] * gains * p[:-1, :-1], new
-            p[0, 1:] = p[1:, 0] = gains * across[:-1]
+            gains = [z, *[self.gain[target] / g] * (m - 1)]  # of the prediction, and of those before, M^+
+            first = [new, *(gain * covariance for gain, covariance in zip(gains, across[:-1], strict=True))]
+            older = [[gains[i] * gains[j] * p[i][j] for j in range(m)] for i in range(m)]
+            p = [first, *([first[1 + i], *older[i]] for i in range(m))]
         a, sigma = process.alpha[0], process.sigma[0]
-        drawn = a * variance / (a**2 * variance + sigma**2) * np.sqrt(p[0, 0])
+        drawn = a * variance / (a**2 * variance + sigma**2) * np.sqrt(p[0][0])
         return float((self.weight * (drawn - np.sqrt(variance)) ** 2).sum())
 
 

@@ -7,7 +7,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float
 
-from ssd_jax.process.operators import SeparableOperator, heat_rate_grid
+from ssd_jax.process.dct import heat_rate_grid
+from ssd_jax.process.operators import SeparableOperator
 from ssd_jax.process.process import ScaleSpaceProcess
 
 MAX_EXTRAPOLATION = 0.75  # of w in `second_order`: the ratio of steps half as large again as even ones

@@ -57,4 +57,4 @@ def stage_loss(
         label = jnp.where(jax.random.bernoulli(label_key, label_dropout, label.shape), null_label, label)
     predicted = denoiser(x, t, label, stage=stage, train=True, rngs=nnx.Rngs(dropout=dropout_key))
     weight = LOSS_WEIGHTINGS[weighting](jnp.exp(jnp.asarray(process.log_snr, jnp.float32))[t])
-    return jnp.mean(weight * jnp.mean(jnp.square(predicted - target), axis=(1, 2, 3)))
+    return jnp.mean(weight * jnp.mean(jnp.square(predicted - target), axis=range(1, target.ndim)))

@@ -5,7 +5,7 @@ import pytest
 from ssd_jax.analysis.boundaries import optimal_boundaries
 from ssd_jax.analysis.error import gaussian_error
 from ssd_jax.config import ProcessConfig
-from ssd_jax.process.process import make_process
+from ssd_jax.process.config import make_process
 from ssd_jax.process.spectrum import natural_spectrum
 from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sampling.search import affordable_timesteps, optimal_timesteps

@@ -8,7 +8,7 @@ import pytest
 from ssd_jax.analysis.empirical import log_likelihoods, noisy_states, posterior_error, state_information
 from ssd_jax.config import ProcessConfig
 from ssd_jax.errors import InputError
-from ssd_jax.process.process import make_process
+from ssd_jax.process.config import make_process
 
 PROCESS = make_process(ProcessConfig(image_size=4, num_levels=2, num_timesteps=100))
 IMAGES = jax.random.uniform(jax.random.key(0), (32, 4, 4, 3), minval=-1.0)

@@ -8,10 +8,11 @@ import pytest
 
 from ssd_jax.analysis.cost import path_cost, plan_cost
 from ssd_jax.analysis.error import gaussian_error, stage_information
-from ssd_jax.config import ModelConfig, ProcessConfig
+from ssd_jax.config import FlexiUNetConfig, ProcessConfig
 from ssd_jax.errors import InputError
-from ssd_jax.process.operators import dct_basis
-from ssd_jax.process.process import ScaleSpaceProcess, make_process
+from ssd_jax.process.config import make_process
+from ssd_jax.process.dct import dct_basis
+from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.spectrum import information, natural_spectrum
 from ssd_jax.sampling.plan import plan_steps
 from tests.commands import launch
@@ -123,11 +124,11 @@ def test_stage_information_adds_up():
     assert [row.name for row in rows] == [str(part.stage) for part in plan.stages]
 
 
-MODEL = ModelConfig(widths=(8, 16), attention_levels=(), num_heads=2)
+MODEL = FlexiUNetConfig(widths=(8, 16), attention_levels=(), num_heads=2)
 
 
 def test_costs_need_no_compilation_and_sum_over_the_plan():
-    full, small, up = (path_cost(MODEL, (16, 16), *path) for path in [(0, 0), (1, 1), (1, 0)])
+    full, small, up = (path_cost(MODEL, ((16, 16), (8, 8)), 3, *path) for path in [(0, 0), (1, 1), (1, 0)])
     assert full.memory is None and 2 * small.flops < full.flops <= up.flops < 1.1 * full.flops
     process = make_process(ProcessConfig(image_size=16, num_levels=2, num_timesteps=20))
     plan = plan_steps(process, num_steps=10)
@@ -138,7 +139,7 @@ def test_costs_need_no_compilation_and_sum_over_the_plan():
 
 
 def test_memory_and_labels_on_request():
-    cost = path_cost(dataclasses.replace(MODEL, num_classes=3), (8, 8), 0, 0, memory=True)
+    cost = path_cost(dataclasses.replace(MODEL, num_classes=3), ((8, 8),), 3, 0, 0, memory=True)
     assert cost.memory is not None and cost.memory > 8 * 8 * 8 * 4
 
 

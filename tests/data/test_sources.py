@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from ssd_jax.config import DataConfig, ModelConfig
-from ssd_jax.data import check_classes, make_iterator, make_source
+from ssd_jax.data import DataConfig, check_classes, make_iterator, make_source
 from ssd_jax.data.folder import FolderSource, fingerprint
 from ssd_jax.data.openmoji import openmoji_names
 from ssd_jax.data.openmoji_classes import CLASSES, class_of
@@ -28,8 +27,8 @@ def folder(tmp_path):
 
 
 def test_folder(folder):
-    source = make_source(DataConfig(source="folder", folder=str(folder)), 8)
-    assert len(source) == 6 and source.num_classes == 2
+    source = make_source(DataConfig(source="folder", folder=str(folder)), (8, 8))
+    assert len(source) == 6 and source.class_names == ("a", "b") and source.channels == 3
     items = read(source, range(6))
     assert all(item["image"].shape == (8, 8, 3) and item["image"].dtype == np.uint8 for item in items)
     assert [int(item["label"]) for item in items] == [0, 0, 0, 1, 1, 1]
@@ -49,40 +48,40 @@ def test_a_fingerprint_changes_with_the_images(folder):
 def test_sources_must_be_named():
     for source in ("folder", "tfds"):
         with pytest.raises(InputError, match=r"must be set.*--config\.data\."):
-            make_source(DataConfig(source=source), 8)
+            make_source(DataConfig(source=source), (8, 8))
 
 
 def test_images_are_cropped_in_the_centre_and_in_rgb(tmp_path):
     picture = np.zeros((10, 30, 3), np.uint8)
     picture[:, 10:20] = (0, 0, 255)  # BGR: red in the middle third
     cv2.imwrite(str(tmp_path / "x.png"), picture)
-    (item,) = read(FolderSource(str(tmp_path), 5), [0])
+    (item,) = read(FolderSource(str(tmp_path), (5, 5)), [0])
     np.testing.assert_array_equal(item["image"], np.full((5, 5, 3), (255, 0, 0)))
 
 
 def test_split_file(folder):
     split = folder / "split.txt"
     split.write_text("b/3.PNG\n\na/1.jpg\n")
-    assert len(FolderSource(str(folder), 8, str(split))) == 2
+    assert len(FolderSource(str(folder), (8, 8), str(split))) == 2
     split.write_text("a/1.jpg\nmissing.png\n")
     with pytest.raises(InputError, match=r"1 missing file.*missing\.png"):
-        FolderSource(str(folder), 8, str(split))
+        FolderSource(str(folder), (8, 8), str(split))
     with pytest.raises(InputError, match="cannot be read"):
-        FolderSource(str(folder), 8, str(folder / "nowhere.txt"))
+        FolderSource(str(folder), (8, 8), str(folder / "nowhere.txt"))
 
 
 def test_bad_folders(tmp_path):
     with pytest.raises(InputError, match="not a folder"):
-        FolderSource(str(tmp_path / "nowhere"), 8)
+        FolderSource(str(tmp_path / "nowhere"), (8, 8))
     (tmp_path / "text.txt").write_text("no image")
     with pytest.raises(InputError, match="holds no image"):
-        FolderSource(str(tmp_path), 8)
+        FolderSource(str(tmp_path), (8, 8))
 
 
 def test_corrupt_images_are_named_counted_and_skipped(folder, caplog):
     (folder / "a" / "broken.png").write_bytes(b"not an image")
     (folder / "b" / "cut.png").write_bytes((folder / "a" / "0.png").read_bytes()[:40])
-    source = FolderSource(str(folder), 8)
+    source = FolderSource(str(folder), (8, 8))
     iterator = make_iterator(source, batch_size=4, seed=0, flip=False)
     with caplog.at_level(logging.WARNING, "ssd_jax"):
         batches = [next(iterator) for _ in range(20)]
@@ -97,12 +96,12 @@ def test_a_folder_of_corrupt_images_is_an_error(tmp_path):
     for name in ("x.png", "y.jpg"):
         (tmp_path / name).write_bytes(b"nothing")
     with pytest.raises(InputError, match="all 2 images"):
-        next(make_iterator(FolderSource(str(tmp_path), 8), batch_size=1, seed=0, flip=False))
+        next(make_iterator(FolderSource(str(tmp_path), (8, 8)), batch_size=1, seed=0, flip=False))
 
 
 @pytest.mark.smoke
 def test_iterator_shuffles_repeats_and_resumes(folder):
-    source = FolderSource(str(folder), 8)
+    source = FolderSource(str(folder), (8, 8))
 
     def make(seed=1):
         return make_iterator(source, batch_size=4, seed=seed, flip=True)
@@ -122,7 +121,7 @@ def test_iterator_shuffles_repeats_and_resumes(folder):
 
 def test_flip(tmp_path):
     cv2.imwrite(str(tmp_path / "x.png"), np.repeat(np.arange(8, dtype=np.uint8) * 30, 3).reshape(1, 8, 3).repeat(8, 0))
-    source = FolderSource(str(tmp_path), 8)
+    source = FolderSource(str(tmp_path), (8, 8))
     flipped = [
         bool(next(it)["image"][0, 0, 0, 0] > 100) for it in [make_iterator(source, batch_size=1, seed=0, flip=True)] * 40
     ]
@@ -130,8 +129,8 @@ def test_flip(tmp_path):
 
 
 def test_openmoji():
-    source = make_source(DataConfig(), 16)
-    assert len(source) > 2000 and source.num_classes == 8
+    source = make_source(DataConfig(), (16, 16))
+    assert len(source) > 2000 and len(source.class_names) == 8
     sheet = np.stack([item["image"] for item in read(source, range(0, len(source), 50))])
     assert sheet.shape[1:] == (16, 16, 3) and sheet.dtype == np.uint8
     assert (sheet[:, 0, 0] == 255).all()  # on white
@@ -142,7 +141,7 @@ def test_openmoji_classes():
     names = {"1F600": "faces", "1F1E9-1F1EA": "flags", "1F3F4-200D-2620-FE0F": "flags", "1F431": "nature", "1F355": "food"}
     names |= {"1F9D1-200D-1F692": "people", "1F680": "places", "1F4A1": "objects", "E040": "symbols", "2764": "symbols"}
     assert {name: CLASSES[class_of(int(name.split("-")[0], 16))] for name in names} == names
-    source = make_source(DataConfig(), 16)
+    source = make_source(DataConfig(), (16, 16))
     assert source.labels is not None and np.bincount(source.labels).min() > 100
     at = openmoji_names().index("1F600")
     (item,) = read(source, [at])
@@ -151,33 +150,37 @@ def test_openmoji_classes():
 
 def test_balance(folder):
     (folder / "a" / "9.png").write_bytes((folder / "a" / "0.png").read_bytes())
-    source = make_source(DataConfig(source="folder", folder=str(folder), balance=True), 8)
-    assert len(source) == 8 and source.num_classes == 2
+    source = make_source(DataConfig(source="folder", folder=str(folder), balance=True), (8, 8))
+    assert len(source) == 8 and len(source.class_names) == 2
     items = read(source, range(8))
     assert [int(item["label"]) for item in items] == [0] * 4 + [1] * 4
     assert {round(float(item["image"].mean()), -1) for item in items} == {0, 10, 20, 30, 40, 50}
     with pytest.raises(InputError, match=r"data\.balance"), tfds.testing.mock_data(num_examples=5):
-        make_source(DataConfig(source="tfds", tfds_name="mnist", balance=True), 8)
+        make_source(DataConfig(source="tfds", tfds_name="mnist", balance=True), (8, 8))
 
 
 def test_tfds():
     with tfds.testing.mock_data(num_examples=5):
-        source = make_source(DataConfig(source="tfds", tfds_name="mnist"), 8)
-        assert len(source) == 5 and source.num_classes == 10
+        source = make_source(DataConfig(source="tfds", tfds_name="mnist"), (8, 8))
+        assert len(source) == 5 and len(source.class_names) == 10
         (item,) = read(source, [0])
-        assert item["image"].shape == (8, 8, 3) and 0 <= item["label"] < 10
+        assert item["image"].shape == (8, 8, 1) and source.channels == 1 and 0 <= item["label"] < 10
+        (rgb,) = read(make_source(DataConfig(source="tfds", tfds_name="mnist", channels=3), (8, 8)), [0])
+        assert rgb["image"].shape == (8, 8, 3)
+        with pytest.raises(InputError, match="data.channels is 4, but the images of TFDS data set 'mnist' have 1"):
+            make_source(DataConfig(source="tfds", tfds_name="mnist", channels=4), (8, 8))
     with pytest.raises(InputError, match="tfds build"):
-        make_source(DataConfig(source="tfds", tfds_name="mnist"), 8)
+        make_source(DataConfig(source="tfds", tfds_name="mnist"), (8, 8))
     with pytest.raises(InputError, match="tfds build"):
-        make_source(DataConfig(source="tfds", tfds_name="no_such_set"), 8)
+        make_source(DataConfig(source="tfds", tfds_name="no_such_set"), (8, 8))
 
 
 def test_labels_must_fit_the_network(folder):
-    source = FolderSource(str(folder), 8)
-    check_classes(source, ModelConfig(num_classes=2))
-    check_classes(source, ModelConfig(num_classes=0))
+    source = FolderSource(str(folder), (8, 8))
+    check_classes(source, 2)
+    check_classes(source, 0)
     with pytest.raises(InputError, match=r"labels 0\.\.1, but model.num_classes is 1"):
-        check_classes(source, ModelConfig(num_classes=1))
-    source.num_classes = 0
+        check_classes(source, 1)
+    source.class_names = ()
     with pytest.raises(InputError, match="no labels"):
-        check_classes(source, ModelConfig(num_classes=2))
+        check_classes(source, 2)

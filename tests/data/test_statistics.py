@@ -10,7 +10,7 @@ import pytest
 from ssd_jax.config import ProcessConfig
 from ssd_jax.data.statistics import measure_statistics
 from ssd_jax.network.parameterisation import DataStatistics
-from ssd_jax.process.process import make_process
+from ssd_jax.process.config import make_process
 
 CONFIG = ProcessConfig(image_size=8, num_levels=3, num_timesteps=40, operator="bicubic")
 

@@ -15,8 +15,8 @@ import ssd_jax
 from ssd_jax.config import DataConfig, ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.interop.published import config_from_reference, import_checkpoint, model_from_reference, settings_from_name
+from ssd_jax.process.config import make_process
 from ssd_jax.process.operators import SeparableOperator, along_axes
-from ssd_jax.process.process import make_process
 from ssd_jax.process.reverse import up_step
 from ssd_jax.training.loss import LOSS_WEIGHTINGS
 from tests.commands import launch
@@ -291,7 +291,7 @@ def test_a_write_that_fails_leaves_nothing(monkeypatch, tmp_path):
     def fail(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr("ssd_jax.checkpoint.open_checkpoints", fail)
+    monkeypatch.setattr("ssd_jax.run.checkpoint.open_checkpoints", fail)
     with pytest.raises(OSError, match="no space left"):
         import_checkpoint(path, tmp_path / "run", TINY)
     assert os.listdir(tmp_path) == ["model.pt"]

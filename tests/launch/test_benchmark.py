@@ -1,14 +1,18 @@
+import json
+
 import pytest
 
 from launch.benchmark.reference import load_published
 from launch.benchmark.sampling import sampling
 from launch.benchmark.timing import time_in_turns
-from ssd_jax.config import Config, ModelConfig, ProcessConfig, SampleConfig
+from ssd_jax.config import Config, FlexiUNetConfig, ProcessConfig, SampleConfig
 from ssd_jax.errors import InputError
+from tests.commands import TINY as TINY_FLAGS
+from tests.commands import launch
 
 TINY = Config(
     process=ProcessConfig(image_size=8, num_levels=2, num_timesteps=20),
-    model=ModelConfig(widths=(8, 16), attention_levels=(1,), num_heads=2),
+    model=FlexiUNetConfig(widths=(8, 16), attention_levels=(1,), num_heads=2),
     sample=SampleConfig(num=2),
 )
 
@@ -32,8 +36,27 @@ def test_sampling_costs_are_those_of_the_stages():
     assert one["time ratio"] == pytest.approx(1) and one["FLOPs ratio"] == 1 > two["FLOPs ratio"]
 
 
+def test_the_whole_command_at_its_smallest(tmp_path):
+    smallest = [*TINY_FLAGS, "--config.process.num_timesteps=30", "--config.sample.num=2", "--config.model.label_dropout=0"]
+    result = launch("launch.benchmark", *smallest, "--repeats=1", f"--out={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"benchmark.{kind}" for kind in ("json", "md", "png")]
+    found = json.loads((tmp_path / "benchmark.json").read_text())
+    tables = {name: table["rows"] for name, table in found["tables"].items()}
+    assert [row["levels"] for row in tables["sampling"]] == [1, 2]
+    for table in ("sampling", "training"):
+        assert tables[table][0]["FLOPs ratio"] == 1 > tables[table][1]["FLOPs ratio"] > 0
+    assert {row["stage"] for row in tables["training_stages"]} == {"stay1", "up1to0", "stay0"}
+    preserve, published = (row["low frequencies"] for row in tables["accuracy"] if row["levels"] == 2)
+    assert abs(preserve - 1) < abs(published - 1)
+    exact, lanczos = (row["error"] for row in tables["up_step_noise"])
+    assert exact < 1e-4 and lanczos < 1e-2
+    assert all(0 < row["FLOPs ratio"] < 1 for row in tables["published_networks"])
+    assert result.stdout.count("## ") == len(tables)
+
+
 def test_published_code_must_be_there(tmp_path):
-    config = Config(model=ModelConfig(widths=(32, 64, 64, 64)))
+    config = Config(model=FlexiUNetConfig(widths=(32, 64, 64, 64)))
     with pytest.raises(InputError, match=r"no guided_diffusion/script_util.py"):
         load_published(str(tmp_path), config)
     with pytest.raises(InputError, match="multiples of 32"):

@@ -18,7 +18,7 @@ def test_gaussian_errors(size, tmp_path):
     result = run(command, timeout=2 * HOUR)
     assert result.returncode == 0, result.stderr
     documented = json.loads((ROOT / "docs" / "gaussian_error.json").read_text())
-    documented = [row for row in documented if row["process"]["image_size"] == size]
+    documented = [row for row in documented if row["process"]["shape"][0] == size]
     for row, found in zip(documented, json.loads((tmp_path / "gaussian_error.json").read_text()), strict=True):
         assert found["relative_flops"] == pytest.approx(row["relative_flops"], abs=0.01)
         for solver in ("ancestral", "ddim"):

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch.common.command import CPU_FLAGS
 from ssd_jax.files.decode import decode
 from ssd_jax.files.images import write_png
 from ssd_jax.metrics import Statistics, moments, save_statistics
@@ -46,7 +45,7 @@ def test_train_goes_on_and_sample_repeats_itself(quickstart, tmp_path):
     more = [*TINY, "--config.train.steps=5"]
     result = launch("launch.train", "--config=configs/openmoji32.py", f"--workdir={workdir}", *more)
     assert result.returncode == 0 and "going on from step 3" in result.stderr, result.stderr
-    sample = ["launch.sample", f"--workdir={workdir}", "--num=5", "--steps=6", "--seed=3"]
+    sample = ["launch.sample", f"--workdir={workdir}", "--num=5", "--num_steps=6", "--seed=3"]
     sample += ["--guidance=2", "--guidance_interval=-4,4", "--threshold_quantile=0.99"]
     result = launch(*sample, "--batch=5", "--animation=webp", f"--out={tmp_path}/a")
     assert result.returncode == 0 and "step 5" in result.stdout, result.stderr
@@ -72,7 +71,7 @@ def test_train_goes_on_and_sample_repeats_itself(quickstart, tmp_path):
 
 def test_edit(quickstart, tmp_path):
     workdir, _ = quickstart
-    edit = ["launch.edit", f"--workdir={workdir}", "--num=3", "--steps=5", "--label=0"]
+    edit = ["launch.edit", f"--workdir={workdir}", "--num=3", "--num_steps=5", "--label=0"]
     image, mask = np.full((8, 8, 3), 200, np.uint8), np.zeros((8, 8, 3), np.uint8)
     mask[4:] = 255
     write_png(tmp_path / "image.png", image)
@@ -103,16 +102,17 @@ def test_edit(quickstart, tmp_path):
 
 def test_evaluate(quickstart, tmp_path):
     workdir, _ = quickstart
-    evaluate = ["launch.evaluate", f"--workdir={workdir}", "--num=16", "--steps=4", f"--samples={tmp_path}/samples"]
+    evaluate = ["launch.evaluate", f"--workdir={workdir}", "--num=16", "--num_steps=4", f"--samples={tmp_path}/samples"]
     result = launch(*evaluate)
     assert result.returncode == 0 and "launch.import_inception" in result.stdout, result.stderr
     assert "mean colour" in result.stdout and "warning: 16 images for" in result.stderr
+    assert "drawn by dpmpp_2m_sde, 4 calls, guidance 2" in result.stdout  # the run's own, but for the calls
     times = [path.stat().st_mtime_ns for path in sorted((tmp_path / "samples").iterdir())]
     again = launch(*evaluate)  # nothing is drawn twice, and the same numbers come out
     assert again.stdout == result.stdout
     assert times == [path.stat().st_mtime_ns for path in sorted((tmp_path / "samples").iterdir())]
     first, second = map(json.loads, (workdir / "evaluations.jsonl").read_text().splitlines())
-    assert first == second and first["seed"] == 0 and first["solver"] == "dpmpp_2m" and first["num"] == 16
+    assert first == second and first["seed"] == 0 and first["solver"] == "dpmpp_2m_sde" and first["num"] == 16
     assert {"config_sha256", "step", "parameters", "commit", "jax", "reference", "eta"} < set(first)
     # Images against themselves, without a run.
     alone = launch("launch.evaluate", f"--samples={tmp_path}/samples", f"--reference={tmp_path}/samples")
@@ -138,7 +138,7 @@ def test_experiment(tmp_path):
     for name in ("results.json", "results.md", "results.png", "grid.png", "preserve-seed0/config.json"):
         assert (tmp_path / "runs" / name).is_file()
     record = json.loads((tmp_path / "runs" / "results.json").read_text())
-    assert record["xla_flags"].startswith(CPU_FLAGS) and FAST_COMPILE in record["xla_flags"]  # the user's come last
+    assert FAST_COMPILE in record["xla_flags"]
     found = record["results"]["dpmpp_2m"]["preserve"][0]
     assert found["metrics"]["low_pass"]["frechet"] > 0 and 0 < found["relative_flops"] < 1
     again = launch(*experiment)  # all is there
@@ -174,7 +174,7 @@ def columns(line: str) -> list[str]:
 
 def test_what_is_known_before_training_comes_as_tables(tmp_path):
     config = ["--config=configs/openmoji32.py", *TINY, "--spectrum=natural"]
-    result = launch("launch.analyze", *config, "--steps=10", f"--out={tmp_path}")
+    result = launch("launch.analyze", *config, "--num_steps=10", f"--out={tmp_path}")
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("stage"))
@@ -192,7 +192,7 @@ def test_what_is_known_before_training_comes_as_tables(tmp_path):
 
 
 def test_gaussian_error(tmp_path):
-    result = launch("launch.studies.gaussian_error", "--size=8", "--steps=20", f"--out={tmp_path}")
+    result = launch("launch.studies.gaussian_error", "--size=8", "--num_timesteps=20", f"--out={tmp_path}")
     assert result.returncode == 0, result.stderr
     rows = [line.split("|")[1:-1] for line in (tmp_path / "gaussian_error.md").read_text().splitlines() if line[:1] == "|"]
     measured = json.loads((tmp_path / "gaussian_error.json").read_text())
@@ -213,7 +213,7 @@ def test_gaussian_error(tmp_path):
             "--config is missing: give a Python file or one of: ben",
         ),
         (["launch.train", "--config=openmoji32", "--wrkdir=nowhere"], "'wrkdir'. Did you mean: workdir"),
-        (["launch.train", "--config=configs/openmoji32.py", "--config.process.image_size=30"], "multiple of 4"),
+        (["launch.train", "--config=configs/openmoji32.py", "--config.process.image_size=30"], "multiples of 4"),
         (["launch.train", "--config=configs/folder.py", "--config.data.folder=nowhere"], "'nowhere'"),
         (["launch.sample", "--out=nowhere"], "no config.json"),
         (["launch.sample", "--out=nowhere", "stray"], "'stray'"),

@@ -23,6 +23,9 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "inception.npz"
 
 TOLERANCE = {"pool": 1e-4, "spatial": 1e-4, "probabilities": 1e-7}
+ROUNDING = {
+    "probabilities": 5e-6
+}  # relative: what logits of about 10 in float32 leave of their exponentials on another CPU
 
 
 def random_weights() -> dict[str, np.ndarray]:
@@ -105,7 +108,7 @@ def assert_close(features, reference):
     assert features.keys() == reference.keys()
     for name, expected in reference.items():
         assert features[name].shape == expected.shape and features[name].dtype == np.float32
-        np.testing.assert_allclose(features[name], expected, rtol=0, atol=TOLERANCE[name], err_msg=name)
+        np.testing.assert_allclose(features[name], expected, rtol=ROUNDING.get(name, 0), atol=TOLERANCE[name], err_msg=name)
 
 
 def test_features_are_those_of_the_golden_file(features):

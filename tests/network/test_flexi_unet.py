@@ -6,21 +6,23 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ssd_jax.config import ModelConfig
+from ssd_jax.config import FlexiUNetConfig
 from ssd_jax.errors import InputError
 from ssd_jax.network.blocks import ResBlock, timestep_embedding
 from ssd_jax.network.flexi_unet import FlexiUNet
+from tests.networks import randomised
 
-CONFIG = ModelConfig(widths=(8, 16, 16), num_res_blocks=2, attention_levels=(1,), num_heads=2, num_classes=3)
+CONFIG = FlexiUNetConfig(widths=(8, 16, 16), num_res_blocks=2, attention_levels=(1,), num_heads=2, num_classes=3)
+
+
+def make(config, shape=(16, 24), channels=3):
+    return FlexiUNet(config, shapes=(shape,), in_channels=channels, out_channels=channels, rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="module")
 def model():
-    """Every parameter random: at birth heads and residual ends are zero and would hide mistakes."""
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: FlexiUNet(CONFIG, rngs=nnx.Rngs(0))))
-    pure = nnx.to_pure_dict(state)
-    rng = np.random.default_rng(0)
-    return nnx.merge(graphdef, jax.tree.map(lambda p: jnp.asarray(0.2 * rng.standard_normal(p.shape, np.float32)), pure))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: make(CONFIG)))
+    return nnx.merge(graphdef, randomised(nnx.to_pure_dict(state)))
 
 
 def call(model, in_level, out_level, x=None, label=(0, 1), **kwargs):
@@ -62,8 +64,8 @@ def test_time_label_and_every_pixel_matter(model):
 
 def test_a_new_network_predicts_zero_whatever_its_depth():
     for num_res_blocks in (1, 2):
-        config = ModelConfig(widths=(8, 8), num_res_blocks=num_res_blocks, attention_levels=(1,), num_heads=2)
-        model = FlexiUNet(config, rngs=nnx.Rngs(0))
+        config = FlexiUNetConfig(widths=(8, 8), num_res_blocks=num_res_blocks, attention_levels=(1,), num_heads=2)
+        model = make(config)
         assert len(model.encoders[0]) == num_res_blocks
         np.testing.assert_array_equal(call(model, 0, 0, label=None), 0)
 
@@ -85,8 +87,8 @@ def test_a_new_block_is_its_skip_connection_and_a_used_one_is_scaled_and_shifted
 
 
 def test_dropout_only_in_training():
-    config = ModelConfig(widths=(8,), attention_levels=(), num_heads=1, dropout=0.5)
-    graphdef, state = nnx.split(FlexiUNet(config, rngs=nnx.Rngs(0)))
+    config = FlexiUNetConfig(widths=(8,), attention_levels=(), num_heads=1, dropout=0.5)
+    graphdef, state = nnx.split(make(config, (4, 4)))
     state = jax.tree.map(lambda p: p + 0.1, nnx.to_pure_dict(state))
     model = nnx.merge(graphdef, state)
     x, t = jax.random.normal(jax.random.key(0), (1, 4, 4, 3)), jnp.array([5])
@@ -99,8 +101,8 @@ def test_dropout_only_in_training():
 
 
 def test_bfloat16_computes_small_and_answers_in_float32():
-    config = ModelConfig(widths=(8,), attention_levels=(), num_heads=1, dtype="bfloat16")
-    model = FlexiUNet(config, rngs=nnx.Rngs(0))
+    config = FlexiUNetConfig(widths=(8,), attention_levels=(), num_heads=1, dtype="bfloat16")
+    model = make(config, (4, 4))
     assert model.stem.kernel[...].dtype == jnp.float32
     assert model.stem(jnp.zeros((1, 4, 4, 3))).dtype == jnp.bfloat16
     assert model(jnp.zeros((1, 4, 4, 3)), jnp.zeros(1), in_level=0, out_level=0).dtype == jnp.float32
@@ -114,12 +116,32 @@ def test_timestep_embedding():
 
 
 def test_bad_calls(model):
-    x, t, label = jnp.zeros((1, 16, 16, 3)), jnp.zeros(1), jnp.zeros(1, int)
+    x, t, label = jnp.zeros((1, 16, 24, 3)), jnp.zeros(1), jnp.zeros(1, int)
     with pytest.raises(InputError, match=r"path \(0, 1\) does not exist"):
         model(x, t, label, in_level=0, out_level=1)
     with pytest.raises(InputError, match=r"path \(3, 3\).*3 levels"):
         model(x, t, label, in_level=3, out_level=3)
-    with pytest.raises(InputError, match="divisible by 4"):
-        model(jnp.zeros((1, 18, 16, 3)), t, label, in_level=0, out_level=0)
+    for wrong in ((1, 18, 24, 3), (1, 16, 24, 1)):
+        with pytest.raises(InputError, match=r"at level 0 it must be \[batch, 16, 24, 3\]"):
+            model(jnp.zeros(wrong), t, label, in_level=0, out_level=0)
     with pytest.raises(InputError, match="label is missing, but the network has 3 classes"):
         model(x, t, in_level=0, out_level=0)
+
+
+def test_channels_are_arguments():
+    config = FlexiUNetConfig(widths=(8, 8), attention_levels=(), num_heads=1)
+    for channels in (1, 4):
+        out = make(config, (8, 12), channels)(jnp.zeros((2, 8, 12, channels)), jnp.zeros(2), in_level=0, out_level=0)
+        assert out.shape == (2, 8, 12, channels)
+
+
+def test_shapes_that_the_network_cannot_take():
+    config = FlexiUNetConfig(widths=(8, 8, 8), attention_levels=(), num_heads=1)
+    for shapes, message in (
+        (((18, 16),), r"process.shape is \(18, 16\), but 3 levels \(entries of model.widths\) need multiples of 4"),
+        (((16, 16), (8, 8), (4, 4), (2, 2)), "process.num_levels is 4, but the network has 3 levels"),
+        (((16, 16), (8, 16)), r"levels of the process have shapes \(\(16, 16\), \(8, 16\)\)"),
+        (((16, 16, 16),), "images of two axes"),
+    ):
+        with pytest.raises(InputError, match=message):
+            FlexiUNet(config, shapes=shapes, in_channels=3, out_channels=3, rngs=nnx.Rngs(0))

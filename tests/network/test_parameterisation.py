@@ -11,11 +11,11 @@ import optax
 import pytest
 from flax import nnx
 
-from ssd_jax.config import ModelConfig, ProcessConfig
+from ssd_jax.config import FlexiUNetConfig, ProcessConfig
 from ssd_jax.data.statistics import measure_statistics
 from ssd_jax.errors import InputError
+from ssd_jax.network import make_network
 from ssd_jax.network.denoiser import Denoiser
-from ssd_jax.network.flexi_unet import FlexiUNet
 from ssd_jax.network.parameterisation import (
     PARAMETERISATIONS,
     DataStatistics,
@@ -23,12 +23,13 @@ from ssd_jax.network.parameterisation import (
     Parameterisation,
     make_parameterisation,
 )
+from ssd_jax.process.config import make_process
 from ssd_jax.process.matrix_free import MatrixFreeOperator
-from ssd_jax.process.process import ScaleSpaceProcess, make_process
-from ssd_jax.process.stages import Stage, make_stages
-from ssd_jax.sampling import sampler as sampling
-from ssd_jax.sampling.sampler import sample
+from ssd_jax.process.process import ScaleSpaceProcess
+from ssd_jax.process.stages import Stage
+from ssd_jax.sampling import parts
 from ssd_jax.sampling.plan import plan_steps
+from ssd_jax.sampling.sampler import sample
 from ssd_jax.training.loss import LOSS_WEIGHTINGS, stage_loss
 from tests.gaussians import GaussianData, natural_covariance
 
@@ -68,7 +69,7 @@ def flow(g, sigma, variance):
 
 OWN = {"edm": edm, "flow": flow}
 KINDS = [*PARAMETERISATIONS, *OWN]
-CASES = [(name, stage) for name, process in PROCESSES.items() for stage in make_stages(process)]
+CASES = [(name, stage) for name, process in PROCESSES.items() for stage in process.stages]
 each_case = pytest.mark.parametrize(("name", "stage"), CASES, ids=[f"{name}-{stage}" for name, stage in CASES])
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -150,7 +151,7 @@ def case(name, stage):
     t = (stage.t_min + stage.t_max) // 2
     with jax.enable_x64(name != "functions"):
         dtype, tolerance = (np.float32, 3e-5) if name == "functions" else (np.float64, 1e-9)
-        yield Case(process, replace(stage, first=t, last=t), dtype, tolerance)
+        yield Case(process, replace(stage, t_min=t, t_max=t), dtype, tolerance)
 
 
 @each_case
@@ -220,7 +221,7 @@ def test_v_is_what_it_says(case):
 def test_every_image_of_a_stay_has_its_own_t(name):
     process, rng = PROCESSES[name], np.random.default_rng(0)
     chosen = parameterisation("v", process)
-    for stage in make_stages(process):
+    for stage in process.stages:
         z, x = (
             jnp.asarray(rng.standard_normal((4, *process.level_shape(level), 3)), jnp.float32)
             for level in (stage.out_level, stage.in_level)
@@ -257,7 +258,7 @@ class Echo(nnx.Module):
 
 def test_a_denoiser_tells_its_network_c_in_x_and_c_noise():
     process, t = PROCESSES["box"], jnp.array([3, 5])
-    stage = make_stages(process)[-1]
+    stage = process.stages[-1]
     graphdef, _ = nnx.split(Echo())
     x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
     for conditioning, told in (("timestep", np.array([3, 5])), ("log_snr", 25 * (20 - process.image_log_snr[[3, 5]]))):
@@ -281,8 +282,8 @@ def test_log_snr_tells_timesteps_apart():
 
 
 def tiny_network() -> tuple[Any, dict]:
-    config = ModelConfig(widths=(8, 8), attention_levels=(), num_heads=1, dropout=0.1)
-    graphdef, state = nnx.split(FlexiUNet(config, rngs=nnx.Rngs(0)))
+    config = FlexiUNetConfig(widths=(8, 8), attention_levels=(), num_heads=1, dropout=0.1)
+    graphdef, state = nnx.split(make_network(config, PROCESSES["box"].level_shapes, 3, nnx.Rngs(0)))
     return graphdef, nnx.to_pure_dict(state)
 
 
@@ -292,7 +293,7 @@ def test_x0_adds_no_operation():
     chosen = make_parameterisation(DenoiserConfig(), process)
     assert jax.tree.leaves(chosen) == [] and chosen == Parameterisation()
     images, key = jnp.zeros((2, 4, 4, 3)), jax.random.key(0)
-    for stage in make_stages(process):
+    for stage in process.stages:
         path: dict[str, Any] = {"in_level": stage.in_level, "out_level": stage.out_level}
 
         def plain_loss(parameters, stage=stage, path=path):
@@ -334,7 +335,7 @@ def test_a_tiny_network_learns_v_and_samples():
     process, (graphdef, parameters) = PROCESSES["blur"], tiny_network()
     images = 0.8 + 0.1 * jax.random.normal(jax.random.key(0), (16, 4, 4, 3))
     chosen = make_parameterisation(DenoiserConfig("v", "log_snr"), process, measure_statistics(images, process))
-    stages, adam = make_stages(process), optax.adam(1e-2)
+    stages, adam = process.stages, optax.adam(1e-2)
 
     @jax.jit
     @partial(jax.value_and_grad, has_aux=True)
@@ -359,7 +360,7 @@ def test_a_tiny_network_learns_v_and_samples():
 
 def test_loading_a_run_twice_compiles_once():
     """Also with statistics of other values: what is static is equal, and the rest are arguments."""
-    (graphdef, parameters), stay = tiny_network(), cast(Any, sampling._run_stay)
+    (graphdef, parameters), stay = tiny_network(), cast(Any, parts._stay)
     stay.clear_cache()
     structures = set()
     for variance in (0.2, 0.2, 0.3):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ssd_jax.errors import InputError
-from ssd_jax.process.operators import OPERATORS, SeparableOperator, box, dct_basis, haar, heat, heat_each, ideal
+from ssd_jax.process.dct import dct_basis
+from ssd_jax.process.operators import OPERATORS, SeparableOperator, box, haar, heat, heat_each, ideal
 from tests.gaussians import dense
 
 SHAPES = [(8,), (8, 8), (4, 12), (4, 6, 8)]

@@ -9,9 +9,10 @@ import pytest
 
 from ssd_jax.config import ProcessConfig
 from ssd_jax.errors import InputError
+from ssd_jax.process.config import make_process
 from ssd_jax.process.matrix_free import MatrixFreeOperator
-from ssd_jax.process.operators import OPERATORS, SeparableOperator, along_axes, box, heat
-from ssd_jax.process.process import PRIOR_LOG_SNR, ScaleSpaceProcess, make_process
+from ssd_jax.process.operators import OPERATORS, SeparableOperator, along_axes, box, heat, identity
+from ssd_jax.process.process import PRIOR_LOG_SNR, ScaleSpaceProcess
 from ssd_jax.process.reverse import matrix_free_up_step, up_step
 from tests.gaussians import dense
 
@@ -250,15 +251,23 @@ def strided(shape):
     return MatrixFreeOperator(lambda x: (x[::2, ::2] + x[1::2, ::2]) / 2, tuple(shape))
 
 
-def test_an_operator_of_our_own_by_name():
-    process = make_process(replace(CONFIGS[0], operator="tests.process.test_process:strided"))
+def test_an_operator_of_our_own(monkeypatch):
+    monkeypatch.setitem(OPERATORS, "strided", strided)
+    process = make_process(replace(CONFIGS[0], operator="strided"))
     assert isinstance(process.operators[1], MatrixFreeOperator) and process.level_shape(2) == (2, 2)
     assert 0.5 <= process.operators[0].lambda_max < 0.51
-    for name, message in (
-        ("tests.process.test_process:nowhere", "cannot be imported"),
-        ("no.such:module", "cannot be imported"),
-        ("boxes", r"one of: box, .*, module:function"),
-        ("ssd_jax.process.operators:identity", r"takes \(8, 8\) to \(8, 8\), but must take \(8, 8\) to \(4, 4\)"),
+    with pytest.raises(
+        InputError, match=r"process.operator is 'boxes', but must be one of: box, .*strided.*--import MODULE"
     ):
-        with pytest.raises(InputError, match=message):
+        replace(CONFIGS[0], operator="boxes")
+    for name, operator in (("same", identity), ("larger", lambda shape: box([2 * side for side in shape]))):
+        monkeypatch.setitem(OPERATORS, name, operator)
+        with pytest.raises(InputError, match=r"must take \(8, 8\) to a smaller shape"):
             make_process(replace(CONFIGS[0], operator=name))
+
+
+def test_rectangular_processes_halve_every_axis():
+    process = make_process(ProcessConfig(shape=(8, 24), num_levels=3, num_timesteps=50))
+    assert process.level_shapes == ((8, 24), (4, 12), (2, 6))
+    table = repr(process)
+    assert len(table) < 400 and "4x12" in table and "50 timesteps" in table

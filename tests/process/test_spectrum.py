@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ssd_jax.errors import InputError
-from ssd_jax.process.operators import dct_basis
+from ssd_jax.process.dct import dct_basis
 from ssd_jax.process.spectrum import frequencies, information, kept, lost_information, measured_spectrum, natural_spectrum
 
 

@@ -5,10 +5,10 @@ import pytest
 
 from ssd_jax.config import ProcessConfig
 from ssd_jax.errors import InputError
-from ssd_jax.process.process import make_process
-from ssd_jax.process.stages import make_stages, pick_stage, split_batch, stage_probabilities
+from ssd_jax.process.config import make_process
+from ssd_jax.training.stage_sampling import pick_stage, split_batch, stage_probabilities
 
-STAGES = make_stages(make_process(ProcessConfig(num_levels=4)))
+STAGES = make_process(ProcessConfig(num_levels=4)).stages
 
 
 def test_stages_cover_every_timestep_once_in_order():
@@ -20,7 +20,7 @@ def test_stages_cover_every_timestep_once_in_order():
 def test_a_level_of_a_single_timestep_has_no_stay_stage():
     process = make_process(ProcessConfig(num_levels=3, num_timesteps=5, resolution_schedule="equal"))
     assert process.levels.tolist() == [0, 0, 1, 2, 2]
-    assert [str(stage) for stage in make_stages(process)] == ["stay2", "up2to1", "up1to0", "stay0"]
+    assert [str(stage) for stage in process.stages] == ["stay2", "up2to1", "up1to0", "stay0"]
 
 
 def test_probabilities():
@@ -29,7 +29,7 @@ def test_probabilities():
     np.testing.assert_allclose(p[1::2], 0.02)
     lengths = np.array([stage.t_max - stage.t_min + 1 for stage in STAGES])[::2]
     np.testing.assert_allclose(p[::2], 0.94 * lengths / lengths.sum())
-    one_level = make_stages(make_process(ProcessConfig(num_levels=1)))
+    one_level = make_process(ProcessConfig(num_levels=1)).stages
     np.testing.assert_allclose(stage_probabilities(one_level, 0.06), [1.0])
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import ssd_jax
-from ssd_jax.config import ProcessConfig
+from ssd_jax.config import DenoiserConfig, ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.files.decode import decode
+from ssd_jax.process.process import ScaleSpaceProcess
 from tests.conftest import tiny_config
 
 
@@ -52,7 +53,66 @@ def test_a_run_leaves_what_it_promises(run):
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4"]
     picture = decode((workdir / "samples" / "step_0000004.png").read_bytes())
     assert picture is not None and picture.shape == (774, 774, 3)  # pixels enlarged 48 times
-    assert list(workdir.glob("events.out.tfevents.*"))
+    (events,) = workdir.glob("events.out.tfevents.*")
+    assert b"samples" in events.read_bytes() and b"PNG" in events.read_bytes()  # the grid
+
+
+def test_a_training_run_builds_one_process(folder, tmp_path, monkeypatch):
+    """Sample grids, losses and all, everybody uses the same one; so does a model that is loaded."""
+    made, check = [], ScaleSpaceProcess.__post_init__
+    monkeypatch.setattr(ScaleSpaceProcess, "__post_init__", lambda self: made.append(self) or check(self))
+    ssd_jax.train(tiny_config(folder, steps=2, sample_every=1), tmp_path)
+    assert len(made) == 1
+    ssd_jax.load(tmp_path).sample(jax.random.key(0), 2)
+    assert len(made) == 2
+
+
+def test_the_first_line_says_what_will_be_done(folder, tmp_path, caplog):
+    config = tiny_config(folder, steps=1)
+    config = replace(config, model=replace(config.model, num_classes=2))
+    with caplog.at_level("INFO", "ssd_jax"):
+        ssd_jax.train(config, tmp_path)
+    first = caplog.records[0].getMessage()
+    assert first.startswith("training on 40 images of 8x8x3 in 2 classes (even, odd)"), first
+    for part in ("million parameters", "stay1 8, up1to0 8, stay0 8", "8 device(s)"):
+        assert part in first
+
+
+def test_trained_prints_as_a_small_table(run):
+    _, workdir = run
+    text = repr(ssd_jax.load(workdir))
+    assert len(text) < 800 and len(text.splitlines()) < 12
+    for part in ("flexi_unet", "4 training steps", "8x8x3", "dpmpp_2m, 4 calls", "level 1        4x4"):
+        assert part in text
+
+
+def test_another_parameterisation_is_kept_with_its_statistics(folder, tmp_path):
+    config = replace(tiny_config(folder, steps=2), denoiser=DenoiserConfig("v", "log_snr"))
+    ssd_jax.train(config, tmp_path)
+    trained = ssd_jax.load(tmp_path)
+    assert np.isfinite(trained.sample(jax.random.key(0), 2)).all()
+    variances = json.loads((tmp_path / "statistics.json").read_text())["variances"]
+    assert len(variances) == 20 and 0.3 < variances[0] < 0.4  # uniform noise in [-1, 1]
+    with pytest.raises(InputError, match="denoiser.parameterisation = v, but this config says x0"):
+        ssd_jax.train(replace(config, denoiser=DenoiserConfig()), tmp_path)
+    (tmp_path / "statistics.json").write_text("{}")
+    with pytest.raises(InputError, match=r"statistics.json cannot be read"):
+        ssd_jax.load(tmp_path)
+    (tmp_path / "statistics.json").unlink()
+    with pytest.raises(InputError, match="needs statistics of the data"):
+        ssd_jax.load(tmp_path)
+
+
+def test_samples_are_drawn_as_the_run_says(run):
+    config, workdir = run
+    trained = ssd_jax.load(workdir)
+    plan = trained.plan()
+    assert plan.calls == config.sample.num_steps == 4
+    sde = replace(trained.config, sample=replace(config.sample, solver="dpmpp_2m_sde"))
+    other = replace(trained, experiment=replace(trained.experiment, config=sde))
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(trained.sample(key, 2), trained.sample(key, 2, solver="dpmpp_2m", num_steps=4))
+    np.testing.assert_array_equal(other.sample(key, 2), trained.sample(key, 2, solver="dpmpp_2m_sde", num_steps=4))
 
 
 @pytest.mark.smoke
@@ -78,7 +138,7 @@ def test_a_finished_run_is_left_alone(run):
 def test_load_and_sample(run):
     config, workdir = run
     trained = ssd_jax.load(workdir)
-    assert trained.step == 4 and trained.config == config
+    assert trained.step == 4 and trained.config == replace(config, data=replace(config.data, channels=3))
     saved = jax.tree.leaves(everything(workdir, 4)["ema"])
     chex.assert_trees_all_equal(jax.tree.leaves(trained.network.parameters), saved)
     drawn = trained.sample(jax.random.key(0), 3, solver="ancestral", num_steps=6)
@@ -113,7 +173,8 @@ def test_a_conditional_run(folder, tmp_path):
     assert drawn.shape == (2, 8, 8, 3) and np.abs(drawn).max() <= 1 and (drawn != in_turn).any()
     with pytest.raises(InputError, match=r"guidance interval is \(4.0, -4.0\)"):
         draw(guidance=3.0, guidance_interval=(4.0, -4.0))
-    undropped = replace(trained, config=replace(config, model=replace(config.model, label_dropout=0.0)))
+    undropped = replace(config, data=trained.config.data, model=replace(config.model, label_dropout=0.0))
+    undropped = replace(trained, experiment=ssd_jax.build(undropped))
     with pytest.raises(
         InputError, match=r"guidance is 2.0, but the model was trained without label dropout.*label_dropout"
     ):
@@ -123,7 +184,9 @@ def test_a_conditional_run(folder, tmp_path):
 def test_blur_instead_of_noise_starts_from_the_data(run):
     config, workdir = run
     blur = ProcessConfig(image_size=8, num_levels=1, num_timesteps=20, noise_schedule="constant", blur=4.0)
-    trained = replace(ssd_jax.load(workdir), config=replace(config, process=blur), process=ssd_jax.make_process(blur))
+    trained = ssd_jax.load(workdir)
+    data = trained.config.data
+    trained = replace(trained, experiment=ssd_jax.build(replace(config, data=data, process=blur)))
     start = trained.start(jax.random.key(0), 3)
     assert start is not None and start.shape == (3, 8, 8, 3)
     again = trained.start(jax.random.key(0), 2, first_index=1)
@@ -143,7 +206,7 @@ def test_bad_workdirs(run, folder, tmp_path):
         ssd_jax.load(tmp_path / "nowhere")
     with pytest.raises(InputError, match="batch_size is 2"):
         ssd_jax.train(tiny_config(folder, batch_size=2), tmp_path / "new")
-    for settings, message in (({"solver": "euler"}, "'euler'"), ({"steps": 2}, "num_steps is 2")):
+    for settings, message in (({"num_steps": 2}, "num_steps is 2"), ({"num_steps": 21}, "num_steps is 21")):
         with pytest.raises(InputError, match=message):
             ssd_jax.train(replace(config, sample=replace(config.sample, **settings)), tmp_path / "new")
     assert not (tmp_path / "new").exists()

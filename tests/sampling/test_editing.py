@@ -7,9 +7,9 @@ import pytest
 
 from ssd_jax.config import ProcessConfig
 from ssd_jax.errors import InputError
+from ssd_jax.process.config import make_process
 from ssd_jax.process.matrix_free import MatrixFreeOperator
-from ssd_jax.process.process import ScaleSpaceProcess, make_process
-from ssd_jax.process.stages import make_stages
+from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.sampling.editing import inpainting, matching, noised, resampled, timestep_of
 from ssd_jax.sampling.noise import interpolated, seeded
 from ssd_jax.sampling.plan import plan_steps
@@ -91,7 +91,7 @@ def test_a_partly_known_pixel_is_known_in_part(operator):
     known, x0 = np.random.default_rng(0).random((8, 8)) < 0.5, jnp.full((1, 8, 8, 3), 0.7)
     right = inpainting(lambda x, t, label, *, stage: process.degrade(x0, stage.out_level), process, x0, known)
     wrong = inpainting(lambda x, t, label, *, stage: 0 * process.degrade(x0, stage.out_level), process, x0, known)
-    for stage in make_stages(process):
+    for stage in process.stages:
         z = process.degrade(x0, stage.out_level)
         np.testing.assert_allclose(right(x0, T, None, stage=stage), z, atol=1e-5)
         assert 0.3 < float(wrong(x0, T, None, stage=stage).mean() / z.mean()) < 0.7

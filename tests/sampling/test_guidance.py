@@ -7,22 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-from ssd_jax.config import ModelConfig, ProcessConfig
+from ssd_jax.config import FlexiUNetConfig, ProcessConfig
 from ssd_jax.errors import InputError
-from ssd_jax.network.denoiser import Denoiser
-from ssd_jax.network.flexi_unet import FlexiUNet
-from ssd_jax.network.parameterisation import Parameterisation
-from ssd_jax.process.process import make_process
-from ssd_jax.process.stages import make_stages
+from ssd_jax.network import abstract_network
+from ssd_jax.network.protocol import null_label
+from ssd_jax.process.config import make_process
 from ssd_jax.sampling.guidance import autoguidance, classifier_free, clipped, dynamically_thresholded
 from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sampling.sampler import sample
 from ssd_jax.training.loss import stage_loss
+from tests.networks import random_denoiser
 
 PROCESS = make_process(ProcessConfig(image_size=4, num_levels=2, num_timesteps=40))
-STAGE = make_stages(PROCESS)[-1]
+STAGE = PROCESS.stages[-1]
 NULL = 3
 X = jax.random.normal(jax.random.key(0), (4, 4, 4, 3))
 T = jnp.array([0, 5, 10, 15])
@@ -39,11 +37,8 @@ def denoise(x, t, label, *, stage, shift=0.3):
 @pytest.fixture(scope="module")
 def network():
     """One level, three classes and the null class, no parameter zero."""
-    config = ModelConfig(widths=(8,), attention_levels=(), num_heads=1, num_classes=NULL, label_dropout=0.5)
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: FlexiUNet(config, rngs=nnx.Rngs(0))))
-    rng = np.random.default_rng(0)
-    noise = jax.tree.map(lambda p: jnp.asarray(0.2 * rng.standard_normal(p.shape, np.float32)), nnx.to_pure_dict(state))
-    return Denoiser(noise, graphdef, Parameterisation())
+    config = FlexiUNetConfig(widths=(8,), attention_levels=(), num_heads=1, num_classes=NULL, label_dropout=0.5)
+    return random_denoiser(config, ProcessConfig(image_size=4, num_levels=1, num_timesteps=40))
 
 
 def test_scale_1_changes_nothing(network):
@@ -152,7 +147,7 @@ def test_labels_are_dropped_at_the_given_rate(rate):
 def test_the_null_class_is_one_more_row_and_trains(network):
     assert network.parameters["embed_label"]["embedding"].shape[0] == NULL + 1
     process = make_process(ProcessConfig(image_size=4, num_levels=1, num_timesteps=40))
-    (stage,) = make_stages(process)
+    (stage,) = process.stages
 
     @jax.jit
     @jax.grad
@@ -162,10 +157,10 @@ def test_the_null_class_is_one_more_row_and_trains(network):
 
     rows = gradient(network.parameters)["embed_label"]["embedding"]
     assert (jnp.abs(rows).max(axis=1) > 0).tolist() == [True, False, False, True]
-    plain = ModelConfig(widths=(8,), attention_levels=(), num_heads=1, num_classes=NULL)
-    embedding = nnx.eval_shape(lambda: FlexiUNet(plain, rngs=nnx.Rngs(0))).embed_label
-    assert plain.null_label is None and embedding is not None and embedding.num_embeddings == NULL
-    assert ModelConfig(label_dropout=0.1).null_label is None
+    plain = FlexiUNetConfig(widths=(8,), attention_levels=(), num_heads=1, num_classes=NULL)
+    _, parameters = abstract_network(plain, ((4, 4),), 3)
+    assert null_label(plain) is None and parameters["embed_label"]["embedding"].shape[0] == NULL
+    assert null_label(FlexiUNetConfig(label_dropout=0.1)) is None
 
 
 def test_bad_input():

@@ -5,9 +5,11 @@ import pytest
 
 from ssd_jax.config import ProcessConfig
 from ssd_jax.errors import InputError
+from ssd_jax.process.config import make_process
+from ssd_jax.process.dct import dct_basis
 from ssd_jax.process.matrix_free import MatrixFreeOperator
-from ssd_jax.process.operators import SeparableOperator, dct_basis
-from ssd_jax.process.process import ScaleSpaceProcess, make_process
+from ssd_jax.process.operators import SeparableOperator
+from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.spectrum import natural_spectrum
 from ssd_jax.sampling.parts import MatrixFreeUpPlan
 from ssd_jax.sampling.plan import plan_steps, unseen_variance

@@ -7,16 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from tqdm import tqdm
 
-from ssd_jax.config import ModelConfig, ProcessConfig
+from ssd_jax.config import FlexiUNetConfig, ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.network.denoiser import Denoiser
-from ssd_jax.network.flexi_unet import FlexiUNet
-from ssd_jax.network.parameterisation import Parameterisation
+from ssd_jax.process.config import make_process
 from ssd_jax.process.matrix_free import MatrixFreeOperator
-from ssd_jax.process.process import ScaleSpaceProcess, make_process
+from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.sampling import parts
 from ssd_jax.sampling.noise import NoiseSource, seeded
 from ssd_jax.sampling.parts import UpPlan
@@ -24,8 +22,10 @@ from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sampling.sampler import iterate, sample, with_progress
 from ssd_jax.sharding import data_mesh, split_along_batch
 from tests.gaussians import GaussianData, natural_covariance, relative_error
+from tests.networks import random_denoiser
 
-PROCESS = make_process(ProcessConfig(image_size=4, num_levels=2, num_timesteps=200))
+CONFIG = ProcessConfig(image_size=4, num_levels=2, num_timesteps=200)
+PROCESS = make_process(CONFIG)
 DATA = GaussianData(PROCESS, natural_covariance(4))
 
 
@@ -102,11 +102,8 @@ def test_blur_instead_of_noise_starts_from_blurred_images():
 
 
 def tiny_denoiser() -> Denoiser:
-    config = ModelConfig(widths=(8, 8), attention_levels=(), num_heads=1)
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: FlexiUNet(config, rngs=nnx.Rngs(0))))
-    rng = np.random.default_rng(1)
-    noise = jax.tree.map(lambda p: jnp.asarray(0.3 * rng.standard_normal(p.shape, np.float32)), nnx.to_pure_dict(state))
-    return Denoiser(noise, graphdef, Parameterisation())
+    config = FlexiUNetConfig(widths=(8, 8), attention_levels=(), num_heads=1)
+    return random_denoiser(config, CONFIG, scale=0.3, seed=1)
 
 
 def test_images_depend_on_key_and_index_only():
@@ -126,7 +123,7 @@ def test_one_program_per_stage_whatever_the_steps():
     up.clear_cache()
     for solver, num_steps in (("ddim", 5), ("ancestral", 9), ("dpmpp_2m", 8), ("dpmpp_2m_sde", 200)):
         sample(denoiser, plan_steps(PROCESS, solver=solver, num_steps=num_steps), jax.random.key(num_steps), 4)
-    other = Denoiser(jax.tree.map(lambda p: 2 * p, denoiser.parameters), denoiser.graphdef, Parameterisation())
+    other = dataclasses.replace(denoiser, parameters=jax.tree.map(lambda p: 2 * p, denoiser.parameters))
     sample(other, plan_steps(PROCESS, num_steps=7, eta=0.5), jax.random.key(0), 4)
     assert stay._cache_size() == 2 and up._cache_size() == 1
 

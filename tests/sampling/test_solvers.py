@@ -6,8 +6,8 @@ import pytest
 
 from ssd_jax.analysis.error import gaussian_error
 from ssd_jax.config import ProcessConfig
+from ssd_jax.process.config import make_process
 from ssd_jax.process.operators import SeparableOperator
-from ssd_jax.process.process import make_process
 from ssd_jax.process.reverse import up_step
 from ssd_jax.process.spectrum import natural_spectrum
 from ssd_jax.sampling.plan import plan_steps

@@ -8,17 +8,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssd_jax.build import build
 from ssd_jax.config import TrainConfig
 from ssd_jax.errors import InputError
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.parameterisation import Parameterisation
-from ssd_jax.process.process import make_process
-from ssd_jax.process.stages import make_stages, pick_stage, stage_probabilities
+from ssd_jax.process.config import make_process
 from ssd_jax.training.loss import stage_loss
-from ssd_jax.training.step import ADAM, TrainState, _update, abstract_model, compile_train_step, init_state, learning_rate
+from ssd_jax.training.optimizer import ADAM, learning_rate
+from ssd_jax.training.stage_sampling import pick_stage, stage_probabilities
+from ssd_jax.training.state import TrainState, init_state
+from ssd_jax.training.step import compile_train_step
+from ssd_jax.training.update import updated
 from tests.conftest import mesh_of, tiny_config
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), np.uint8)
+
+
+def compiled(config, mesh):
+    return compile_train_step(build(config).objective, config.train, mesh)
+
+
+def first_state(config, mesh):
+    return init_state(build(config).init_parameters, config.train.seed, mesh)
 
 
 def with_train(config, **train):
@@ -39,7 +51,7 @@ def add_noise(p, rng) -> np.ndarray:
 def single():
     """A compiled step in "single" stage sampling, with a process in which all three stages are frequent."""
     config = with_train(tiny_config(), stage_sampling="single", up_share=0.4, steps=100, cosine_decay=False)
-    return config, compile_train_step(config, mesh_of(1))
+    return config, compiled(config, mesh_of(1))
 
 
 def oracle(x, t, label, *, stage, train, rngs):
@@ -53,7 +65,7 @@ def test_loss_is_the_weighted_squared_error(weighting):
     process = make_process(tiny_config().process)
     snr = np.exp(process.log_snr)
     weights = {"min_snr": np.minimum(snr, 5), "snr": snr, "constant": np.ones_like(snr)}[weighting]
-    for stage in make_stages(process):
+    for stage in process.stages:
         images = jnp.full((4096, 8, 8, 3), 0.5)
         loss = stage_loss(oracle, process, stage, images, None, jax.random.key(0), weighting)
         expected = 0.25 * weights[stage.t_min : stage.t_max + 1].mean()
@@ -64,14 +76,14 @@ def test_loss_is_the_weighted_squared_error(weighting):
 def mixed(single):
     """The same in "mixed" stage sampling."""
     config = with_train(single[0], stage_sampling="mixed")
-    return config, compile_train_step(config, mesh_of(1))
+    return config, compiled(config, mesh_of(1))
 
 
 def test_mixed_and_single_have_the_same_expected_loss(single, mixed):
     """The sum over stages of probability times mean loss is what picking a stage at random gives on average."""
     losses = {}
     for config, step in (single, mixed):
-        state, seen = randomised(init_state(config, mesh_of(1))), []
+        state, seen = randomised(first_state(config, mesh_of(1))), []
         for i in range(200):
             for stage, p in zip(step.stages, step.probabilities, strict=True):
                 part = {"image": jnp.asarray(IMAGES[: step.batch_sizes[step.stages.index(stage)]])}
@@ -89,12 +101,12 @@ def test_mixed_and_single_have_the_same_expected_loss(single, mixed):
 
 def test_mixed_gradient_is_the_probability_weighted_sum_of_the_stages(mixed, mesh):
     config, step = mixed
-    state = randomised(init_state(config, mesh))
+    state = randomised(first_state(config, mesh))
     total = step.zeros(state.parameters)
     start = 0
     expected = None
-    process = make_process(config.process)
-    graphdef, _ = abstract_model(config.model)
+    experiment = build(config)
+    process, graphdef = experiment.process, experiment.graphdef
     key = jax.random.fold_in(jax.random.key(config.train.seed), 0)
     probabilities = stage_probabilities(step.stages, config.train.up_share)
     for i, (stage, size) in enumerate(zip(step.stages, step.batch_sizes, strict=True)):
@@ -115,7 +127,7 @@ def test_mixed_gradient_is_the_probability_weighted_sum_of_the_stages(mixed, mes
 def test_unused_blocks_do_not_drift(single, mesh):
     """After a step elsewhere has given every parameter momentum, a step of one stage moves only what it uses."""
     config, step = single
-    state = randomised(init_state(config, mesh))
+    state = randomised(first_state(config, mesh))
     order = [next(i for i in range(1000) if name in pick(step, i)) for name in ("stay0", "up1to0", "stay1")]
     for i in order[:2]:
         state, _ = step(state, i, {"image": IMAGES})
@@ -137,7 +149,7 @@ def pick(step, i):
 
 def test_updates_that_are_not_finite_are_skipped_and_counted(single, mesh):
     config, step = single
-    state = randomised(init_state(config, mesh))
+    state = randomised(first_state(config, mesh))
     before = jax.device_get(state)
     broken = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), state.parameters)
     after = next(iter(step.updates.values()))(state, broken)
@@ -149,7 +161,7 @@ def test_updates_that_are_not_finite_are_skipped_and_counted(single, mesh):
 def test_training_fits_a_batch_with_doubled_blocks(mesh):
     config = with_train(tiny_config(), learning_rate=3e-3, steps=60)
     config = replace(config, model=replace(config.model, num_res_blocks=2))
-    step, state = compile_train_step(config, mesh), init_state(config, mesh)
+    step, state = compiled(config, mesh), first_state(config, mesh)
     losses = []
     for i in range(60):
         state, by_stage = step(state, i, {"image": np.full((24, 8, 8, 3), 220, np.uint8)})
@@ -160,10 +172,10 @@ def test_training_fits_a_batch_with_doubled_blocks(mesh):
 
 def test_eight_devices_give_the_losses_of_one(single):
     config, on_one = single
-    on_eight = compile_train_step(config, mesh_of(8))
+    on_eight = compiled(config, mesh_of(8))
     losses = []
     for step in (on_one, on_eight):
-        state, seen = randomised(init_state(config, step.mesh)), []
+        state, seen = randomised(first_state(config, step.mesh)), []
         for i in range(8):
             state, by_stage = step(state, i, {"image": IMAGES})
             seen.extend(by_stage.items())
@@ -176,7 +188,7 @@ def test_eight_devices_give_the_losses_of_one(single):
 
 def test_no_compilation_after_warm_up(single, mesh):
     config, step = single
-    state = init_state(config, mesh)
+    state = first_state(config, mesh)
     state, _ = step(state, 0, {"image": IMAGES})
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
@@ -200,9 +212,9 @@ def test_learning_rate():
 
 def test_bad_batch_sizes():
     with pytest.raises(InputError, match="batch_size is 2.*at least 3"):
-        compile_train_step(tiny_config(batch_size=2), mesh_of(1))
+        compiled(tiny_config(batch_size=2), mesh_of(1))
     with pytest.raises(InputError, match="batch_size is 4, but must be a multiple of the 8"):
-        compile_train_step(tiny_config(batch_size=4, stage_sampling="single"), mesh_of(8))
+        compiled(tiny_config(batch_size=4, stage_sampling="single"), mesh_of(8))
 
 
 def test_updates_are_clipped_and_averaged():
@@ -211,7 +223,7 @@ def test_updates_are_clipped_and_averaged():
     zero = jnp.zeros((), jnp.int32)
     state = TrainState(parameters, parameters, jax.tree.map(ADAM.init, parameters), zero + 1000, zero)
     gradient = {"a": jnp.array([30.0, 0.0]), "b": jnp.array([0.0, -40.0])}
-    after = _update(config, (True, True), state, gradient)
+    after = updated(config, (True, True), state, gradient)
     np.testing.assert_allclose(after.adam["a"].mu, [0.06, 0.0], rtol=1e-5)  # 0.1 of 30 / 50
     np.testing.assert_allclose(after.adam["b"].mu, [0.0, -0.08], rtol=1e-5)
     np.testing.assert_allclose(after.parameters["a"], [-0.1, 0.0], rtol=1e-4)

@@ -1,0 +1,79 @@
+"""What a config stands for, built once and passed on."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+from flax import nnx
+
+from ssd_jax.config import Config
+from ssd_jax.data.encoding import Encoding, PixelEncoding
+from ssd_jax.network import abstract_network, init_parameters
+from ssd_jax.network.denoiser import Denoiser
+from ssd_jax.network.parameterisation import DataStatistics, Parameterisation, make_parameterisation
+from ssd_jax.process.config import make_process
+from ssd_jax.process.process import ScaleSpaceProcess
+from ssd_jax.training.objective import Objective
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Experiment:
+    """A config's process, encoding and network. What depends on devices is training's.
+
+    Attributes:
+        config: of it all.
+        process: with its stages.
+        encoding: between images and x_0.
+        graphdef: the static part of the network.
+        abstract_parameters: its parameters, as `jax.ShapeDtypeStruct`s.
+        statistics: of the data, for parameterisations that need them.
+    """
+
+    config: Config
+    process: ScaleSpaceProcess
+    encoding: Encoding
+    graphdef: nnx.GraphDef[Any]
+    abstract_parameters: dict
+    statistics: DataStatistics | None = None
+
+    @cached_property
+    def parameterisation(self) -> Parameterisation:
+        """Of the denoiser. Raises InputError if it needs statistics of the data, and there are none."""
+        return make_parameterisation(self.config.denoiser, self.process, self.statistics)
+
+    def denoiser(self, parameters: Any) -> Denoiser:
+        """The network with these parameters as a denoiser."""
+        return Denoiser(parameters, self.graphdef, self.parameterisation)
+
+    @property
+    def objective(self) -> Objective:
+        """What training minimises."""
+        return Objective(self.process, self.encoding, self.config.model, self.denoiser(self.abstract_parameters))
+
+    def init_parameters(self, key: jax.Array) -> dict:
+        """Fresh parameters; traceable."""
+        return init_parameters(self.config.model, self.process.level_shapes, self.encoding.channels, key)
+
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """The largest absolute value of the sharp images of each level; infinite where there is none."""
+        scale = math.inf if self.encoding.bound is None else self.encoding.bound
+        return tuple(scale * bound for bound in self.process.bounds)
+
+
+def build(config: Config, statistics: DataStatistics | None = None) -> Experiment:
+    """Builds the process, the encoding and the abstract network of a config.
+
+    Args:
+        config: with `data.channels` as `data.sources.recorded` gives it; RGB where it is not given.
+        statistics: of the data, if they are known.
+
+    Raises:
+        InputError: if the process cannot be, or the network cannot take the shapes of its levels.
+    """
+    process = make_process(config.process)
+    encoding = PixelEncoding(process.shape, config.data.channels or 3)
+    graphdef, abstract = abstract_network(config.model, process.level_shapes, encoding.channels)
+    return Experiment(config, process, encoding, graphdef, abstract, statistics)

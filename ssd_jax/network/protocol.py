@@ -1,0 +1,64 @@
+"""What the rest of the house asks of a network and of its config."""
+
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from flax import nnx
+from jaxtyping import Array, Float, Int, Num
+
+Shapes = tuple[tuple[int, ...], ...]  # spatial shape of every level of a process, finest first
+
+
+@runtime_checkable
+class NetworkConfig(Protocol):
+    """A frozen dataclass of a network's settings, validated when it is made; field types are those of `ssd_jax.config`.
+
+    Attributes:
+        num_classes: 0 for an unconditional network.
+        label_dropout: 0 <= share < 1 of the labels that training replaces by a null class, which guidance needs.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def label_dropout(self) -> float: ...
+
+
+@runtime_checkable
+class Network(Protocol):
+    """An nnx.Module made by `Class(config, shapes=, in_channels=, out_channels=, rngs=)`.
+
+    `shapes` are those of the levels of the process. Making it raises InputError if it has no path for one of them.
+
+    Attributes:
+        num_levels: that it can be entered and left at.
+    """
+
+    @property
+    def num_levels(self) -> int: ...
+
+    def __call__(
+        self,
+        x: Float[Array, "batch *small_shape in_channels"],
+        t: Num[Array, "batch"],
+        label: Int[Array, "batch"] | None = None,
+        *,
+        in_level: int,
+        out_level: int,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "batch *shape out_channels"]:
+        """[batch, *shapes[in_level], in_channels] -> float32 [batch, *shapes[out_level], out_channels]."""
+        ...
+
+
+def null_label(config: NetworkConfig) -> int | None:
+    """The label that stands for "any class", one after the classes; None without classes or label dropout."""
+    return config.num_classes if config.num_classes and config.label_dropout else None
+
+
+def num_labels(config: NetworkConfig) -> int:
+    """The classes, and the null class if there is one."""
+    return config.num_classes + (null_label(config) is not None)

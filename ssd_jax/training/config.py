@@ -1,0 +1,55 @@
+"""The `train` section of a config."""
+
+from dataclasses import dataclass
+
+from ssd_jax.errors import check_name, check_range
+from ssd_jax.training.loss import LOSS_WEIGHTINGS
+
+STAGE_SAMPLINGS = ("mixed", "single")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Training.
+
+    Attributes:
+        steps: updates in all.
+        batch_size: images per update, over all devices.
+        learning_rate: peak, for Adam.
+        warmup_steps: linear warm-up from 0.
+        cosine_decay: decay to 0 at `steps`; otherwise constant after warm-up.
+        gradient_clip: bound on the global gradient norm, > 0.
+        ema_decay: 0 <= decay < 1 of the averaged parameters.
+        loss_weighting: a key of loss.LOSS_WEIGHTINGS, of the squared error of z.
+        stage_sampling: "mixed" (every step trains all stages) or "single" (one stage a step).
+        up_share: share of the training images that the up-steps get together, 0 < share < 1.
+        seed: of initialisation, data order, timesteps and noise.
+        log_every, sample_every, checkpoint_every: in steps.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    cosine_decay: bool = True
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.999
+    loss_weighting: str = "min_snr"
+    stage_sampling: str = "mixed"
+    up_share: float = 0.05
+    seed: int = 0
+    log_every: int = 50
+    sample_every: int = 1000
+    checkpoint_every: int = 1000
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "log_every", "sample_every", "checkpoint_every"):
+            check_range(f"train.{name}", getattr(self, name), low=1)
+        for name in ("seed", "warmup_steps"):
+            check_range(f"train.{name}", getattr(self, name), low=0)
+        for name in ("learning_rate", "gradient_clip"):
+            check_range(f"train.{name}", getattr(self, name), low=0, open_low=True)
+        check_range("train.ema_decay", self.ema_decay, low=0, high=1)
+        check_range("train.up_share", self.up_share, low=0, high=1, open_low=True)
+        check_name("train.loss_weighting", self.loss_weighting, LOSS_WEIGHTINGS)
+        check_name("train.stage_sampling", self.stage_sampling, STAGE_SAMPLINGS)

@@ -1,0 +1,49 @@
+"""What is trained, and on what: all that a training step needs to know besides its settings and its devices."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ssd_jax.data.encoding import Encoding
+from ssd_jax.network.denoiser import Denoiser
+from ssd_jax.network.protocol import NetworkConfig, null_label
+from ssd_jax.process.process import ScaleSpaceProcess
+from ssd_jax.process.stages import Stage
+from ssd_jax.training.loss import stage_loss
+
+Batch = dict[str, jax.Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """The loss of a denoiser on a process and data.
+
+    Attributes:
+        process: whose stages are trained.
+        encoding: of the images of a batch.
+        model: the network's config, which tells of classes.
+        denoiser: with `jax.ShapeDtypeStruct`s for parameters.
+    """
+
+    process: ScaleSpaceProcess
+    encoding: Encoding
+    model: NetworkConfig
+    denoiser: Denoiser
+
+    def loss(self, stage: Stage, weighting: str, parameters: Any, batch: Batch, key: jax.Array) -> Float[Array, ""]:
+        """`stage_loss` of the denoiser with these parameters on a batch as it comes from the pipeline."""
+        denoiser, x0 = replace(self.denoiser, parameters=parameters), self.encoding.encode(batch["image"])
+        dropout, null = self.model.label_dropout, null_label(self.model)
+        label = batch.get("label")
+        return stage_loss(denoiser, self.process, stage, x0, label, key, weighting, label_dropout=dropout, null_label=null)
+
+    def abstract_batch(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of a batch of so many images."""
+        shape = (size, *self.encoding.shape, self.encoding.channels)
+        batch = {"image": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+        if self.model.num_classes:
+            batch["label"] = jax.ShapeDtypeStruct((size,), jnp.int32)
+        return batch

@@ -1,0 +1,43 @@
+"""The update that ends a training step."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ssd_jax.training.config import TrainConfig
+from ssd_jax.training.ema import ema_decay
+from ssd_jax.training.optimizer import ADAM, learning_rate
+from ssd_jax.training.state import TrainState, Tree
+
+
+def updated(config: TrainConfig, used: Sequence[bool], state: TrainState, gradient: Tree) -> TrainState:
+    """Clips, takes an Adam step on the parameters that are used, averages; leaves all as it was if not finite.
+
+    Args:
+        config: learning rate, clipping, decay of the average.
+        used: which parameters, in flattened order, the step's stages read. A gradient of zero would not leave the others
+            alone: Adam moves them on by the momentum that other stages gave them.
+        state: before.
+        gradient: of the loss.
+    """
+    finite = jnp.isfinite(optax.tree.norm(gradient))
+    gradient, _ = optax.clip_by_global_norm(config.gradient_clip).update(gradient, optax.EmptyState())
+    rate = jnp.asarray(learning_rate(config)(state.step + 1))
+    parameters, structure = jax.tree.flatten(state.parameters)
+    adam, ema = structure.flatten_up_to(state.adam), structure.flatten_up_to(state.ema)
+    decay = ema_decay(config, state.step)
+    for i, g in enumerate(structure.flatten_up_to(gradient)):
+        if used[i]:
+            update: tuple[Any, Any] = ADAM.update(g, adam[i])
+            stepped, moments = parameters[i] - rate * update[0], update[1]
+            parameters[i], adam[i] = jax.tree.map(partial(jnp.where, finite), (stepped, moments), (parameters[i], adam[i]))
+        averaged = decay * ema[i] + (1 - decay) * parameters[i]
+        ema[i] = jnp.where(finite, averaged, ema[i])
+    rebuild = structure.unflatten
+    return TrainState(
+        rebuild(parameters), rebuild(ema), rebuild(adam), state.step + 1, state.skipped + (1 - finite.astype(jnp.int32))
+    )
