@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
 from ssd_jax.data.folder import FolderSource
 from ssd_jax.data.openmoji import OpenMojiSource
@@ -107,7 +107,7 @@ def make_source(config: DataConfig, shape: Shape) -> Source:
     return BalancedSource(source) if config.balance else source
 
 
-def python_source(source: "Source | UInt8[np.ndarray, 'n *shape channels']", shape: Shape, balance: bool) -> Source:
+def python_source(source: Source | np.ndarray, shape: Shape, balance: bool) -> Source:
     """A source or an array of the caller's as a source of images of spatial `shape`.
 
     Raises:
@@ -170,7 +170,7 @@ class ArraySource:
 
     def __init__(
         self,
-        images: UInt8[np.ndarray, "n *shape channels"],
+        images: np.ndarray,
         labels: Int[np.ndarray, "n"] | None = None,
         class_names: tuple[str, ...] = (),
     ):

@@ -10,7 +10,6 @@ import grain
 import jax
 import numpy as np
 import tensorboardX
-from jaxtyping import UInt8
 from tqdm import tqdm
 
 from ssd_jax.build import Experiment, build
@@ -37,7 +36,7 @@ logger = logging.getLogger(__name__)
 def train(
     config: Config,
     workdir: str | Path,
-    source: Source | UInt8[np.ndarray, "n *shape channels"] | None = None,
+    source: Source | np.ndarray | None = None,
 ) -> None:
     """Trains up to config.train.steps, going on from the latest checkpoint in `workdir` if there is one.
 
@@ -47,8 +46,8 @@ def train(
     Args:
         config: of the run.
         workdir: its folder.
-        source: images to train on instead of those that `config.data` names: a `data.Source`, or an array. The run then
-            records that its data came from Python.
+        source: images to train on instead of those that `config.data` names: a `data.Source`, or an array, uint8
+            [n, *process.shape, channels]. The run then records that its data came from Python.
 
     Raises:
         InputError: if the config cannot work with the data, the devices or what `workdir` holds.

@@ -36,6 +36,7 @@ def test_sampling_costs_are_those_of_the_stages():
     assert one["time ratio"] == pytest.approx(1) and one["FLOPs ratio"] == 1 > two["FLOPs ratio"]
 
 
+@pytest.mark.nightly  # a minute and a half, most of it lowering the published networks
 def test_the_whole_command_at_its_smallest(tmp_path):
     smallest = [*TINY_FLAGS, "--config.process.num_timesteps=30", "--config.sample.num=2", "--config.model.label_dropout=0"]
     result = launch("launch.benchmark", *smallest, "--repeats=1", f"--out={tmp_path}")
