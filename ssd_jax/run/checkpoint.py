@@ -104,14 +104,16 @@ def claim_workdir(workdir: Path, config: Config, statistics: DataStatistics | No
     """
     if (workdir / "config.json").exists():
         before, now = as_dict(load_config(workdir)), as_dict(config)
-        for section in ("model", "process", "denoiser"):
-            for name in {**now[section], **before[section]}:
-                old, new = (sections[section].get(name) for sections in (before, now))
-                if old != new:
-                    raise InputError(
-                        f"{str(workdir)!r} holds a run with {section}.{name} = {old}, but this config says "
-                        f"{new}; choose another --workdir or set --config.{section}.{name}"
-                    )
+        fields = [
+            (section, name) for section in ("model", "process", "denoiser") for name in now[section] | before[section]
+        ]
+        for section, name in [*fields, ("data", "channels")]:
+            old, new = (sections[section].get(name) for sections in (before, now))
+            if old != new:
+                raise InputError(
+                    f"{str(workdir)!r} holds a run with {section}.{name} = {old}, but this config says "
+                    f"{new}; choose another --workdir or set --config.{section}.{name}"
+                )
     elif (workdir / "checkpoints").exists():
         raise InputError(f"{str(workdir)!r} holds checkpoints but no config.json; choose another --workdir")
     if statistics is not None:
@@ -130,6 +132,11 @@ def load_config(workdir: Path) -> Config:
         ) from error
     except (OSError, ValueError) as error:
         raise InputError(f"{workdir / 'config.json'} cannot be read: {error}") from error
+
+
+def load_channels(workdir: Path) -> int | None:
+    """Those of the images of the run in `workdir`; None if there is no run yet. Raises InputError if it cannot be read."""
+    return load_config(workdir).data.channels if (workdir / "config.json").exists() else None
 
 
 def load_statistics(workdir: Path) -> DataStatistics | None:

@@ -54,6 +54,8 @@ def train(
     """
     workdir, settings, mesh = Path(workdir), config.train, data_mesh()
     from_python, shape = source is not None, config.process.shape
+    if config.data.channels is None:  # a run goes on with those that it began with
+        config = replace(config, data=replace(config.data, channels=checkpoint.load_channels(workdir)))
     source = make_source(config.data, shape) if source is None else python_source(source, shape, config.data.balance)
     check_classes(source, config.model.num_classes)
     config = replace(config, data=recorded(config.data, source, from_python=from_python))

@@ -86,6 +86,21 @@ def test_trained_prints_as_a_small_table(run):
         assert part in text
 
 
+def test_a_run_goes_on_with_the_channels_that_it_began_with(tmp_path):
+    """Also one of grey images that was begun when all images were read as RGB."""
+    (tmp_path / "grey").mkdir()
+    for i in range(24):
+        cv2.imwrite(str(tmp_path / "grey" / f"{i}.png"), np.full((8, 8), 10 * i, np.uint8))
+    config = tiny_config(tmp_path / "grey", steps=1)
+    rgb = replace(config, data=replace(config.data, channels=3))
+    ssd_jax.train(rgb, tmp_path / "run")
+    with pytest.raises(InputError, match=r"data.channels = 3, but this config says 1; .*--config.data.channels"):
+        ssd_jax.train(replace(config, data=replace(config.data, channels=1)), tmp_path / "run")
+    more = replace(config, train=replace(config.train, steps=2))
+    ssd_jax.train(more, tmp_path / "run")
+    assert ssd_jax.load(tmp_path / "run").step == 2 and ssd_jax.load(tmp_path / "run").encoding.channels == 3
+
+
 def test_another_parameterisation_is_kept_with_its_statistics(folder, tmp_path):
     config = replace(tiny_config(folder, steps=2), denoiser=DenoiserConfig("v", "log_snr"))
     ssd_jax.train(config, tmp_path)
