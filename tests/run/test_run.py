@@ -57,21 +57,17 @@ def test_a_run_leaves_what_it_promises(run):
     assert b"samples" in events.read_bytes() and b"PNG" in events.read_bytes()  # the grid
 
 
-def test_a_training_run_builds_one_process(folder, tmp_path, monkeypatch):
-    """Sample grids, losses and all, everybody uses the same one; so does a model that is loaded."""
+def test_a_training_run_builds_one_process_and_says_what_it_will_do(folder, tmp_path, monkeypatch, caplog):
+    """Sample grids, losses and all, everybody uses the same process; so does a model that is loaded."""
     made, check = [], ScaleSpaceProcess.__post_init__
     monkeypatch.setattr(ScaleSpaceProcess, "__post_init__", lambda self: made.append(self) or check(self))
-    ssd_jax.train(tiny_config(folder, steps=2, sample_every=1), tmp_path)
-    assert len(made) == 1
-    ssd_jax.load(tmp_path).sample(jax.random.key(0), 2)
-    assert len(made) == 2
-
-
-def test_the_first_line_says_what_will_be_done(folder, tmp_path, caplog):
-    config = tiny_config(folder, steps=1)
+    config = tiny_config(folder, steps=2, sample_every=1)
     config = replace(config, model=replace(config.model, num_classes=2))
     with caplog.at_level("INFO", "ssd_jax"):
         ssd_jax.train(config, tmp_path)
+    assert len(made) == 1
+    ssd_jax.load(tmp_path).sample(jax.random.key(0), 2)
+    assert len(made) == 2
     first = caplog.records[0].getMessage()
     assert first.startswith("training on 40 images of 8x8x3 in 2 classes (even, odd)"), first
     for part in ("million parameters", "stay1 8, up1to0 8, stay0 8", "8 device(s)"):
