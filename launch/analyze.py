@@ -69,7 +69,7 @@ def main() -> None:
     baseline = gaussian_error(_plan(whole), spectrum)
     advised = advised_config(config.process, whole, spectrum, TOLERANCE.value)
     better = analyze(config, make_process(advised), spectrum)
-    print("\n".join(_report(found, baseline, spectrum)))
+    print("\n".join(_report(process, found, baseline, spectrum)))
     print("\n".join(_advice(advised, better)))
     if OUT.value is None:
         return
@@ -128,14 +128,14 @@ def _as_dict(analysis: Analysis) -> dict:
     return {"stages": merged, "cost": totals, "error": analysis.error.as_dict()}
 
 
-def _report(found: Analysis, baseline: GaussianError, spectrum: np.ndarray) -> list[str]:
+def _report(process: ScaleSpaceProcess, found: Analysis, baseline: GaussianError, spectrum: np.ndarray) -> list[str]:
     calls = sum(stage.steps for stage in found.stages)
     total, relative, error = found.cost.flops / 1e9, found.cost.relative_flops, found.error.relative_error
     return [
         f"Spectrum ({SPECTRUM.value}): standard deviation {np.sqrt(spectrum.mean()):.3f}, "
         f"power ~ k^-{fitted_slope(spectrum):.2f}",
         "",
-        report.plain([_stage_row(*each, spectrum.shape) for each in zip(found.stages, found.cost.stages, strict=True)]),
+        report.plain([_stage_row(*each, process) for each in zip(found.stages, found.cost.stages, strict=True)]),
         f"{calls} calls, {total:.1f} GFLOPs an image: {relative:.2f} of those at full size",
         "",
         f"Sampling with {SOLVER.value}, {calls} calls, exact denoiser: relative error {error:.3g}, "
@@ -145,10 +145,10 @@ def _report(found: Analysis, baseline: GaussianError, spectrum: np.ndarray) -> l
     ]
 
 
-def _stage_row(stage: StageInformation, call: PathCost, shape: tuple[int, ...]) -> report.Row:
+def _stage_row(stage: StageInformation, call: PathCost, process: ScaleSpaceProcess) -> report.Row:
     return {
         "stage": stage.name,
-        "pixels": shape[0] >> stage.in_level,
+        "pixels": report.size(process.level_shape(stage.in_level)),
         "t": _pair(stage.timesteps),
         "log-SNR": _pair(stage.log_snr),
         "nats per pixel": _pair(stage.information),

@@ -56,23 +56,25 @@ class FolderSource:
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray] | None:
         index = int(index)
-        path = self._root / self._paths[index]
-        try:
-            image = decode(path.read_bytes(), self.channels, self._background)
-        except OSError:
-            image = None
+        image = self._read(index, self.channels)
         if image is None:
             self._report(index)
             return None
         return {"image": fit(image, self._shape), "label": self.labels[index]}
+
+    def _read(self, index: int, channels: int | None = None) -> np.ndarray | None:
+        """The image as it is, with its own channels unless told; None if it cannot be read."""
+        try:
+            return decode((self._root / self._paths[index]).read_bytes(), channels, self._background)
+        except OSError:
+            return None
 
     def _probe(self, channels: int | None) -> int:
         """The channels to read: those asked for, or those that the images have."""
         if channels in (1, 3):
             return channels
         chosen = np.unique(np.linspace(0, len(self) - 1, min(PROBED, len(self))).astype(int)).tolist()
-        files = (self._root / self._paths[index] for index in chosen)
-        images = [image for image in map(decode, map(Path.read_bytes, files)) if image is not None]
+        images = [image for image in (self._read(index) for index in chosen) if image is not None]
         transparent = [image.shape[-1] == 4 and image[..., 3].min() < 255 for image in images]
         if channels == 4 and not any(transparent):
             raise InputError(

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from ssd_jax.errors import InputError
 from ssd_jax.network.flexi_unet import FlexiUNet, FlexiUNetConfig
 from ssd_jax.network.protocol import Network, NetworkConfig, Shapes
 
@@ -15,8 +16,11 @@ NETWORKS: dict[str, tuple[type, type]] = {
 
 
 def kind_of(config: NetworkConfig) -> str:
-    """The key of NETWORKS whose settings `config` are."""
-    return next(kind for kind, (config_class, _) in NETWORKS.items() if config_class is type(config))
+    """The key of NETWORKS whose settings `config` are. Raises InputError if there is none."""
+    for kind, (config_class, _) in NETWORKS.items():
+        if config_class is type(config):
+            return kind
+    raise InputError(f"model is a {type(config).__name__}, which is not registered; add it to ssd_jax.network.NETWORKS")
 
 
 def make_network(config: NetworkConfig, shapes: Shapes, channels: int, rngs: nnx.Rngs) -> Network:

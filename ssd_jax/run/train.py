@@ -1,6 +1,7 @@
 """A run: a config and the workdir that its training fills."""
 
 import logging
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,8 @@ from ssd_jax.training.stage_sampling import stage_batch_sizes
 from ssd_jax.training.state import TrainState, abstract_state, init_state
 from ssd_jax.training.step import TrainStep, compile_train_step
 
-MEASURED = 1024  # images that the statistics of the data are measured on
+MEASURED = 1024  # images that the statistics of the data are measured on, or fewer:
+MEASURED_PIXELS = 2**24  # that they have together, so that large ones fit into memory
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +87,8 @@ def with_statistics(experiment: Experiment, workdir: Path, source: Source) -> Ex
     """The experiment with the statistics that the run keeps; a new run measures them."""
     statistics = checkpoint.load_statistics(workdir)
     if statistics is None:
-        batches = list(image_batches(source, MEASURED))
+        count = min(MEASURED, MEASURED_PIXELS // math.prod(experiment.encoding.shape) + 1)
+        batches = list(image_batches(source, count))
         if not batches:
             raise InputError("none of the images of the data can be read")
         statistics = measure_statistics(experiment.encoding.encode(np.concatenate(batches)), experiment.process)

@@ -83,6 +83,8 @@ def test_corrupt_images_are_named_counted_and_skipped(folder, caplog):
     (folder / "b" / "cut.png").write_bytes((folder / "a" / "0.png").read_bytes()[:40])
     source = FolderSource(str(folder), (8, 8))
     iterator = make_iterator(source, batch_size=4, seed=0, flip=False)
+    (folder / "a" / "away.png").symlink_to(folder / "nowhere.png")
+    assert FolderSource(str(folder), (8, 8)).channels == 3  # judged by what can be read
     with caplog.at_level(logging.WARNING, "ssd_jax"):
         batches = [next(iterator) for _ in range(20)]
     assert {round(float(image.mean()), -1) for batch in batches for image in batch["image"]} == {0, 10, 20, 30, 40, 50}
