@@ -1,0 +1,75 @@
+"""JSON in and out: what is written is JSON as the standard has it; what is read may be anybody's."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ssd_jax.errors import InputError
+from ssd_jax.files.paths import write_atomically
+
+LARGEST = 64 << 20  # bytes of a file that is read
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON of dicts, lists, tuples, strings and numbers; numbers that are not finite, which JSON has not, become null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `json_text` and a line break, whole or not at all; parent folders are made."""
+    write_atomically(path, lambda file: file.write(f"{json_text(value, indent=2)}\n".encode()))
+
+
+def parse_json(text: str) -> Any:
+    """What JSON text holds.
+
+    Raises:
+        InputError: saying in a few words why it is no JSON; nesting too deep to read and NaN or Infinity are none.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError as error:
+        raise InputError("it is nested too deep") from error
+    except ValueError as error:
+        raise InputError(f"it is no JSON ({error})") from error
+
+
+def read_json(path: Path) -> Any:
+    """What a file of JSON holds.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        InputError: if it cannot be read, is larger than LARGEST, or no JSON.
+    """
+    try:
+        with open(path, "rb") as file:
+            encoded = file.read(LARGEST + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    if len(encoded) > LARGEST:
+        raise InputError(f"{path} cannot be read: it is larger than {LARGEST >> 20} MiB")
+    try:
+        return parse_json(encoded.decode())
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} cannot be read: it is no text") from error
+    except InputError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _finite(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_finite(each) for each in value]
+        case float():
+            return value if math.isfinite(value) else None
+        case _:
+            return value
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON")
