@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import platform
+import signal
 import subprocess
 import sys
 import warnings
@@ -44,7 +45,7 @@ def run(main: Callable[[], None]) -> None:
     logger.setLevel(logging.INFO)
     logger.addHandler(_BarHandler())
     logger.propagate = False
-    absl.logging.set_verbosity(absl.logging.WARNING)
+    absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax tells at length what our own checks say in a line
     warnings.showwarning = lambda message, *_: tqdm.write(f"warning: {message}", file=sys.stderr)
 
     def guarded(argv: list[str]) -> None:
@@ -54,8 +55,23 @@ def run(main: Callable[[], None]) -> None:
             main()
         except InputError as error:
             fail(str(error))
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            fail(f"{where}{error.strerror or error}; nothing is left half-written")
+        except KeyboardInterrupt:
+            tqdm.write("interrupted", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, _end)
     app.run(guarded, flags_parser=_parse)
+
+
+def _end(number: int, _) -> NoReturn:
+    """Ends the command as a signal asks, in one line, leaving all that must be closed."""
+    tqdm.write(f"ended by {signal.Signals(number).name}", file=sys.stderr)
+    sys.exit(128 + number)
 
 
 def provenance() -> dict[str, str | int | None]:
