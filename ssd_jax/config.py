@@ -5,7 +5,6 @@ when it is made, before anything is built, rendered or written.
 """
 
 import dataclasses
-import json
 import types
 import typing
 from dataclasses import InitVar, dataclass, field
@@ -16,6 +15,7 @@ from ml_collections.config_dict import placeholder
 
 from ssd_jax.data.sources import DataConfig
 from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name, unknown_name
+from ssd_jax.files.json_file import json_text, parse_json
 from ssd_jax.network import NETWORKS, kind_of
 from ssd_jax.network.flexi_unet import FlexiUNetConfig
 from ssd_jax.network.parameterisation import DenoiserConfig
@@ -80,7 +80,7 @@ def from_config_dict(config_dict: ConfigDict | dict) -> Config:
 
 def config_json(config: Config) -> str:
     """The config as JSON text, for `config_from_json`."""
-    return json.dumps({"format": FORMAT, **as_dict(config)}, indent=2) + "\n"
+    return json_text({"format": FORMAT, **as_dict(config)}, indent=2) + "\n"
 
 
 def config_from_json(text: str) -> Config:
@@ -88,10 +88,9 @@ def config_from_json(text: str) -> Config:
 
     Raises:
         InputError: for what no version wrote, or a newer one.
-        ValueError: if the text is no JSON.
     """
-    plain = json.loads(text)
-    if not isinstance(plain, dict):
+    plain = parse_json(text)
+    if not isinstance(plain, dict) or not all(isinstance(plain.get(name, {}), dict) for name in SECTIONS):
         raise InputError("it holds no config")
     written = plain.pop("format", 1)
     if written not in range(1, FORMAT + 1):

@@ -24,8 +24,12 @@ from ssd_jax.files.torch_file import read_torch_file
 from ssd_jax.network.flexi_unet import FlexiUNet, FlexiUNetConfig
 from ssd_jax.process.config import ProcessConfig
 from ssd_jax.run import checkpoint
+from ssd_jax.run.digest import digests
+from ssd_jax.run.record import Damaged, check_finite
 from ssd_jax.run.trained import Trained, load
+from ssd_jax.run.workdir import claim_workdir
 from ssd_jax.training.config import TrainConfig
+from ssd_jax.training.ema import MAIN
 
 StateDict = Mapping[str, np.ndarray]
 
@@ -268,7 +272,12 @@ def import_checkpoint(
     # What trained it is not known: there is no data to go on with.
     data, train = DataConfig(source="folder", channels=3), TrainConfig(steps=max(step, 1))
     experiment = build(Config(data=data, process=process, model=model, train=train))  # fails before anything is written
-    _write_run(workdir, experiment.config, step, parameters_from_reference(state_dict, experiment))
+    parameters = parameters_from_reference(state_dict, experiment)
+    try:
+        check_finite(digests(parameters))
+    except Damaged as error:
+        raise InputError(f"{str(path)!r} cannot be used: {error}; download or train it again") from error
+    _write_run(workdir, experiment, step, parameters)
     return load(workdir)
 
 
@@ -286,13 +295,13 @@ def _weights(path: str | Path) -> tuple[dict[str, np.ndarray], int]:
     return state_dict, step
 
 
-def _write_run(workdir: Path, config: Config, step: int, parameters: dict[str, Any]) -> None:
+def _write_run(workdir: Path, experiment: Experiment, step: int, parameters: dict[str, Any]) -> None:
     """Writes config.json and a checkpoint beside `workdir`, then renames them into place."""
     temporary = workdir.with_name(f".{workdir.name}.{os.getpid()}.tmp")
     try:
-        checkpoint.claim_workdir(temporary, config)
+        claim_workdir(temporary, experiment.config)
         with checkpoint.open_checkpoints(temporary, writable=True) as checkpoints:
-            checkpoints.save_checkpointables(step, {"ema": parameters}, force=True)
+            checkpoint.save(checkpoints, step, experiment, {"ema": {MAIN: parameters}})
         os.replace(temporary, workdir)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,148 +1,269 @@
 """Checkpoints of a run: a folder per step below workdir/checkpoints, written by Orbax and whole or absent.
 
-Each holds "ema" (the averaged parameters, all that sampling needs), "state" (everything else of the TrainState) and "data"
-(where the data iterator stands); an imported one holds "ema" alone. Beside them lie config.json and, of what was trained
-here, statistics.json: those of its data.
+Each holds "ema" (the averages of the parameters by name, all that sampling needs), "state" (everything else of the
+TrainState), "data" (where the data iterator stands) and "record" (`record.make_record`: what it was written with, and a
+digest of every array); an imported one has no "state". Those of format 1 have one average without a name and no record.
 """
 
-import dataclasses
-import json
+import logging
+import shutil
+from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
+import jax
+import numpy as np
+from jax.experimental.multihost_utils import sync_global_devices
 from orbax.checkpoint import v1 as ocp
 
-from ssd_jax.config import Config, as_dict, config_from_json, config_json
+from ssd_jax.build import Experiment
 from ssd_jax.errors import InputError
-from ssd_jax.files.paths import write_atomically
-from ssd_jax.network.parameterisation import DataStatistics
+from ssd_jax.run.digest import Digest, digests
+from ssd_jax.run.record import (
+    Damaged,
+    check_digests,
+    check_experiment,
+    check_finite,
+    check_kinds,
+    check_record,
+    make_record,
+)
+from ssd_jax.training.ema import MAIN
 
-STATISTICS = "statistics.json"
 KEEP = 2  # checkpoints on disk: the latest and, should it be damaged, the one before
+JSON = ("data", "record")
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
-def open_checkpoints(workdir: Path, *, writable: bool) -> ocp.training.Checkpointer:
-    """The checkpoints of a run, to use in a `with` block; if `writable`, removes what an interrupted save left behind."""
+@contextmanager
+def open_checkpoints(workdir: Path, *, writable: bool):
+    """The checkpoints of a run; if `writable`, removes what an interrupted save left behind. Waits for saves at its end.
+
+    Raises:
+        InputError: if they cannot be listed, or the last save fails.
+    """
     registry = ocp.handlers.local_registry()
-    registry.add(ocp.handlers.JsonHandler, checkpointable_name="data")
+    for name in JSON:
+        registry.add(ocp.handlers.JsonHandler, checkpointable_name=name)
     context = ocp.Context()
     context.checkpointables.registry = registry
     keep_latest: Any = ocp.training.preservation_policies.LatestN(KEEP)
-    return ocp.training.Checkpointer(
-        str((workdir / "checkpoints").resolve()),
-        context=context,
-        preservation_policy=keep_latest,
-        cleanup_tmp_directories=writable,
-    )
+    folder = (workdir / "checkpoints").resolve()
+    with _written(folder):
+        checkpoints = ocp.training.Checkpointer(
+            str(folder), context=context, preservation_policy=keep_latest, cleanup_tmp_directories=writable
+        )
+    try:
+        yield checkpoints
+    finally:
+        with _written(folder):
+            checkpoints.close()
 
 
-def save(checkpoints: ocp.training.Checkpointer, step: int, state: dict[str, Any], data: dict) -> None:
+def save(
+    checkpoints: ocp.training.Checkpointer,
+    step: int,
+    experiment: Experiment,
+    state: dict[str, Any],
+    data: dict | None = None,
+) -> None:
     """Starts saving in the background; the arrays may be donated at once.
 
     Args:
         step: number of the checkpoint.
-        state: {"ema": ..., other names: ...}, pytrees of arrays.
+        experiment: that the state is of.
+        state: {"ema": averages by name, other names: ...}, pytrees of arrays; "ema" alone of what cannot be trained on.
         data: JSON of the data iterator.
+
+    Raises:
+        InputError: if any number is not finite, or this or the last checkpoint cannot be written.
     """
+    found = digests(state)
+    try:
+        check_finite(found)
+    except Damaged as error:
+        what = f"step {step} was not saved: {error}; {last_said(checkpoints)}"
+        raise InputError(f"{what}; go on from it with a smaller train.learning_rate") from error
     rest = {name: value for name, value in state.items() if name != "ema"}
-    checkpoints.save_checkpointables_async(step, {"ema": state["ema"], "state": rest, "data": data}, force=True)
+    parts: dict[str, Any] = {"ema": state["ema"], "record": make_record(experiment, found, data)}
+    if rest:
+        parts |= {"state": rest, "data": data}
+    with _written(Path(checkpoints.directory)):
+        checkpoints.save_checkpointables_async(step, parts, force=True)
 
 
-def restore(checkpoints: ocp.training.Checkpointer, abstract: dict[str, Any]) -> tuple[dict[str, Any], dict]:
-    """The latest checkpoint's state and data, as `save` got them.
+def last_said(checkpoints: ocp.training.Checkpointer) -> str:
+    """Of which step the last checkpoint is, for messages."""
+    return f"the last checkpoint is of step {checkpoints.latest.step}" if checkpoints.latest else "there is no checkpoint"
+
+
+def wait(checkpoints: ocp.training.Checkpointer) -> None:
+    """Waits for what `save` started. Raises InputError if it cannot be written."""
+    with _written(Path(checkpoints.directory)):
+        checkpoints.wait()
+
+
+class Restored(NamedTuple):
+    """The step, state and data of a checkpoint, as `save` got them."""
+
+    step: int
+    state: dict[str, Any]
+    data: dict
+
+
+def restore(checkpoints: ocp.training.Checkpointer, experiment: Experiment, abstract: dict[str, Any]) -> Restored:
+    """The latest checkpoint that is whole; moves later ones, which are damaged, to workdir/damaged, saying so.
 
     Args:
+        checkpoints: open and writable.
+        experiment: that they are of.
         abstract: ShapeDtypeStructs of the state, with the shardings to restore to.
 
     Raises:
-        InputError: if the checkpoint is damaged or of another model.
+        InputError: if none is whole, or it is of another model, or imported.
     """
-    folder = Path(checkpoints.directory) / str(checkpoints.latest.step) if checkpoints.latest else None
-    if folder and not (folder / "state").exists():
-        raise InputError(
-            f"checkpoint {folder} holds averaged parameters only, as imported ones do: it can be sampled, but training "
-            "cannot go on from it; choose another --workdir"
-        )
-    rest = {name: value for name, value in abstract.items() if name != "ema"}
-    loaded = _load(checkpoints, {"ema": abstract["ema"], "state": rest, "data": None})
-    return {"ema": loaded["ema"], **loaded["state"]}, loaded["data"]
+
+    def read(step: int) -> Restored:
+        folder = Path(checkpoints.directory) / str(step)
+        if (folder / "ema").exists() and not (folder / "state").exists():
+            raise InputError(
+                "it holds averaged parameters only, as imported ones do: it can be sampled, but training cannot go on from "
+                "it; choose another --workdir"
+            )
+        rest = {name: value for name, value in abstract.items() if name != "ema"}
+        loaded = _load(checkpoints, step, experiment, {"ema": abstract["ema"], "state": rest, "data": None})
+        return Restored(step, {"ema": loaded["ema"], **loaded["state"]}, loaded["data"])
+
+    restored = _latest_whole(checkpoints, read)
+    _move_later(checkpoints, restored.step)
+    return restored
 
 
-def restore_ema(workdir: Path, abstract: dict) -> tuple[int, dict]:
-    """Step and averaged parameters of a run's latest checkpoint; reads nothing else.
+def restore_averages(workdir: Path, experiment: Experiment, abstract: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Step and averaged parameters, by name, of a run's latest checkpoint that is whole; reads nothing else.
+
+    Args:
+        workdir: of the run.
+        experiment: that it is of.
+        abstract: ShapeDtypeStructs of the averages by name, with the shardings to restore to.
 
     Raises:
-        InputError: if there is no checkpoint, or it is damaged or of another model.
+        InputError: if there is no whole checkpoint, or it is of another model.
     """
     if not (workdir / "checkpoints").is_dir():
         raise InputError(f"{str(workdir)!r} holds no checkpoint; train one with python -m launch.train --workdir {workdir}")
     with open_checkpoints(workdir, writable=False) as checkpoints:
         if checkpoints.latest is None:
             raise InputError(f"{str(workdir)!r} holds no finished checkpoint yet")
-        return checkpoints.latest.step, _load(checkpoints, {"ema": abstract})["ema"]
+        parts = {"ema": abstract}
+        return _latest_whole(checkpoints, lambda step: (step, _load(checkpoints, step, experiment, parts)["ema"]))
 
 
-def _load(checkpoints: ocp.training.Checkpointer, abstract: dict[str, Any]) -> dict[str, Any]:
-    latest = checkpoints.latest
-    assert latest is not None
+def _latest_whole(checkpoints: ocp.training.Checkpointer, read: Callable[[int], T]) -> T:
+    """What `read` makes of the latest checkpoint that is not Damaged; says which ones are."""
+    steps = [each.step for each in checkpoints.checkpoints][::-1]
+    for step, before in zip(steps, [*steps[1:], None], strict=True):
+        folder = Path(checkpoints.directory) / str(step)
+        try:
+            return read(step)
+        except Damaged as error:
+            if before is None:
+                raise InputError(f"checkpoint {folder} is damaged ({error}), and none before it is whole") from error
+            logger.warning("checkpoint %s is damaged (%s); going back to that of step %d", folder, error, before)
+        except InputError as error:
+            raise InputError(f"checkpoint {folder} cannot be used: {error}") from error
+    raise AssertionError("there is a checkpoint")
+
+
+def _move_later(checkpoints: ocp.training.Checkpointer, step: int) -> None:
+    """Moves the checkpoints after `step` out of the way of those that training is going to write."""
+    later = [each.step for each in checkpoints.checkpoints if each.step > step]
+    if not later:
+        return
+    folder = Path(checkpoints.directory)
+    if jax.process_index() == 0:
+        for each in later:
+            place, number = folder.parent / "damaged" / str(each), 0
+            while place.exists():
+                place, number = place.with_name(f"{each}-{number}"), number + 1
+            place.parent.mkdir(exist_ok=True)
+            shutil.move(folder / str(each), place)
+            logger.warning("moved the damaged checkpoint to %s", place)
+    sync_global_devices("damaged checkpoints are moved")
+    checkpoints.reload()
+
+
+def _load(
+    checkpoints: ocp.training.Checkpointer, step: int, experiment: Experiment, abstract: dict[str, Any]
+) -> dict[str, Any]:
+    """Parts of a checkpoint, checked. Raises Damaged, or InputError if it is of another model."""
+    folder = Path(checkpoints.directory) / str(step)
+    if not (folder / "record").exists():
+        logger.warning("checkpoint %s is from before checkpoints had digests: it is not checked", folder)
+        loaded = _parts(checkpoints, step, _abstract_of_format_1(abstract))
+        loaded = _upgraded(loaded)
+        check_finite(digests(_arrays(loaded)))
+        return loaded
+    record = _parts(checkpoints, step, {"record": None})["record"]
+    check_record(record)
+    check_experiment(record, experiment)
+    check_kinds(record, _arrays(abstract))
+    loaded = _parts(checkpoints, step, abstract)
+    found: dict[str, Digest] = digests(_arrays(loaded))
+    check_digests(record, found, loaded.get("data"))
+    check_finite(found)
+    return loaded
+
+
+def _arrays(parts: dict[str, Any]) -> dict[str, Any]:
+    """Of the parts of a checkpoint, under the names that they have in the state that `save` gets."""
+    return {"ema": parts["ema"], **parts.get("state", {})}
+
+
+def _abstract_of_format_1(abstract: dict[str, Any]) -> dict[str, Any]:
+    """What format 1 has in place of these parts."""
+    older = abstract | {"ema": abstract["ema"][MAIN]}
+    if "state" in older:
+        older["state"] = {name: value for name, value in older["state"].items() if name != "skipped_in_a_row"}
+    return older
+
+
+def _upgraded(loaded: dict[str, Any]) -> dict[str, Any]:
+    """Parts of format 1 as today's: the only place that knows how they were."""
+    newer = loaded | {"ema": {MAIN: loaded["ema"]}}
+    if "state" in newer:
+        newer["state"] = {**newer["state"], "skipped_in_a_row": np.zeros((), np.int32)}
+    return newer
+
+
+def _parts(checkpoints: ocp.training.Checkpointer, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+    """Parts of a checkpoint as Orbax reads them. Raises Damaged if it cannot."""
     try:
-        return checkpoints.load_checkpointables(latest.step, abstract)
+        return checkpoints.load_checkpointables(step, abstract)
     except Exception as error:  # Orbax raises many kinds for files missing, truncated or of other shapes
-        folder = Path(checkpoints.directory) / str(latest.step)
-        reason = " ".join(str(error).split())[:300]
+        missing = [name for name in abstract if not (Path(checkpoints.directory) / str(step) / name).exists()]
+        raise Damaged(f"it has no {missing[0]!r}" if missing else f"it cannot be read: {_reason(error)}") from error
+
+
+@contextmanager
+def _written(folder: Path):
+    """Turns what Orbax raises when it cannot write into an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # of tensorstore, the file system, or a save in the background
         raise InputError(
-            f"checkpoint {folder} is damaged or of another model ({reason}); remove it to use the one before, or choose "
-            "another --workdir"
+            f"checkpoints cannot be written to {folder}: {_reason(error)}; earlier ones are as they were; make room or "
+            "choose another --workdir"
         ) from error
 
 
-def claim_workdir(workdir: Path, config: Config, statistics: DataStatistics | None = None) -> None:
-    """Writes config.json and statistics.json, if a run already in `workdir` has the same network, process and denoiser.
-
-    Raises:
-        InputError: naming the first field that differs.
-    """
-    if (workdir / "config.json").exists():
-        before, now = as_dict(load_config(workdir)), as_dict(config)
-        fields = [
-            (section, name) for section in ("model", "process", "denoiser") for name in now[section] | before[section]
-        ]
-        for section, name in [*fields, ("data", "channels")]:
-            old, new = (sections[section].get(name) for sections in (before, now))
-            if old != new:
-                raise InputError(
-                    f"{str(workdir)!r} holds a run with {section}.{name} = {old}, but this config says "
-                    f"{new}; choose another --workdir or set --config.{section}.{name}"
-                )
-    elif (workdir / "checkpoints").exists():
-        raise InputError(f"{str(workdir)!r} holds checkpoints but no config.json; choose another --workdir")
-    if statistics is not None:
-        text = json.dumps(dataclasses.asdict(statistics)) + "\n"
-        write_atomically(workdir / STATISTICS, lambda file: file.write(text.encode()))
-    write_atomically(workdir / "config.json", lambda file: file.write(config_json(config).encode()))
-
-
-def load_config(workdir: Path) -> Config:
-    """The config of the run in `workdir`. Raises InputError if there is none or it cannot be read."""
-    try:
-        return config_from_json((workdir / "config.json").read_text())
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{str(workdir)!r} is no run: it has no config.json; make one with python -m launch.train --workdir {workdir}"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{workdir / 'config.json'} cannot be read: {error}") from error
-
-
-def load_channels(workdir: Path) -> int | None:
-    """Those of the images of the run in `workdir`; None if there is no run yet. Raises InputError if it cannot be read."""
-    return load_config(workdir).data.channels if (workdir / "config.json").exists() else None
-
-
-def load_statistics(workdir: Path) -> DataStatistics | None:
-    """Those of the data that the run in `workdir` is trained on; None if it keeps none. Raises InputError if damaged."""
-    file = workdir / STATISTICS
-    try:
-        return DataStatistics(tuple(json.loads(file.read_text())["variances"])) if file.exists() else None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{file} cannot be read: {error}; restore it, or train anew") from error
+def _reason(error: BaseException) -> str:
+    """The first cause of an error in a few words."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return " ".join(str(error).split())[:200] or type(error).__name__

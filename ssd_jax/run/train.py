@@ -20,10 +20,14 @@ from ssd_jax.data.sources import Source, check_classes, image_batches, make_sour
 from ssd_jax.data.statistics import measure_statistics
 from ssd_jax.errors import InputError
 from ssd_jax.files import images
+from ssd_jax.files.lease import Lease
 from ssd_jax.run import checkpoint
+from ssd_jax.run.interruption import noted_signals
 from ssd_jax.run.trained import Trained
+from ssd_jax.run.workdir import claim_workdir, has_checkpoints, load_channels, load_statistics, workdir_lease
 from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sharding import data_mesh, placed, replicated
+from ssd_jax.training.ema import MAIN
 from ssd_jax.training.optimizer import learning_rate
 from ssd_jax.training.stage_sampling import stage_batch_sizes
 from ssd_jax.training.state import TrainState, abstract_state, init_state
@@ -31,6 +35,7 @@ from ssd_jax.training.step import TrainStep, compile_train_step
 
 MEASURED = 1024  # images that the statistics of the data are measured on, or fewer:
 MEASURED_PIXELS = 2**24  # that they have together, so that large ones fit into memory
+SKIPPED = 100  # updates in a row that were not finite, after which training gives up
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +48,7 @@ def train(
     """Trains up to config.train.steps, going on from the latest checkpoint in `workdir` if there is one.
 
     Writes config.json, statistics.json, checkpoints/, samples/step_N.png and TensorBoard events, which hold the same grids;
-    a progress bar goes to stderr.
+    a progress bar goes to stderr. SIGTERM, SIGINT and SIGHUP end it after the step that it is in, saved.
 
     Args:
         config: of the run.
@@ -52,40 +57,38 @@ def train(
             [n, *process.shape, channels]. The run then records that its data came from Python.
 
     Raises:
-        InputError: if the config cannot work with the data, the devices or what `workdir` holds.
+        InputError: if the config cannot work with the data, the devices or what `workdir` holds, another run writes there,
+            updates are no longer finite, or a checkpoint cannot be written.
+        KeyboardInterrupt, SystemExit: after SIGINT; after SIGTERM and SIGHUP, with code 143 and 129.
     """
     workdir, settings, mesh = Path(workdir), config.train, data_mesh()
     from_python, shape = source is not None, config.process.shape
     if config.data.channels is None:  # a run goes on with those that it began with
-        config = replace(config, data=replace(config.data, channels=checkpoint.load_channels(workdir)))
+        config = replace(config, data=replace(config.data, channels=load_channels(workdir)))
     source = make_source(config.data, shape) if source is None else python_source(source, shape, config.data.balance)
     check_classes(source, config.model.num_classes)
     config = replace(config, data=recorded(config.data, source, from_python=from_python))
     experiment = build(config)
     batch_sizes = stage_batch_sizes(experiment.process.stages, settings, mesh.size)  # these fail before anything is written
     plan_steps(experiment.process, solver=config.sample.solver, num_steps=config.sample.num_steps)
-    experiment = with_statistics(experiment, workdir, source)
-    checkpoint.claim_workdir(workdir, config, experiment.statistics)
     iterator = make_iterator(source, batch_size=settings.batch_size, seed=settings.seed, flip=config.data.flip)
-    logger.info(summary(experiment, source, batch_sizes, mesh.size))
-    with checkpoint.open_checkpoints(workdir, writable=True) as checkpoints:
-        step = checkpoints.latest.step if checkpoints.latest else 0
-        if step >= settings.steps:
-            logger.info("%s is at step %d already; raise train.steps to go on", workdir, step)
-            return
-        if checkpoints.latest is None:
-            state = init_state(experiment.init_parameters, settings.seed, mesh)
-        else:
-            state = _resume(experiment, mesh, checkpoints, iterator)
-            logger.info("going on from step %d", step)
-        train_step = compile_train_step(experiment.objective, settings, mesh)
-        with tensorboardX.SummaryWriter(str(workdir), write_to_disk=jax.process_index() == 0) as writer:
-            Loop(experiment, workdir, train_step, checkpoints, writer).run(state, step, iterator)
+    experiment = with_statistics(experiment, workdir, source)
+    with workdir_lease(workdir) as lease:
+        claim_workdir(workdir, config, experiment.statistics)
+        logger.info(summary(experiment, source, batch_sizes, mesh.size))
+        with checkpoint.open_checkpoints(workdir, writable=True) as checkpoints:
+            state, step = _first_or_latest(experiment, mesh, checkpoints, iterator)
+            if step >= settings.steps:
+                logger.info("%s is at step %d already; raise train.steps to go on", workdir, step)
+                return
+            train_step = compile_train_step(experiment.objective, settings, mesh)
+            with tensorboardX.SummaryWriter(str(workdir), write_to_disk=jax.process_index() == 0) as writer:
+                Loop(experiment, workdir, train_step, checkpoints, writer, lease).run(state, step, iterator)
 
 
 def with_statistics(experiment: Experiment, workdir: Path, source: Source) -> Experiment:
-    """The experiment with the statistics that the run keeps; a new run measures them."""
-    statistics = checkpoint.load_statistics(workdir)
+    """The experiment with the statistics that the run keeps; one that has saved nothing yet measures them."""
+    statistics = load_statistics(workdir) if has_checkpoints(workdir) else None
     if statistics is None:
         count = min(MEASURED, MEASURED_PIXELS // math.prod(experiment.encoding.shape) + 1)
         batches = list(image_batches(source, count))
@@ -110,12 +113,17 @@ def summary(experiment: Experiment, source: Source, batch_sizes: tuple[int, ...]
     )
 
 
-def _resume(experiment: Experiment, mesh: jax.sharding.Mesh, checkpoints, iterator: grain.DatasetIterator) -> TrainState:
-    """The state of the latest checkpoint; sets the iterator to where it stood."""
+def _first_or_latest(
+    experiment: Experiment, mesh: jax.sharding.Mesh, checkpoints: Any, iterator: grain.DatasetIterator
+) -> tuple[TrainState, int]:
+    """The state of the latest checkpoint, or a first one, and its step; sets the iterator to where it stood."""
+    if checkpoints.latest is None:
+        return init_state(experiment.init_parameters, experiment.config.train.seed, mesh), 0
     abstract = abstract_state(experiment.abstract_parameters)
-    state, data = checkpoint.restore(checkpoints, placed(abstract.as_dict(), replicated(mesh)))
-    iterator.set_state(data)
-    return TrainState(**state)
+    restored = checkpoint.restore(checkpoints, experiment, placed(abstract.as_dict(), replicated(mesh)))
+    iterator.set_state(restored.data)
+    logger.info("going on from step %d", restored.step)
+    return TrainState(**restored.state), restored.step
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +136,7 @@ class Loop:
         train_step: the programs.
         checkpoints: open, to write to.
         writer: of TensorBoard events.
+        lease: of the workdir; the first process holds it.
     """
 
     experiment: Experiment
@@ -135,42 +144,79 @@ class Loop:
     train_step: TrainStep
     checkpoints: Any
     writer: tensorboardX.SummaryWriter
+    lease: Lease | None
 
     def run(self, state: TrainState, step: int, iterator: grain.DatasetIterator) -> None:
-        """From `step` on; asks the device for numbers only every log_every steps."""
+        """From `step` on; asks the device for numbers only every log_every or SKIPPED steps.
+
+        A signal ends it after the step that it comes in, saved; among several processes, after the next that is logged.
+        """
         settings, labelled = self.experiment.config.train, self.experiment.config.model.num_classes > 0
         pending: list[dict[str, jax.Array]] = []
-        with tqdm(total=settings.steps, initial=step, desc="training", unit="step") as bar:
-            started = time.perf_counter()
-            while step < settings.steps:
+        bar = tqdm(total=settings.steps, initial=step, desc="training", unit="step")
+        with bar, noted_signals() as interruption:
+            started, saved, interrupted = time.perf_counter(), step, False
+            while step < settings.steps and not interrupted:
                 batch = next(iterator)
                 state, losses = self.train_step(state, step, batch if labelled else {"image": batch["image"]})
                 pending.append(losses)
                 step += 1
                 last = step == settings.steps
-                if step % settings.log_every == 0 or last:
-                    scalars = mean_losses(pending, self.train_step)  # waits for the device
-                    scalars["images_per_second"] = len(pending) * settings.batch_size / (time.perf_counter() - started)
-                    self._log(scalars, state, step)
-                    shown = {"loss": f"{scalars['loss']:.4f}", "img/s": f"{scalars['images_per_second']:.0f}"}
-                    bar.set_postfix(shown, refresh=False)
-                    bar.update(step - bar.n)
+                if logs := step % settings.log_every == 0 or last:
+                    seconds = time.perf_counter() - started
+                    self._log(bar, mean_losses(pending, self.train_step), len(pending) / seconds, state, step)
                     pending, started = [], time.perf_counter()
+                if logs or step % SKIPPED == 0:
+                    self._check_updates(state)
                 if step % settings.checkpoint_every == 0 or last:
-                    checkpoint.save(self.checkpoints, step, state.as_dict(), iterator.get_state())
+                    saved = self._save(state, step, iterator)
                 if step % settings.sample_every == 0 or last:
-                    self._write_samples(state, step)
+                    with interruption.leaving():
+                        self._write_samples(state, step)
                     started = time.perf_counter()
+                interrupted = interruption.agreed(now=logs) and not last
+            if saved < step:
+                self._save(state, step, iterator)
+            checkpoint.wait(self.checkpoints)
+        if interrupted:
+            logger.info("saved step %d of %d; the same command goes on", step, settings.steps)
+            interruption.end()
 
-    def _log(self, scalars: dict[str, float], state: TrainState, step: int) -> None:
-        scalars["learning_rate"] = float(np.asarray(learning_rate(self.train_step.config)(step)))
+    def _log(self, bar: tqdm, scalars: dict[str, float], steps_per_second: float, state: TrainState, step: int) -> None:
+        """Losses and more to the bar and to TensorBoard."""
+        settings = self.train_step.config
+        scalars["images_per_second"] = steps_per_second * settings.batch_size
+        scalars["learning_rate"] = float(np.asarray(learning_rate(settings)(step)))
         scalars["skipped_updates"] = float(state.skipped)
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, step)
+        skipped = f", {int(state.skipped)} updates skipped" if state.skipped else ""
+        shown = f"loss={scalars['loss']:.4f}, img/s={scalars['images_per_second']:.0f}{skipped}"
+        bar.set_postfix_str(shown, refresh=False)
+        bar.update(step - bar.n)
+
+    def _check_updates(self, state: TrainState) -> None:
+        """Raises InputError after SKIPPED updates in a row that were not finite; warns of fewer."""
+        in_a_row = int(state.skipped_in_a_row)
+        if in_a_row >= SKIPPED:
+            what = f"the last {in_a_row} updates were not finite and were left out"
+            raise InputError(
+                f"{what}; {checkpoint.last_said(self.checkpoints)}; go on from it with a smaller train.learning_rate or "
+                "train.gradient_clip, or with model.dtype=float32"
+            )
+        if in_a_row:
+            logger.warning("the last %d updates were not finite and were left out", in_a_row)
+
+    def _save(self, state: TrainState, step: int, iterator: grain.DatasetIterator) -> int:
+        """Starts saving, unless another run has taken the workdir over; returns the step."""
+        if self.lease is not None:
+            self.lease.check()
+        checkpoint.save(self.checkpoints, step, self.experiment, state.as_dict(), iterator.get_state())
+        return step
 
     def _write_samples(self, state: TrainState, step: int) -> None:
         """A grid of samples, always from the same seed."""
-        trained = Trained(self.experiment, self.experiment.denoiser(state.ema), step)
+        trained = Trained(self.experiment, self.experiment.denoiser(state.ema[MAIN]), step)
         pictures = trained.encoding.decode(trained.sample(jax.random.key(0), trained.config.sample.num, progress=True))
         if jax.process_index() == 0:
             grid = images.enlarged_grid(pictures, background=trained.config.data.background)

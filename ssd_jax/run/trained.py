@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import jax
@@ -18,12 +19,15 @@ from ssd_jax.network import kind_of
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.protocol import null_label
 from ssd_jax.process.process import ScaleSpaceProcess
-from ssd_jax.run import checkpoint
+from ssd_jax.run.checkpoint import restore_averages
+from ssd_jax.run.digest import combined, digests
+from ssd_jax.run.workdir import load_config, load_statistics
 from ssd_jax.sampling.guidance import Interval, classifier_free, clipped, dynamically_thresholded
 from ssd_jax.sampling.noise import NoiseSource, seeded
 from ssd_jax.sampling.plan import Plan, plan_steps
 from ssd_jax.sampling.sampler import Snapshot, iterate, with_progress
 from ssd_jax.sharding import data_mesh, placed, replicated, split_along_batch
+from ssd_jax.training.ema import MAIN
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -62,6 +66,11 @@ class Trained:
     def process(self) -> ScaleSpaceProcess:
         """Its scale-space process."""
         return self.experiment.process
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the weights: 16 hexadecimal digits that tell models apart, wherever they lie."""
+        return combined(digests(self.network.parameters))
 
     @property
     def encoding(self) -> Encoding:
@@ -256,6 +265,7 @@ def load(workdir: str | Path) -> Trained:
         InputError: if there is no run, no checkpoint, or it is damaged.
     """
     workdir = Path(workdir)
-    experiment = build(checkpoint.load_config(workdir), checkpoint.load_statistics(workdir))
-    step, ema = checkpoint.restore_ema(workdir, placed(experiment.abstract_parameters, replicated(data_mesh())))
-    return Trained(experiment, experiment.denoiser(ema), step)
+    experiment = build(load_config(workdir), load_statistics(workdir))
+    abstract = placed({MAIN: experiment.abstract_parameters}, replicated(data_mesh()))
+    step, averages = restore_averages(workdir, experiment, abstract)
+    return Trained(experiment, experiment.denoiser(averages[MAIN]), step)

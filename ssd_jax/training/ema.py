@@ -1,9 +1,11 @@
-"""The moving average of the parameters, which is what samples are drawn with."""
+"""Moving averages of the parameters, by name; samples are drawn with one."""
 
 import jax
 import jax.numpy as jnp
 
 from ssd_jax.training.config import TrainConfig
+
+MAIN = "main"  # the average that samples are drawn with
 
 
 def ema_decay(config: TrainConfig, step: jax.Array) -> jax.Array:

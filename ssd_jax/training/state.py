@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ssd_jax.sharding import replicated
+from ssd_jax.training.ema import MAIN
 from ssd_jax.training.optimizer import ADAM
 
 Tree = Any
@@ -21,18 +22,20 @@ class TrainState:
 
     Attributes:
         parameters: pure dict of float32 arrays.
-        ema: their moving average.
+        ema: their moving averages, by name.
         adam: an optax ScaleByAdamState per parameter, each with its own count, so that parameters off a step's path
             keep their moments and their bias correction.
         step: steps taken, int32.
         skipped: steps whose update was not finite and was left out, int32.
+        skipped_in_a_row: the last of these, since an update that was finite, int32.
     """
 
     parameters: Tree
-    ema: Tree
+    ema: dict[str, Tree]
     adam: Tree
     step: Any
     skipped: Any
+    skipped_in_a_row: Any
 
     def as_dict(self) -> dict[str, Tree]:
         """The state as a dict, for checkpoints."""
@@ -42,7 +45,8 @@ class TrainState:
 def first_state(parameters: Tree) -> TrainState:
     """The TrainState before the first step."""
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(parameters, jax.tree.map(jnp.copy, parameters), jax.tree.map(ADAM.init, parameters), zero, zero)
+    ema, adam = {MAIN: jax.tree.map(jnp.copy, parameters)}, jax.tree.map(ADAM.init, parameters)
+    return TrainState(parameters, ema, adam, zero, zero, zero)
 
 
 def abstract_state(parameters: Tree) -> TrainState:

@@ -28,16 +28,23 @@ def updated(config: TrainConfig, used: Sequence[bool], state: TrainState, gradie
     gradient, _ = optax.clip_by_global_norm(config.gradient_clip).update(gradient, optax.EmptyState())
     rate = jnp.asarray(learning_rate(config)(state.step + 1))
     parameters, structure = jax.tree.flatten(state.parameters)
-    adam, ema = structure.flatten_up_to(state.adam), structure.flatten_up_to(state.ema)
+    adam = structure.flatten_up_to(state.adam)
+    ema = {name: structure.flatten_up_to(average) for name, average in state.ema.items()}
     decay = ema_decay(config, state.step)
     for i, g in enumerate(structure.flatten_up_to(gradient)):
         if used[i]:
             update: tuple[Any, Any] = ADAM.update(g, adam[i])
             stepped, moments = parameters[i] - rate * update[0], update[1]
             parameters[i], adam[i] = jax.tree.map(partial(jnp.where, finite), (stepped, moments), (parameters[i], adam[i]))
-        averaged = decay * ema[i] + (1 - decay) * parameters[i]
-        ema[i] = jnp.where(finite, averaged, ema[i])
-    rebuild = structure.unflatten
+        for average in ema.values():
+            averaged = decay * average[i] + (1 - decay) * parameters[i]
+            average[i] = jnp.where(finite, averaged, average[i])
+    rebuild, skipped = structure.unflatten, 1 - finite.astype(jnp.int32)
     return TrainState(
-        rebuild(parameters), rebuild(ema), rebuild(adam), state.step + 1, state.skipped + (1 - finite.astype(jnp.int32))
+        rebuild(parameters),
+        {name: rebuild(average) for name, average in ema.items()},
+        rebuild(adam),
+        state.step + 1,
+        state.skipped + skipped,
+        skipped * (state.skipped_in_a_row + 1),
     )

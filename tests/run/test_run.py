@@ -226,8 +226,7 @@ def test_bad_workdirs(run, folder, tmp_path):
     for file in (copy / "checkpoints" / "4" / "ema").rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:10])
-    with pytest.raises(InputError, match="checkpoint .*4 is damaged or of another model"):
-        ssd_jax.load(copy)
+    assert ssd_jax.load(copy).step == 2
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(InputError, match="holds no checkpoint"):
         ssd_jax.load(copy)

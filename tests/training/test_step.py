@@ -14,6 +14,7 @@ from ssd_jax.errors import InputError
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.parameterisation import Parameterisation
 from ssd_jax.process.config import make_process
+from ssd_jax.training.ema import MAIN
 from ssd_jax.training.loss import stage_loss
 from ssd_jax.training.optimizer import ADAM, learning_rate
 from ssd_jax.training.stage_sampling import pick_stage, stage_probabilities
@@ -221,11 +222,11 @@ def test_updates_are_clipped_and_averaged():
     config = TrainConfig(gradient_clip=1.0, ema_decay=0.9, learning_rate=0.1, warmup_steps=0, cosine_decay=False)
     parameters = {"a": jnp.zeros(2), "b": jnp.ones(2)}
     zero = jnp.zeros((), jnp.int32)
-    state = TrainState(parameters, parameters, jax.tree.map(ADAM.init, parameters), zero + 1000, zero)
+    state = TrainState(parameters, {MAIN: parameters}, jax.tree.map(ADAM.init, parameters), zero + 1000, zero, zero)
     gradient = {"a": jnp.array([30.0, 0.0]), "b": jnp.array([0.0, -40.0])}
     after = updated(config, (True, True), state, gradient)
     np.testing.assert_allclose(after.adam["a"].mu, [0.06, 0.0], rtol=1e-5)  # 0.1 of 30 / 50
     np.testing.assert_allclose(after.adam["b"].mu, [0.0, -0.08], rtol=1e-5)
     np.testing.assert_allclose(after.parameters["a"], [-0.1, 0.0], rtol=1e-4)
-    np.testing.assert_allclose(after.ema["b"], [1.0, 0.9 + 0.1 * 1.1], rtol=1e-4)
+    np.testing.assert_allclose(after.ema[MAIN]["b"], [1.0, 0.9 + 0.1 * 1.1], rtol=1e-4)
     assert int(after.step) == 1001 and int(after.skipped) == 0

@@ -1,0 +1,92 @@
+"""The record of a checkpoint: what it was written with, and a digest of all that it holds."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from ssd_jax.build import Experiment
+from ssd_jax.config import Config, as_dict, config_from_json, config_json
+from ssd_jax.errors import InputError
+from ssd_jax.run.digest import Digest, kinds
+
+FORMAT = 2  # of checkpoints; those of format 1 have no record
+DEFINING = ("model", "process", "denoiser")  # the sections of a config that weights are bound to, besides:
+DEFINING_DATA = ("channels", "classes")
+
+
+class Damaged(InputError):
+    """A checkpoint is not what was written; the one before may be."""
+
+
+def make_record(experiment: Experiment, arrays: dict[str, Digest], data: dict | None) -> dict[str, Any]:
+    """The record, as JSON, of a checkpoint of an experiment that holds these arrays and this state of the data iterator."""
+    record = {
+        "format": FORMAT,
+        "config": config_json(experiment.config),
+        "statistics": _sha256(_statistics(experiment)),
+        "data": _sha256(data),
+        "arrays": {name: [each.kind, each.value] for name, each in arrays.items()},
+    }
+    return record | {"sha256": _sha256(record)}
+
+
+def check_record(record: dict[str, Any]) -> None:
+    """Raises Damaged if a record is not as it was written, InputError if a newer version wrote it."""
+    written = record.get("format")
+    if record.get("sha256") != _sha256({name: value for name, value in record.items() if name != "sha256"}):
+        raise Damaged("its record is not as it was written")
+    if written != FORMAT:
+        raise InputError(f"it has format {written!r}, but this version reads 1 to {FORMAT}; install a newer ssd_jax")
+
+
+def check_experiment(record: dict[str, Any], experiment: Experiment) -> None:
+    """Raises InputError, naming the first field that differs, if a checkpoint was written with another model or process."""
+    written = config_from_json(record["config"])
+    for name, before, now in differences(written, experiment.config):
+        raise InputError(f"it was written with {name} = {before}, but config.json says {now}; restore config.json")
+    if experiment.statistics is not None and record["statistics"] != _sha256(_statistics(experiment)):
+        raise InputError("it was written with other statistics of the data than statistics.json holds; restore that file")
+
+
+def check_kinds(record: dict[str, Any], abstract: dict[str, Any]) -> None:
+    """Raises InputError, naming the first, if arrays are missing, or of another dtype or shape than those of `abstract`."""
+    for name, kind in kinds(abstract).items():
+        found, _ = record["arrays"].get(name, ("not there", ""))
+        if found != kind:
+            raise InputError(f"it is of another model: {name} is {found}, but must be {kind}; choose another --workdir")
+
+
+def check_digests(record: dict[str, Any], found: dict[str, Digest], data: dict | None) -> None:
+    """Raises Damaged, naming the first, if arrays are not those that were written, or the state of the iterator is not."""
+    for name, each in found.items():
+        if record["arrays"][name][1] != each.value:
+            raise Damaged(f"{name} is not what was written")
+    if data is not None and record["data"] != _sha256(data):
+        raise Damaged("the state of the data iterator is not what was written")
+
+
+def check_finite(arrays: dict[str, Digest]) -> None:
+    """Raises Damaged if any array holds a number that is not finite."""
+    wrong = [name for name, each in arrays.items() if not each.finite]
+    if wrong:
+        raise Damaged(f"{len(wrong)} of {len(arrays)} arrays hold numbers that are not finite, the first {wrong[0]}")
+
+
+def differences(before: Config, now: Config) -> Iterator[tuple[str, Any, Any]]:
+    """The fields that weights are bound to and that differ: name, value before, value now."""
+    old, new = as_dict(before), as_dict(now)
+    names = [(section, name) for section in DEFINING for name in new[section] | old[section]]
+    for section, name in [*names, *(("data", name) for name in DEFINING_DATA)]:
+        before_it, now_it = (sections[section].get(name) for sections in (old, new))
+        if before_it != now_it:
+            yield f"{section}.{name}", before_it, now_it
+
+
+def _statistics(experiment: Experiment) -> dict | None:
+    return None if experiment.statistics is None else dataclasses.asdict(experiment.statistics)
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,103 @@
+"""What lies in a workdir beside checkpoints: config.json, and statistics.json of the data that the run is trained on."""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental.multihost_utils import broadcast_one_to_all
+
+from ssd_jax.config import Config, config_from_json, config_json
+from ssd_jax.errors import InputError
+from ssd_jax.files.json_file import read_json, write_json
+from ssd_jax.files.lease import Lease, lease
+from ssd_jax.files.paths import write_atomically
+from ssd_jax.network.parameterisation import DataStatistics
+from ssd_jax.run.record import differences
+
+LEASE = "lock.json"
+CONFIG = "config.json"
+STATISTICS = "statistics.json"
+
+
+@contextmanager
+def workdir_lease(workdir: Path) -> Iterator[Lease | None]:
+    """Keeps other runs out of `workdir` within the block. Of a job of several processes the first holds the lease.
+
+    Raises:
+        InputError: if another run is there.
+    """
+    with ExitStack() as stack:
+        held, refused = None, None
+        if jax.process_index() == 0:
+            try:
+                held = stack.enter_context(lease(workdir / LEASE))
+            except InputError as error:
+                refused = error
+        if jax.process_count() > 1 and broadcast_one_to_all(np.array(refused is not None)):
+            refused = refused or InputError(f"{str(workdir)!r} is in use by another run")
+        if refused:
+            raise refused
+        yield held
+
+
+def claim_workdir(workdir: Path, config: Config, statistics: DataStatistics | None = None) -> None:
+    """Writes config.json and statistics.json; where there are checkpoints, only if they are of the same model and process.
+
+    Raises:
+        InputError: naming the first field that differs.
+    """
+    if has_checkpoints(workdir):
+        if not (workdir / CONFIG).exists():
+            raise InputError(f"{str(workdir)!r} holds checkpoints but no config.json; choose another --workdir")
+        for name, before, now in differences(load_config(workdir), config):
+            raise InputError(
+                f"{str(workdir)!r} holds a run with {name} = {before}, but this config says {now}; choose another "
+                f"--workdir or set --config.{name}"
+            )
+    if statistics is not None:
+        write_json(workdir / STATISTICS, dataclasses.asdict(statistics))
+    write_atomically(workdir / CONFIG, lambda file: file.write(config_json(config).encode()))
+
+
+def has_checkpoints(workdir: Path) -> bool:
+    """Whether training has saved anything in `workdir`; before, its config may still change."""
+    folder = workdir / "checkpoints"
+    steps = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()] if folder.is_dir() else []
+    return any(any(path.iterdir()) for path in steps)
+
+
+def load_config(workdir: Path) -> Config:
+    """The config of the run in `workdir`. Raises InputError if there is none or it cannot be read."""
+    file = workdir / CONFIG
+    try:
+        text = file.read_text()
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{str(workdir)!r} is no run: it has no config.json; make one with python -m launch.train --workdir {workdir}"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read: {error}") from error
+    try:
+        return config_from_json(text)
+    except InputError as error:
+        raise InputError(f"{file} cannot be read: {error}") from error
+
+
+def load_statistics(workdir: Path) -> DataStatistics | None:
+    """Those of the data that the run in `workdir` is trained on; None if it keeps none. Raises InputError if damaged."""
+    file = workdir / STATISTICS
+    try:
+        variances = read_json(file)["variances"]
+        return DataStatistics(tuple(float(value) for value in variances))
+    except FileNotFoundError:
+        return None
+    except (InputError, TypeError, KeyError, ValueError) as error:
+        raise InputError(f"{file} cannot be read: {error}; restore it, or train anew") from error
+
+
+def load_channels(workdir: Path) -> int | None:
+    """Those of the images of the run in `workdir`; None if nothing has been saved yet. Raises InputError if damaged."""
+    return load_config(workdir).data.channels if has_checkpoints(workdir) else None

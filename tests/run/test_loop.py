@@ -1,0 +1,146 @@
+"""How runs end: the loop of training with made-up programs, so that nothing is compiled."""
+
+import os
+import signal
+import time
+from dataclasses import replace
+from itertools import count
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tensorboardX
+
+from ssd_jax.build import build
+from ssd_jax.errors import InputError
+from ssd_jax.files.lease import lease
+from ssd_jax.run import checkpoint
+from ssd_jax.run.train import Loop
+from ssd_jax.sharding import data_mesh
+from ssd_jax.training.state import TrainState, init_state
+from ssd_jax.training.step import TrainStep
+from tests.conftest import tiny_config
+
+
+class Batches(grain.DatasetIterator):
+    """A data iterator that counts, and sends a signal when it comes to a number."""
+
+    def __init__(self, at: int = -1, number: int = 0):
+        super().__init__()
+        self.given, self.at, self.number = 0, at, number
+
+    def __next__(self):
+        self.given += 1
+        if self.given == self.at:
+            os.kill(os.getpid(), self.number)
+        return {"image": np.zeros((24, 8, 8, 3), np.uint8)}
+
+    def get_state(self):
+        return {"next_index": self.given}
+
+    def set_state(self, state):
+        self.given = state["next_index"]
+
+
+def loop(workdir, checkpoints, held=None, update=lambda state: state, **train):
+    """A Loop whose steps only count."""
+    config = tiny_config(**{"log_every": 1000, "sample_every": 10_000, "checkpoint_every": 10_000} | train)
+    experiment = build(replace(config, data=replace(config.data, channels=3)))
+    stages = experiment.process.stages
+    step = TrainStep(
+        config=config.train,
+        mesh=data_mesh(),
+        stages=stages,
+        probabilities=np.full(len(stages), 1 / len(stages)),
+        batch_sizes=(8,) * len(stages),
+        gradients={stage: lambda parameters, total, batch, step: (total, jnp.float32(0.5)) for stage in stages},
+        updates={None: lambda state, gradient: update(replace(state, step=state.step + 1))},
+        zeros=lambda parameters: None,
+    )
+    writer = tensorboardX.SummaryWriter(str(workdir), write_to_disk=False)
+    return Loop(experiment, workdir, step, checkpoints, writer, held)
+
+
+def run(workdir, batches, held=None, update=lambda state: state, **train) -> list[int]:
+    """Runs a loop from step 0 without samples; returns the steps of the checkpoints."""
+    with checkpoint.open_checkpoints(workdir, writable=True) as checkpoints:
+        made = loop(workdir, checkpoints, held, update, **train)
+        object.__setattr__(made, "_write_samples", lambda state, step: None)
+        made.run(first_state(made), 0, batches)
+    return steps(workdir)
+
+
+def first_state(made: Loop) -> TrainState:
+    return init_state(made.experiment.init_parameters, 0, data_mesh())
+
+
+def steps(workdir) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("number", "ending", "code"),
+    [(signal.SIGTERM, SystemExit, 143), (signal.SIGHUP, SystemExit, 129), (signal.SIGINT, KeyboardInterrupt, None)],
+)
+def test_a_signal_ends_after_the_step_saved(tmp_path, number, ending, code, caplog):
+    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
+    with caplog.at_level("INFO", "ssd_jax"), pytest.raises(ending) as ended:
+        run(tmp_path, Batches(3, number), steps=1000)
+    assert code is None or ended.value.code == code
+    assert steps(tmp_path) == [3] and "saved step 3 of 1000; the same command goes on" in caplog.text
+    assert handlers == [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
+    (data,) = (tmp_path / "checkpoints" / "3" / "data").glob("*.json")
+    assert data.read_text() == '{"next_index": 3}'
+
+
+def test_samples_are_left_at_once(tmp_path):
+    """They can be drawn again; whoever sends signals does not wait long."""
+
+    def write_samples(state, step):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+            raise AssertionError("was not left")
+
+    with checkpoint.open_checkpoints(tmp_path, writable=True) as checkpoints:
+        made = loop(tmp_path, checkpoints, steps=1000, sample_every=2)
+        object.__setattr__(made, "_write_samples", write_samples)
+        with pytest.raises(SystemExit):
+            made.run(first_state(made), 0, Batches())
+    assert steps(tmp_path) == [2]
+
+
+def test_a_run_that_is_complete_ends_well_whatever_comes(tmp_path):
+    assert run(tmp_path, Batches(4, signal.SIGTERM), steps=4) == [4]
+
+
+def test_updates_that_are_not_finite_end_it_and_replace_nothing(tmp_path, caplog):
+    numbers = count()
+
+    def update(state):
+        """Not finite from the 130th on."""
+        skipped = max(next(numbers) - 129, 0)
+        return replace(state, skipped=jnp.int32(skipped), skipped_in_a_row=jnp.int32(skipped))
+
+    with pytest.raises(InputError, match=r"the last 170 updates were not finite.*of step 200;.*train.learning_rate"):
+        run(tmp_path, Batches(), update=update, steps=1000, checkpoint_every=100)
+    assert steps(tmp_path) == [100, 200]
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    def update(state):
+        return jax.tree.map(lambda leaf: leaf * jnp.nan if leaf.dtype == jnp.float32 else leaf, state)
+
+    with pytest.raises(InputError, match="step 4 was not saved: .* not finite, .*; there is no checkpoint"):
+        run(tmp_path, Batches(), update=update, steps=4)
+    assert steps(tmp_path) == []
+
+
+def test_nothing_is_written_where_another_run_took_over(tmp_path):
+    with lease(tmp_path / "lock.json") as held:
+        (tmp_path / "lock.json").write_text('{"machine": "elsewhere", "process": 1, "token": "another"}')
+        with pytest.raises(InputError, match="taken over by process 1 on elsewhere"):
+            run(tmp_path, Batches(), held, steps=4)
+    assert steps(tmp_path) == []
