@@ -7,14 +7,24 @@ when it is made, before anything is built, rendered or written.
 import dataclasses
 import types
 import typing
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from ssd_jax.data.sources import DataConfig
-from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name, unknown_name
+from ssd_jax.errors import (
+    HOW_TO_REGISTER,
+    InputError,
+    as_type,
+    check_name,
+    checked_fields,
+    field_types,
+    section,
+    shown,
+    unknown_name,
+)
 from ssd_jax.files.json_file import json_text, parse_json
 from ssd_jax.network import NETWORKS, kind_of
 from ssd_jax.network.flexi_unet import FlexiUNetConfig
@@ -27,6 +37,7 @@ from ssd_jax.training.config import TrainConfig
 FORMAT = 2  # of config.json; `_upgraded` reads older ones
 
 
+@section("config")
 @dataclass(frozen=True)
 class Config:
     """A whole experiment. `model` is the config of one of `network.NETWORKS`; in files its `kind` says which."""
@@ -39,6 +50,7 @@ class Config:
     sample: SampleConfig = field(default_factory=SampleConfig)
 
     def __post_init__(self):
+        kind_of(self.model)
         if self.sample.guidance != 1 and null_label(self.model) is None:
             guidance = f"sample.guidance is {self.sample.guidance}"
             raise InputError(f"{guidance}, but must be 1 unless model.num_classes and model.label_dropout are above 0")
@@ -56,26 +68,29 @@ def as_dict(config: Config) -> dict[str, dict[str, Any]]:
 def to_config_dict(config: Config) -> ConfigDict:
     """What `get_config()` of a config file returns: every field can then be set on the command line."""
     sections = as_dict(config)
-    for name, section in sections.items():
-        fields = _fields(type(getattr(config, name)))
+    for name, values in sections.items():
+        fields = field_types(type(getattr(config, name)))
         for field_name in fields:
-            if section.get(field_name) is None:
-                section[field_name] = placeholder(_alternatives(fields[field_name])[0])
+            if values.get(field_name) is None:
+                values[field_name] = placeholder(_alternatives(fields[field_name])[0])
     return ConfigDict(sections)
 
 
 def from_config_dict(config_dict: ConfigDict | dict) -> Config:
     """Validates a ConfigDict. Raises InputError for unknown fields, wrong types and values that cannot work."""
     plain = config_dict.to_dict() if isinstance(config_dict, ConfigDict) else config_dict
-    for name in plain:
+    for name, values in plain.items():
         if name not in SECTIONS:
             raise unknown_name("config section", name, SECTIONS)
+        if not isinstance(values, dict):
+            raise InputError(f"config section {name} is {shown(values)}, but must hold fields with their values")
     classes: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(Config)}
     sections = {name: dict(values) for name, values in plain.items()}
-    kind = sections.setdefault("model", {}).pop("kind", "flexi_unet")
+    kind = as_type("model.kind", sections.setdefault("model", {}).pop("kind", "flexi_unet"), str)
     check_name("model.kind", kind, NETWORKS, HOW_TO_REGISTER)
     classes["model"] = NETWORKS[kind][0]
-    return Config(**{name: _section(name, classes[name], values) for name, values in sections.items()})
+    sections = {name: checked_fields(name, classes[name], values) for name, values in sections.items()}
+    return Config(**{name: classes[name](**values) for name, values in sections.items()})
 
 
 def config_json(config: Config) -> str:
@@ -90,7 +105,7 @@ def config_from_json(text: str) -> Config:
         InputError: for what no version wrote, or a newer one.
     """
     plain = parse_json(text)
-    if not isinstance(plain, dict) or not all(isinstance(plain.get(name, {}), dict) for name in SECTIONS):
+    if not isinstance(plain, dict):
         raise InputError("it holds no config")
     written = plain.pop("format", 1)
     if written not in range(1, FORMAT + 1):
@@ -106,38 +121,6 @@ def _upgraded(plain: dict, written: int) -> dict:
             sample["num_steps"] = sample.pop("steps")
         plain.setdefault("data", {}).setdefault("channels", 3)
     return plain
-
-
-def _fields(cls) -> dict[str, Any]:
-    """The types of all arguments of a dataclass, by name."""
-    return {f.name: f.type.type if isinstance(f.type, InitVar) else f.type for f in cls.__dataclass_fields__.values()}
-
-
-def _section(section: str, cls, values: dict):
-    fields = _fields(cls)
-    for name in values:
-        if name not in fields:
-            raise unknown_name(f"config field of {section}", name, fields)
-    return cls(**{name: _convert(f"{section}.{name}", fields[name], value) for name, value in values.items()})
-
-
-def _convert(name: str, kind, value):
-    """`value` as `kind`; only lossless conversions (int to float, list to tuple) are made."""
-    alternatives = _alternatives(kind)
-    if isinstance(value, (list, tuple)):
-        for each in alternatives:
-            of = typing.get_args(each)
-            if typing.get_origin(each) is tuple and (... in of or len(of) == len(value)):
-                return tuple(_convert(name, of[0], item) for item in value)
-    if float in alternatives and type(value) is int:
-        return float(value)
-    if isinstance(value, tuple) or type(value) not in [typing.get_origin(each) or each for each in alternatives]:
-        raise InputError(f"{name} is {value!r}, but must be of type {_type_name(kind)}")
-    return value
-
-
-def _type_name(kind) -> str:
-    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
 
 
 def _alternatives(kind) -> tuple:

@@ -11,13 +11,14 @@ from jaxtyping import Int
 from ssd_jax.data.folder import FolderSource
 from ssd_jax.data.openmoji import OpenMojiSource
 from ssd_jax.data.tfds import TfdsSource
-from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name, check_range
+from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name, check_range, section
 from ssd_jax.files.channels import WHITE, Colour
 
 CHANNELS = (1, 3, 4)  # grey; RGB; RGB and alpha
 PYTHON = "python"  # the source of runs that were trained on an object of the caller's
 
 
+@section("data")
 @dataclass(frozen=True)
 class DataConfig:
     """Where images come from.

@@ -17,11 +17,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from ssd_jax.errors import InputError, check_name, check_range
+from ssd_jax.errors import InputError, check_name, check_range, section, shown
 from ssd_jax.network.blocks import AttentiveResBlock, GroupNorm, adapt, adapter, conv3x3, timestep_embedding
 from ssd_jax.network.protocol import Shapes, num_labels
 
+MAX_LEVELS, MAX_WIDTH, MAX_RES_BLOCKS, MAX_CLASSES = 16, 2**14, 16, 2**20
 
+
+@section("model")
 @dataclass(frozen=True)
 class FlexiUNetConfig:
     """The `model` section of a Flexi-UNet.
@@ -49,12 +52,16 @@ class FlexiUNetConfig:
     def __post_init__(self):
         if not self.widths or min(self.widths) < 1:
             raise InputError(f"model.widths is {self.widths}, but must hold one positive width per level")
-        check_range("model.num_res_blocks", self.num_res_blocks, low=1)
+        if len(self.widths) > MAX_LEVELS or max(self.widths) > MAX_WIDTH:
+            raise InputError(
+                f"model.widths is {shown(self.widths)}, but must hold at most {MAX_LEVELS} widths of at most {MAX_WIDTH}"
+            )
+        check_range("model.num_res_blocks", self.num_res_blocks, low=1, high=MAX_RES_BLOCKS + 1)
         check_range("model.dropout", self.dropout, low=0, high=1)
-        check_range("model.num_classes", self.num_classes, low=0)
+        check_range("model.num_classes", self.num_classes, low=0, high=MAX_CLASSES)
         check_range("model.label_dropout", self.label_dropout, low=0, high=1)
         check_name("model.dtype", self.dtype, ("float32", "bfloat16"))
-        check_range("model.num_heads", self.num_heads, low=1)
+        check_range("model.num_heads", self.num_heads, low=1, high=MAX_WIDTH + 1)
         for level in self.attention_levels:
             if level not in range(len(self.widths)):
                 raise InputError(f"model.attention_levels names level {level}, but levels are 0..{len(self.widths) - 1}")

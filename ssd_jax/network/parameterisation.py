@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name
+from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name, section
 from ssd_jax.process.dct import heat_rate_grid
 from ssd_jax.process.matrix_free import MatrixFreeOperator
 from ssd_jax.process.operators import along_axes
@@ -57,6 +57,7 @@ def log_snr(process: ScaleSpaceProcess) -> Float[np.ndarray, "timesteps"]:
 CONDITIONINGS: dict[str, Callable[[ScaleSpaceProcess], np.ndarray] | None] = {"timestep": None, "log_snr": log_snr}
 
 
+@section("denoiser")
 @dataclass(frozen=True)
 class DenoiserConfig:
     """The `denoiser` section of a config: what the network is told and what its output means.

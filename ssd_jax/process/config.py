@@ -1,5 +1,6 @@
 """The `process` section of a config, and the process that it describes."""
 
+import math
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass
 from functools import partial
@@ -7,7 +8,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name, check_range
+from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name, check_range, section, shown
 from ssd_jax.process.operators import OPERATORS
 from ssd_jax.process.process import PRIOR_LOG_SNR, LinearOperator, ScaleSpaceProcess, preserving_shift
 from ssd_jax.process.schedules import (
@@ -25,8 +26,13 @@ from ssd_jax.process.schedules import (
 from ssd_jax.process.spectrum import natural_spectrum
 
 SNR_POLICIES = ("preserve", "published")
+# Far beyond what is of use, and what can still be built in seconds: an axis costs the cube of its side.
+MAX_AXES, MAX_SIDE, MAX_PIXELS, MAX_TIMESTEPS = 4, 1024, 2**24, 100_000
+MAX_GAMMA = 30  # 2^-gamma must not vanish beside 1/2 in `tanh_like`
+MAX_BLURRED = 2**33  # frequencies of all timesteps, whose decay training measures
 
 
+@section("process")
 @dataclass(frozen=True)
 class ProcessConfig:
     """The scale-space process.
@@ -72,14 +78,15 @@ class ProcessConfig:
         check_name("process.resolution_schedule", self.resolution_schedule, RESOLUTION_SCHEDULES)
         check_name("process.operator", self.operator, OPERATORS, HOW_TO_REGISTER)
         check_name("process.snr_policy", self.snr_policy, SNR_POLICIES)
-        check_range("process.num_levels", self.num_levels, low=1)
-        check_range("process.num_timesteps", self.num_timesteps, low=2)
+        check_range("process.num_levels", self.num_levels, low=1, high=MAX_SIDE.bit_length() + 1)
+        check_range("process.num_timesteps", self.num_timesteps, low=2, high=MAX_TIMESTEPS + 1)
         if self.resolution_schedule in STEEP_CURVES:
-            check_range(f"process.gamma of {self.resolution_schedule}", self.gamma, low=1)
-        check_range("process.gamma", self.gamma, low=0, open_low=True)
-        check_range("process.noise_sigma", self.noise_sigma, low=0, high=1, open_low=True)
-        check_range("process.tolerance", self.tolerance, low=0, open_low=True)
-        check_range("process.blur", self.blur, low=0)
+            check_range(f"process.gamma of {self.resolution_schedule}", self.gamma, low=1, high=MAX_GAMMA)
+        check_range("process.gamma", self.gamma, low=0, high=MAX_GAMMA, open_low=True)
+        check_range("process.noise_sigma", self.noise_sigma, low=1e-6, high=1)
+        check_range("process.tolerance", self.tolerance, low=0, high=1000, open_low=True)
+        check_range("process.spectrum_slope", self.spectrum_slope, low=-10, high=10)
+        check_range("process.blur", self.blur, low=0, high=MAX_SIDE)
         rising = list(self.thresholds) == sorted(self.thresholds) and all(0 < share < 1 for share in self.thresholds)
         if self.resolution_schedule == "threshold" and not (rising and len(self.thresholds) == self.num_levels - 1):
             raise InputError(
@@ -87,6 +94,16 @@ class ProcessConfig:
                 "rising fractions of T between 0 and 1"
             )
         factor = 2 ** (self.num_levels - 1)
+        if len(self.shape) > MAX_AXES or max(self.shape, default=1) > MAX_SIDE or math.prod(self.shape) > MAX_PIXELS:
+            raise InputError(
+                f"process.shape is {shown(self.shape)}, but must have at most {MAX_AXES} sides of at most {MAX_SIDE} and "
+                f"{MAX_PIXELS} pixels together"
+            )
+        if self.blur and math.prod(self.shape) * self.num_timesteps > MAX_BLURRED:
+            raise InputError(
+                f"process.blur is {self.blur}, but shape {self.shape} and {self.num_timesteps} timesteps are too many for "
+                f"it: their product must be at most {MAX_BLURRED}; lower process.num_timesteps"
+            )
         if not self.shape or any(side < factor or side % factor for side in self.shape):
             raise InputError(
                 f"process.shape is {self.shape}, but {self.num_levels} levels (process.num_levels) need positive "

@@ -4,6 +4,7 @@ Timesteps are t = 0 .. T-1, t = 0 the least noisy. A noise schedule gives the lo
 a_t^2 + sigma_t^2 = 1; a resolution schedule gives the level of every t, level l having 2^-l of the full resolution.
 """
 
+import bisect
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -127,7 +128,11 @@ def information_levels(
     Returns:
         int [T], non-decreasing from 0 to at most L - 1.
     """
-    lost = np.array([lost_information(log_snr, spectrum, level) for level in range(num_levels)])
-    levels = (lost <= tolerance).sum(axis=0) - 1  # less resolution loses more
+
+    def first(level: int) -> int:  # what is lost falls as t rises
+        return bisect.bisect_left(log_snr, True, key=lambda l: bool(lost_information(l, spectrum, level) <= tolerance))
+
+    firsts = [first(level) for level in range(num_levels)]
+    levels = np.searchsorted(np.sort(firsts), np.arange(len(log_snr)), side="right") - 1  # less resolution loses more
     levels[0] = 0
     return np.maximum.accumulate(levels)

@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 
-from ssd_jax.errors import check_name, check_range
+from ssd_jax.errors import check_name, check_range, section
+from ssd_jax.process.config import MAX_TIMESTEPS
+from ssd_jax.sampling.guidance import MAX_GUIDANCE
 from ssd_jax.sampling.plan import DEFAULT_STEPS
 from ssd_jax.sampling.solvers import SOLVERS
 
 
+@section("sample")
 @dataclass(frozen=True)
 class SampleConfig:
     """How images are drawn unless told otherwise: in training, by `Trained.sample` and by the commands.
@@ -24,7 +27,7 @@ class SampleConfig:
     guidance: float = 1.0
 
     def __post_init__(self):
-        check_range("sample.num", self.num, low=1)
+        check_range("sample.num", self.num, low=1, high=2**16)
         check_name("sample.solver", self.solver, SOLVERS)
-        check_range("sample.num_steps", self.num_steps, low=1)
-        check_range("sample.guidance", self.guidance, low=0)
+        check_range("sample.num_steps", self.num_steps, low=1, high=MAX_TIMESTEPS + 1)
+        check_range("sample.guidance", self.guidance, low=0, high=MAX_GUIDANCE)

@@ -22,6 +22,7 @@ from ssd_jax.errors import InputError, check_range
 from ssd_jax.sampling.denoise import Denoise, as_pytree
 
 Interval = tuple[float, float]
+MAX_GUIDANCE = 1000
 
 
 def classifier_free(
@@ -106,7 +107,7 @@ def dynamically_thresholded(denoise: Denoise, quantile: float, bounds: Sequence[
 
 def _weights(scale: float, interval: Interval | None, log_snr: np.ndarray | None) -> np.ndarray:
     """scale - 1 at the timesteps that are guided and 0 at the others, float32 [T]; [1] if all are."""
-    check_range("guidance scale", scale, low=0, high=np.inf)
+    check_range("guidance scale", scale, low=0, high=MAX_GUIDANCE)
     if interval is None:
         return np.array([scale - 1], np.float32)
     low, high = interval

@@ -2,12 +2,18 @@
 
 from dataclasses import dataclass
 
-from ssd_jax.errors import check_name, check_range
+from ssd_jax.errors import check_name, check_range, check_seed, section
 from ssd_jax.training.loss import LOSS_WEIGHTINGS
 
 STAGE_SAMPLINGS = ("mixed", "single")
+MAX_STEPS = 2**31  # the device counts them in int32
+MAX_WARMUP = 2**24  # a smaller share of the peak is 0 in float32
+MAX_BATCH = 2**20
+MAX_LEARNING_RATE = 100  # Adam moves every parameter by about as much: absurd long before float32 overflows
+MAX_GRADIENT_CLIP = 1e12  # as good as none
 
 
+@section("train")
 @dataclass(frozen=True)
 class TrainConfig:
     """Training.
@@ -23,7 +29,7 @@ class TrainConfig:
         loss_weighting: a key of loss.LOSS_WEIGHTINGS, of the squared error of z.
         stage_sampling: "mixed" (every step trains all stages) or "single" (one stage a step).
         up_share: share of the training images that the up-steps get together, 0 < share < 1.
-        seed: of initialisation, data order, timesteps and noise.
+        seed: 0 <= seed < 2^32, of initialisation, data order, timesteps and noise.
         log_every, sample_every, checkpoint_every: in steps.
     """
 
@@ -43,12 +49,13 @@ class TrainConfig:
     checkpoint_every: int = 1000
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "log_every", "sample_every", "checkpoint_every"):
-            check_range(f"train.{name}", getattr(self, name), low=1)
-        for name in ("seed", "warmup_steps"):
-            check_range(f"train.{name}", getattr(self, name), low=0)
-        for name in ("learning_rate", "gradient_clip"):
-            check_range(f"train.{name}", getattr(self, name), low=0, open_low=True)
+        for name in ("steps", "log_every", "sample_every", "checkpoint_every"):
+            check_range(f"train.{name}", getattr(self, name), low=1, high=MAX_STEPS)
+        check_range("train.batch_size", self.batch_size, low=1, high=MAX_BATCH)
+        check_range("train.warmup_steps", self.warmup_steps, low=0, high=MAX_WARMUP)
+        check_seed("train.seed", self.seed)
+        check_range("train.learning_rate", self.learning_rate, low=0, high=MAX_LEARNING_RATE, open_low=True)
+        check_range("train.gradient_clip", self.gradient_clip, low=0, high=MAX_GRADIENT_CLIP, open_low=True)
         check_range("train.ema_decay", self.ema_decay, low=0, high=1)
         check_range("train.up_share", self.up_share, low=0, high=1, open_low=True)
         check_name("train.loss_weighting", self.loss_weighting, LOSS_WEIGHTINGS)
