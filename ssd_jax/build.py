@@ -10,6 +10,7 @@ from flax import nnx
 
 from ssd_jax.config import Config
 from ssd_jax.data.encoding import Encoding, PixelEncoding
+from ssd_jax.errors import checked_arguments
 from ssd_jax.network import abstract_network, init_parameters
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.parameterisation import DataStatistics, Parameterisation, make_parameterisation
@@ -63,6 +64,7 @@ class Experiment:
         return tuple(scale * bound for bound in self.process.bounds)
 
 
+@checked_arguments
 def build(config: Config, statistics: DataStatistics | None = None) -> Experiment:
     """Builds the process, the encoding and the abstract network of a config.
 

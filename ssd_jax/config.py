@@ -79,11 +79,7 @@ def to_config_dict(config: Config) -> ConfigDict:
 def from_config_dict(config_dict: ConfigDict | dict) -> Config:
     """Validates a ConfigDict. Raises InputError for unknown fields, wrong types and values that cannot work."""
     plain = config_dict.to_dict() if isinstance(config_dict, ConfigDict) else config_dict
-    for name, values in plain.items():
-        if name not in SECTIONS:
-            raise unknown_name("config section", name, SECTIONS)
-        if not isinstance(values, dict):
-            raise InputError(f"config section {name} is {shown(values)}, but must hold fields with their values")
+    _check_sections(plain)
     classes: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(Config)}
     sections = {name: dict(values) for name, values in plain.items()}
     kind = as_type("model.kind", sections.setdefault("model", {}).pop("kind", "flexi_unet"), str)
@@ -110,7 +106,17 @@ def config_from_json(text: str) -> Config:
     written = plain.pop("format", 1)
     if written not in range(1, FORMAT + 1):
         raise InputError(f"it has format {written!r}, but this version reads 1 to {FORMAT}; install a newer ssd_jax")
+    _check_sections(plain)
     return from_config_dict(_upgraded(plain, written))
+
+
+def _check_sections(plain: dict) -> None:
+    """Raises InputError for sections that do not exist, or hold no fields."""
+    for name, values in plain.items():
+        if name not in SECTIONS:
+            raise unknown_name("config section", name, SECTIONS)
+        if not isinstance(values, dict):
+            raise InputError(f"config section {name} is {shown(values)}, but must hold fields with their values")
 
 
 def _upgraded(plain: dict, written: int) -> dict:

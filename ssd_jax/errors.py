@@ -58,6 +58,13 @@ def check_name(name: str, value: object, known, hint: str = "") -> None:
         raise InputError(f"{unknown_name(name, value, known)}{hint}")
 
 
+# Of values that are made by another function, by their type.
+HOW_TO_MAKE = {
+    "Config": "; ssd_jax.config.from_config_dict(...) makes one of a ConfigDict or a dict",
+    "Plan": "; ssd_jax.plan_steps(process, ...) makes one",
+    "ScaleSpaceProcess": "; ssd_jax.make_process(config.process) makes one",
+    "NoiseSource": "; ssd_jax.sampling.noise.seeded(key, indices) makes one",
+}
 HOW_TO_REGISTER = "; one of your own must be registered by a module that is imported before: --import MODULE"
 
 
@@ -102,7 +109,7 @@ def as_type(name: str, value: object, kind: Any) -> Any:
 def _converted(value: Any, kind: Any) -> Any:
     """Raises TypeError, saying what the value must be, if it is not."""
     origin, of = typing.get_origin(kind), typing.get_args(kind)
-    wrong = TypeError(f"of type {type_name(kind)}")
+    wrong = TypeError(f"of type {type_name(kind)}{HOW_TO_MAKE.get(getattr(kind, '__name__', ''), '')}")
     if origin in (typing.Union, types.UnionType):
         for each in of:
             try:
@@ -144,6 +151,9 @@ def _converted(value: Any, kind: Any) -> Any:
 
 
 def _array(value: Any, dtypes: Any, wrong: TypeError) -> Any:
+    if isinstance(value, (list, tuple)):
+        with contextlib.suppress(ValueError):  # rows of different lengths
+            value = np.asarray(value)
     if not isinstance(value, (np.ndarray, jax.Array)) or (isinstance(dtypes, tuple) and str(value.dtype) not in dtypes):
         raise wrong
     return value

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ssd_jax.errors import InputError
 
 from .config_flag import FIRST, parse_fields
-from .usage import usage
+from .usage import unknown_flag, usage
 
 IMPORT = flags.DEFINE_multi_string(
     "import",
@@ -109,6 +109,8 @@ def _parse(argv: list[str]) -> list[str]:
             print(usage())
             sys.exit()
         return flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        fail(str(unknown_flag(error.flagname)))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         # ml_collections raises the latter kinds for unknown config fields and values of the wrong type
         fail(" ".join(str(error).split()))

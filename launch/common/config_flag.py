@@ -5,6 +5,7 @@ config = read_config()       # in its main()
 """
 
 import importlib.util
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -14,11 +15,14 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from ssd_jax.config import Config, from_config_dict
-from ssd_jax.errors import InputError
+from ssd_jax.errors import InputError, shown, unknown_name
 
 # The shipped configs, and the package that they are: `configs` in the repository, `ssd_jax.configs` once installed.
 FOLDER = Path(__file__).parents[2] / "configs"
 PACKAGE = f"{__name__.removesuffix('launch.common.config_flag')}configs"
+
+FIELD = re.compile(r"--?(no)?config\.(?P<path>[^=]*)")  # of the config, as the command line sets it
+WRONG_VALUE = re.compile(r"flag --config\.(?P<path>[^=]*)=(?P<value>.*?): ", re.DOTALL)  # as absl says it
 
 FIRST = flags.FlagValues()  # the flags that are read before all others: what they name defines what comes after
 FIELDS = flags.FlagValues()  # the config that was chosen, and the fields of it that the command line sets
@@ -50,8 +54,37 @@ def parse_fields(name: str | None, argv: list[str]) -> list[str]:
     """
     if name is None:
         raise InputError(f"--config is missing: give a Python file or one of: {', '.join(shipped())}")
-    config_flags.DEFINE_config_dict("config", load_config(name), flag_values=FIELDS, sys_argv=argv)
-    return FIELDS(argv, known_only=True)
+    config = load_config(name)
+    for argument in argv[: argv.index("--") if "--" in argv else None]:
+        if written := FIELD.match(argument):
+            check_field(config, written["path"])
+    config_flags.DEFINE_config_dict("config", config, flag_values=FIELDS, sys_argv=argv)
+    try:
+        return FIELDS(argv, known_only=True)
+    except flags.IllegalFlagValueError as error:
+        if not (written := WRONG_VALUE.match(str(error))):
+            raise
+        section, field = written["path"].split(".")[:2]
+        kind = config[section].get_type(field).__name__
+        raise InputError(f"{section}.{field} is {shown(written['value'])}, but must be of type {kind}") from error
+
+
+def check_field(config: ConfigDict, path: str) -> None:
+    """Raises InputError unless `path`, as in --config.PATH=VALUE, is a field of the config, or an entry of one."""
+    section, *rest = path.split(".")
+    if section not in config:
+        raise unknown_name("config section", section, config)
+    fields = config[section]
+    if not rest:
+        some = next(iter(fields))
+        raise InputError(
+            f"config section {section} cannot be set as a whole; set its fields: --config.{section}.{some}=..."
+        )
+    name = rest[0].partition("[")[0]
+    if name not in fields:
+        raise unknown_name(f"config field of {section}", name, fields)
+    if len(rest) > 1:
+        raise InputError(f"config field {path!r} does not exist: {section}.{name} has no fields of its own")
 
 
 def shipped() -> list[str]:

@@ -7,7 +7,7 @@ import jax
 from absl import flags
 
 import ssd_jax
-from ssd_jax.errors import InputError
+from ssd_jax.errors import SEED_LIMIT, InputError
 from ssd_jax.sampling.denoise import Denoise
 from ssd_jax.sampling.solvers import SOLVERS
 from ssd_jax.sampling.spacing import SPACINGS
@@ -27,7 +27,7 @@ MEMORY = flags.DEFINE_integer(
     lower_bound=1,
 )
 BATCH = flags.DEFINE_integer("batch", 64, "Images at a time, over all devices; does not change them.", lower_bound=1)
-SEED = flags.DEFINE_integer("seed", 0, "Image i depends on (seed, i) only.")
+SEED = flags.DEFINE_integer("seed", 0, "Image i depends on (seed, i) only.", lower_bound=0, upper_bound=SEED_LIMIT - 1)
 
 
 def label() -> int | None:

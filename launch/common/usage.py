@@ -8,6 +8,8 @@ import textwrap
 from absl import flags
 from flax.traverse_util import flatten_dict
 
+from ssd_jax.errors import InputError, unknown_name
+
 from .config_flag import FIELDS, FIRST
 
 OURS = __name__.removesuffix("common.usage")  # where the names of modules begin whose flags are ours
@@ -21,6 +23,12 @@ def usage() -> str:
     if "config" in FIRST:
         parts.append(_fields())
     return "\n\n".join(parts)
+
+
+def unknown_flag(name: str) -> InputError:
+    """The error for a flag that the command does not have."""
+    known = [flag.name for members in _groups().values() for flag in members]
+    return unknown_name("flag", f"--{name}", [f"--{each}" for each in known])
 
 
 def _groups() -> dict[str, list[flags.Flag]]:

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name, check_range, section, shown
+from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name, check_range, checked_arguments, section, shown
 from ssd_jax.process.operators import OPERATORS
 from ssd_jax.process.process import PRIOR_LOG_SNR, LinearOperator, ScaleSpaceProcess, preserving_shift
 from ssd_jax.process.schedules import (
@@ -111,6 +111,7 @@ class ProcessConfig:
             )
 
 
+@checked_arguments
 def make_process(config: ProcessConfig) -> ScaleSpaceProcess:
     """The process of a config.
 

@@ -123,7 +123,10 @@ class SeparableOperator:
 
     @cached_property
     def _svd(self):
-        return tuple(_svd(matrix) for matrix in self.matrices)
+        keys = [(matrix.shape, matrix.tobytes()) for matrix in self.matrices]
+        distinct = dict(zip(keys, self.matrices, strict=True))  # the axes of a square are alike
+        parts = {key: _svd(matrix) for key, matrix in distinct.items()}
+        return tuple(parts[key] for key in keys)
 
 
 def _svd(matrix: Float[np.ndarray, "out in"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from ssd_jax.config import Config
 from ssd_jax.data.pipeline import make_iterator
 from ssd_jax.data.sources import Source, check_classes, image_batches, make_source, python_source, recorded
 from ssd_jax.data.statistics import measure_statistics
-from ssd_jax.errors import InputError
+from ssd_jax.errors import InputError, checked_arguments
 from ssd_jax.files import images
 from ssd_jax.files.lease import Lease
 from ssd_jax.run import checkpoint
@@ -40,6 +40,7 @@ SKIPPED = 100  # updates in a row that were not finite, after which training giv
 logger = logging.getLogger(__name__)
 
 
+@checked_arguments
 def train(
     config: Config,
     workdir: str | Path,

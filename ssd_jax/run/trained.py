@@ -7,14 +7,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 from tqdm import tqdm
 
 from ssd_jax.build import Experiment, build
 from ssd_jax.config import Config
 from ssd_jax.data.encoding import Encoding
 from ssd_jax.data.sources import make_source
-from ssd_jax.errors import InputError
+from ssd_jax.errors import InputError, checked_arguments
 from ssd_jax.network import kind_of
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.protocol import null_label
@@ -23,7 +23,7 @@ from ssd_jax.run.checkpoint import restore_averages
 from ssd_jax.run.digest import combined, digests
 from ssd_jax.run.workdir import load_config, load_statistics
 from ssd_jax.sampling.guidance import Interval, classifier_free, clipped, dynamically_thresholded
-from ssd_jax.sampling.noise import NoiseSource, seeded
+from ssd_jax.sampling.noise import NoiseSource, image_indices, seeded
 from ssd_jax.sampling.plan import Plan, plan_steps
 from ssd_jax.sampling.sampler import Snapshot, iterate, with_progress
 from ssd_jax.sharding import data_mesh, placed, replicated, split_along_batch
@@ -82,6 +82,7 @@ class Trained:
         """`network`, clipped to the range of x_0, for `ssd_jax.sample` and friends."""
         return clipped(self.network, self.experiment.bounds)
 
+    @checked_arguments
     def guided(
         self, guidance: float | None = None, interval: Interval | None = None, threshold_quantile: float | None = None
     ) -> Callable:
@@ -110,6 +111,7 @@ class Trained:
             return clipped(denoise, bounds)
         return dynamically_thresholded(denoise, threshold_quantile, bounds)
 
+    @checked_arguments
     def plan(
         self,
         *,
@@ -129,12 +131,14 @@ class Trained:
         solver = settings.solver if solver is None else solver
         return plan_steps(self.process, solver=solver, num_steps=num_steps, spacing=spacing, eta=eta, start=start)
 
+    @checked_arguments
     def classes_in_turn(self, num: int, first_index: int = 0) -> np.ndarray | None:
         """Labels 0, 1, .. of a grid that shows every class: int [num]; None for a model without classes."""
         classes = self.config.model.num_classes
-        return np.arange(first_index, first_index + num) % classes if classes else None
+        return image_indices(num, first_index) % classes if classes else None
 
-    def labels(self, label: int | np.ndarray | None, num: int, first_index: int = 0) -> np.ndarray | None:
+    @checked_arguments
+    def labels(self, label: int | Sequence[int] | np.ndarray | None, num: int, first_index: int = 0) -> np.ndarray | None:
         """The label of every image, int [num]: one class, int [num], or None for the classes in turn.
 
         None for a model without classes. Raises InputError for labels that cannot be.
@@ -151,17 +155,19 @@ class Trained:
             raise InputError(f"label holds {label.min()}..{label.max()}, but the model's classes are 0..{classes - 1}")
         return np.broadcast_to(label, num)
 
-    def noise(self, key: jax.Array, num: int, first_index: int = 0) -> NoiseSource:
+    @checked_arguments
+    def noise(self, key: Key[Array, ""], num: int, first_index: int = 0) -> NoiseSource:
         """The noise of images first_index .. of the seed `key`, divided among the devices if `num` is a multiple of them.
 
         `ssd_jax.iterate` then runs on all devices.
         """
-        source, mesh = seeded(key, first_index + np.arange(num)), data_mesh()
+        source, mesh = seeded(key, image_indices(num, first_index)), data_mesh()
         if jax.process_count() > 1 or num % mesh.size:
             return source
         return jax.device_put(source, split_along_batch(mesh))
 
-    def start(self, key: jax.Array, num: int, first_index: int = 0) -> Float[Array, "num *shape channels"] | None:
+    @checked_arguments
+    def start(self, key: Key[Array, ""], num: int, first_index: int = 0) -> Float[Array, "num *shape channels"] | None:
         """x_{T-1} for a process that does not end in noise: images of the training data, degraded; None if it does.
 
         [num, *shape of x_{T-1}, channels]; state i depends on (key, first_index + i) only.
@@ -170,7 +176,7 @@ class Trained:
         if process.prior_is_noise:
             return None
         source = make_source(self.config.data, process.shape)
-        noise = seeded(key, first_index + np.arange(num))
+        noise = seeded(key, image_indices(num, first_index))
         chosen = jax.vmap(lambda k: jax.random.randint(k, (), 0, len(source)))(noise.keys[:, 0])
         items = [source[int(index)] for index in chosen]
         readable = [item for item in items if item is not None]
@@ -180,14 +186,15 @@ class Trained:
         shape = (*process.level_shape(process.used_levels[-1]), x0.shape[-1])
         return process.noisy_state(x0, last, noise.draw(process.num_timesteps, shape))
 
+    @checked_arguments
     def iterate(
         self,
         denoise: Callable,
         plan: Plan,
-        key: jax.Array,
+        key: Key[Array, ""],
         num: int,
         *,
-        label: int | np.ndarray | None = None,
+        label: int | Sequence[int] | np.ndarray | None = None,
         first_index: int = 0,
         memory_limit: int | None = None,
         every: int | None = None,
@@ -211,16 +218,17 @@ class Trained:
             every=every,
         )
 
+    @checked_arguments
     def sample(
         self,
-        key: jax.Array,
+        key: Key[Array, ""],
         num: int = 16,
         *,
         solver: str | None = None,
         num_steps: int | None = None,
         spacing: str | Sequence[int] = "log_snr",
         eta: float | None = None,
-        label: int | np.ndarray | None = None,
+        label: int | Sequence[int] | np.ndarray | None = None,
         guidance: float | None = None,
         guidance_interval: Interval | None = None,
         threshold_quantile: float | None = None,
@@ -258,6 +266,7 @@ class Trained:
         return last.x
 
 
+@checked_arguments
 def load(workdir: str | Path) -> Trained:
     """The latest checkpoint of the run in `workdir`, with averaged (EMA) parameters.
 

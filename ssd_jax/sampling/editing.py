@@ -18,7 +18,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Shaped
 
-from ssd_jax.errors import InputError, check_range
+from ssd_jax.errors import InputError, check_range, checked_arguments
 from ssd_jax.process.process import ScaleSpaceProcess, compose
 from ssd_jax.process.reverse import pseudo_inverse
 from ssd_jax.sampling.denoise import Denoise, as_pytree
@@ -28,6 +28,7 @@ from ssd_jax.sampling.plan import Plan
 from ssd_jax.sampling.sampler import start_noise
 
 
+@checked_arguments
 def timestep_of(process: ScaleSpaceProcess, strength: float) -> int:
     """t at `strength`, a share of all timesteps: 0 < strength <= 1, where 1 leaves nothing of an image.
 
@@ -39,6 +40,7 @@ def timestep_of(process: ScaleSpaceProcess, strength: float) -> int:
     return round(strength * (process.num_timesteps - 1))
 
 
+@checked_arguments
 def level_of(process: ScaleSpaceProcess, shape: tuple[int, ...], what: str = "image") -> int:
     """The level whose states have the spatial `shape`. Raises InputError if none does."""
     shapes = {process.level_shape(level): level for level in process.used_levels}
@@ -48,6 +50,7 @@ def level_of(process: ScaleSpaceProcess, shape: tuple[int, ...], what: str = "im
     return shapes[shape]
 
 
+@checked_arguments
 def noised(
     plan: Plan, images: Float[Array, "_ *shape channels"], noise: NoiseSource
 ) -> Float[Array, "batch *small_shape channels"]:
@@ -70,6 +73,7 @@ def noised(
     return process.noisy_state(images, t, eps, start=own)
 
 
+@checked_arguments
 def matching(denoise: Denoise, process: ScaleSpaceProcess, thumbnails: Float[Array, "batch *shape channels"]) -> Denoise:
     """Super-resolution: predictions z become z + A^+ (y - A z), the nearest images whose thumbnail A z is y.
 
@@ -105,6 +109,7 @@ class _Matching:
         return z + pseudo_inverse(operator, y - operator.apply(z))
 
 
+@checked_arguments
 def inpainting(
     denoise: Denoise,
     process: ScaleSpaceProcess,
@@ -141,6 +146,7 @@ def _inpainting(denoise, given, rest, x, t, label=None, *, stage):
     return given[stage.out_level] + rest[stage.out_level] * denoise(x, t, label, stage=stage)
 
 
+@checked_arguments
 def resampled(plan: Plan, times: int) -> Plan:
     """RePaint (Lugmayr et al. 2022): every step within a level is made `times` times, noising back in between.
 

@@ -18,13 +18,14 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Float
 
-from ssd_jax.errors import InputError, check_range
+from ssd_jax.errors import InputError, check_range, checked_arguments
 from ssd_jax.sampling.denoise import Denoise, as_pytree
 
 Interval = tuple[float, float]
 MAX_GUIDANCE = 1000
 
 
+@checked_arguments
 def classifier_free(
     denoise: Denoise,
     scale: float,
@@ -53,6 +54,7 @@ def classifier_free(
     return denoise if scale == 1 else Partial(_classifier_free, as_pytree(denoise), weights, null_label)
 
 
+@checked_arguments
 def autoguidance(
     denoise: Denoise,
     weak: Denoise,
@@ -75,6 +77,7 @@ def autoguidance(
     return denoise if scale == 1 else Partial(_autoguidance, as_pytree(denoise), as_pytree(weak), weights)
 
 
+@checked_arguments
 def clipped(denoise: Denoise, bounds: Sequence[float]) -> Denoise:
     """Predictions clipped to the range of images.
 
@@ -85,6 +88,7 @@ def clipped(denoise: Denoise, bounds: Sequence[float]) -> Denoise:
     return Partial(_clipped, as_pytree(denoise), np.asarray(bounds, np.float32))
 
 
+@checked_arguments
 def dynamically_thresholded(denoise: Denoise, quantile: float, bounds: Sequence[float]) -> Denoise:
     """Dynamic thresholding (Saharia et al. 2022): keeps strong guidance from saturating images.
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from tabulate import tabulate
 
-from ssd_jax.errors import InputError, check_range, unknown_name
+from ssd_jax.errors import InputError, check_range, checked_arguments, unknown_name
 from ssd_jax.process.dct import dct_basis
 from ssd_jax.process.matrix_free import MatrixFreeOperator
 from ssd_jax.process.operators import SeparableOperator, identity
@@ -72,6 +72,7 @@ class Plan:
         return self.describe()
 
 
+@checked_arguments
 def plan_steps(
     process: ScaleSpaceProcess,
     *,
@@ -106,7 +107,7 @@ def plan_steps(
     chosen = SOLVERS[solver] if eta is None else replace(SOLVERS[solver], eta=eta)
     if not 0 <= chosen.eta <= 1:
         raise InputError(f"eta is {eta}, but must be between 0 (no fresh noise within a level) and 1 (ancestral)")
-    if spectrum is not None and (spectrum.shape != process.shape or not (spectrum > 0).all()):
+    if spectrum is not None and (spectrum.shape != process.shape or not ((spectrum > 0) & (spectrum < np.inf)).all()):
         raise InputError(f"spectrum has shape {spectrum.shape}, but must be positive and of shape {process.shape}")
     timesteps = _timesteps(process, chosen, num_steps, spacing, spectrum).tolist()
     if len(timesteps) < 2 * len(process.used_levels):

@@ -7,13 +7,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer, Key
 from tqdm import tqdm
 
-from ssd_jax.errors import InputError
+from ssd_jax.errors import InputError, check_range, checked_arguments
 from ssd_jax.process.stages import Stage
 from ssd_jax.sampling.denoise import Denoise, as_pytree
-from ssd_jax.sampling.noise import NoiseSource, seeded
+from ssd_jax.sampling.noise import NoiseSource, image_indices, seeded
 from ssd_jax.sampling.parts import Part, State
 from ssd_jax.sampling.plan import Plan
 
@@ -35,13 +35,14 @@ class Snapshot:
     z: Float[Array, "batch *shape channels"]
 
 
+@checked_arguments
 def sample(
     denoise: Denoise,
     plan: Plan,
-    key: jax.Array,
+    key: Key[Array, ""],
     batch_size: int = 16,
     *,
-    label: Int[Array | np.ndarray, "{batch_size}"] | None = None,
+    label: Integer[Array | np.ndarray, "{batch_size}"] | None = None,
     first_index: int = 0,
     start: Float[Array, "{batch_size} *small_shape channels"] | None = None,
     memory_limit: int | None = None,
@@ -63,17 +64,18 @@ def sample(
     Returns:
         float32 [batch_size, *process.shape, channels].
     """
-    noise = seeded(key, np.arange(first_index, first_index + batch_size))
+    noise = seeded(key, image_indices(batch_size, first_index, "batch_size"))
     *_, last = iterate(denoise, plan, noise, label=label, start=start, memory_limit=memory_limit, channels=channels)
     return last.x
 
 
+@checked_arguments
 def iterate(
     denoise: Denoise,
     plan: Plan,
     noise: NoiseSource,
     *,
-    label: Int[Array | np.ndarray, "batch"] | None = None,
+    label: Integer[Array | np.ndarray, "batch"] | None = None,
     start: Float[Array, "batch *small_shape channels"] | None = None,
     memory_limit: int | None = None,
     every: int | None = None,
@@ -97,7 +99,15 @@ def iterate(
         InputError: if `start` is missing although N(0, I) is not its distribution, or has a wrong shape; or if a single
             image a device needs more than `memory_limit`.
     """
-    denoise = as_pytree(denoise)
+    for name, value in {"memory_limit": memory_limit, "every": every, "channels": channels}.items():
+        if value is not None:
+            check_range(name, value, low=1)
+    if label is not None and label.shape != (len(noise.keys),):
+        raise InputError(f"label has shape {label.shape}, but must be one for each of the {len(noise.keys)} images")
+    return _run(as_pytree(denoise), plan, noise, label, start, memory_limit, every, channels)
+
+
+def _run(denoise, plan, noise, label, start, memory_limit, every, channels) -> Iterator[Snapshot]:
     label = None if label is None else jnp.asarray(label, jnp.int32)
     x = _first_state(plan, noise, start, channels)
     state = State(x, (x,) * plan.carried)

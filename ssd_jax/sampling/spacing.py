@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssd_jax.errors import InputError
+from ssd_jax.errors import InputError, shown
 from ssd_jax.process.process import ScaleSpaceProcess
 
 EDM_RHO = 7.0
@@ -81,8 +81,14 @@ def fixed_timesteps(process: ScaleSpaceProcess) -> Int[np.ndarray, "ends"]:
 def check_timesteps(process: ScaleSpaceProcess, timesteps: Sequence[int] | np.ndarray) -> Int[np.ndarray, "steps"]:
     """A list of one's own as an array. Raises InputError if it does not fall from T - 1 to 0 through every up-step."""
     fixed = fixed_timesteps(process).tolist()
-    array = np.asarray(timesteps)
+    try:
+        array = np.asarray(timesteps)
+    except ValueError:  # lists in a list
+        array = np.empty(0)
     fine = array.ndim == 1 and np.issubdtype(array.dtype, np.integer) and (np.diff(array) < 0).all()
     if not fine or not array.size or (array[0], array[-1]) != (fixed[0], 0) or not set(fixed) <= set(array.tolist()):
-        raise InputError(f"timesteps must be whole numbers that fall from {fixed[0]} to 0 and include {fixed}")
+        raise InputError(
+            f"timesteps are {shown(timesteps)}, but timesteps must be whole numbers that fall from {fixed[0]} to 0 and "
+            f"include {fixed}"
+        )
     return array
