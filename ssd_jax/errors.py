@@ -142,10 +142,13 @@ def _converted(value: Any, kind: Any) -> Any:
             return tuple(map(_converted, value, each))
         except TypeError:
             raise wrong from None
+    if origin is Sequence and isinstance(value, (list, tuple, range)):
+        items = [_converted(item, of[0]) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
     allowed = {None: type(None), np.ndarray: (np.ndarray, jax.Array)}.get(kind, origin or kind)
-    if (isinstance(allowed, (type, tuple)) and not isinstance(value, allowed)) or (
-        origin is Sequence and isinstance(value, str)
-    ):
+    if isinstance(allowed, (type, tuple)) and not isinstance(value, allowed):
+        raise wrong
+    if origin is Sequence and isinstance(value, str):
         raise wrong
     return value
 

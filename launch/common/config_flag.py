@@ -10,6 +10,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -65,26 +66,27 @@ def parse_fields(name: str | None, argv: list[str]) -> list[str]:
         if not (written := WRONG_VALUE.match(str(error))):
             raise
         section, field = written["path"].split(".")[:2]
-        kind = config[section].get_type(field).__name__
+        fields: Any = config[section]
+        kind = fields.get_type(field).__name__
         raise InputError(f"{section}.{field} is {shown(written['value'])}, but must be of type {kind}") from error
 
 
 def check_field(config: ConfigDict, path: str) -> None:
-    """Raises InputError unless `path`, as in --config.PATH=VALUE, is a field of the config, or an entry of one."""
+    """Raises InputError unless `path`, as in --config.PATH=VALUE, is a field of the config."""
     section, *rest = path.split(".")
     if section not in config:
         raise unknown_name("config section", section, config)
     fields = config[section]
+    if not isinstance(fields, ConfigDict):
+        raise InputError(f"config section {section} is {shown(fields)}, but must hold fields with their values")
     if not rest:
         some = next(iter(fields))
-        raise InputError(
-            f"config section {section} cannot be set as a whole; set its fields: --config.{section}.{some}=..."
-        )
-    name = rest[0].partition("[")[0]
+        raise InputError(f"config section {section} is set field by field: --config.{section}.{some}=...")
+    name, bracket, _ = rest[0].partition("[")
     if name not in fields:
         raise unknown_name(f"config field of {section}", name, fields)
-    if len(rest) > 1:
-        raise InputError(f"config field {path!r} does not exist: {section}.{name} has no fields of its own")
+    if len(rest) > 1 or bracket:
+        raise InputError(f"config field {path!r} does not exist; {section}.{name} is set as a whole")
 
 
 def shipped() -> list[str]:

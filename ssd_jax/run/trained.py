@@ -207,6 +207,11 @@ class Trained:
             key, num, label, first_index: as in `sample`.
             memory_limit, every: as in `ssd_jax.iterate`.
         """
+        own, given = ((each.shape, each.num_timesteps) for each in (self.process, plan.process))
+        if given != own:
+            raise InputError(
+                f"plan is of a process of shape and timesteps {given}, but the model's are {own}; make it by trained.plan()"
+            )
         return iterate(
             denoise,
             plan,

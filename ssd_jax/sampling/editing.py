@@ -156,7 +156,7 @@ def resampled(plan: Plan, times: int) -> Plan:
     Raises:
         InputError: if times < 1, or the process blurs.
     """
-    check_range("resampling", times, low=1)
+    check_range("resampling", times, low=1, high=1000)
     process = plan.process
     if process.dissipation is not None and times > 1:
         raise InputError(f"resampling is {times}, but must be 1 for a process that blurs")

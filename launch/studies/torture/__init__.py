@@ -1,0 +1,1 @@
+"""What the product must bear: one part a module."""
