@@ -40,8 +40,9 @@ def split_batch(batch_size: int, probabilities: Float[np.ndarray, "stages"], num
             'levels, or set train.stage_sampling = "single"'
         )
     units = batch_size // num_devices
-    sizes = np.ones(num_stages, int)
-    for _ in range(units - num_stages):
+    # One image at a time goes where most are wanting. All but the last few are dealt out at once: no stage can get fewer.
+    sizes = np.maximum((probabilities * units).astype(int) - num_stages, 1)
+    for _ in range(units - int(sizes.sum())):
         sizes[np.argmax(probabilities * units - sizes)] += 1
     return sizes * num_devices
 

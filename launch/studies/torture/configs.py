@@ -29,7 +29,7 @@ SLOW = 10.0  # seconds that no config may take
 TIME_LIMIT = 120  # seconds, from where it counts as a hang
 STEPS = 3  # of training
 # Of what is trained, for the sake of time.
-MOST_PARAMETERS, MOST_PIXELS, MOST_IMAGES, MOST_CALLS = 500_000, 2**10, 64, 100
+MOST_ARRAYS, MOST_PARAMETERS, MOST_PIXELS, MOST_IMAGES, MOST_CALLS = 120, 500_000, 2**10, 64, 100
 
 BASE: dict[str, dict[str, Any]] = {
     "process": {"shape": (8, 8), "num_levels": 2, "num_timesteps": 20},
@@ -125,7 +125,7 @@ def run(count: int, seed: int, num_trained: int = 50) -> dict[str, Any]:
     seconds, faults, small = [], [], []
     for _ in tqdm(range(count), "configs"):
         overrides = random_overrides(generator)
-        started = time.perf_counter()
+        started = time.perf_counter(), time.process_time()
         try:
             with time_limit(TIME_LIMIT):
                 config = from_config_dict(overridden(overrides))
@@ -139,7 +139,8 @@ def run(count: int, seed: int, num_trained: int = 50) -> dict[str, Any]:
                 faults.append(_fault(overrides, error))
         except Exception as error:
             faults.append(_fault(overrides, error))
-        seconds.append(time.perf_counter() - started)
+        # The lesser of both: what else the machine does is no fault of the config, nor that two threads compute.
+        seconds.append(min(time.perf_counter() - started[0], time.process_time() - started[1]))
         if seconds[-1] > SLOW:
             faults.append(f"{_shown(overrides)}: {seconds[-1]:.1f} s")
     trained = {"trained": 0, "training refused": 0, "not finite": 0}
@@ -199,9 +200,10 @@ def _kinds() -> dict[str, dict[str, Any]]:
 
 def _is_small(experiment: ssd_jax.Experiment) -> bool:
     config = experiment.config
-    count = sum(leaf.size for leaf in jax.tree.leaves(experiment.abstract_parameters))
+    leaves = jax.tree.leaves(experiment.abstract_parameters)
     few = max(config.train.batch_size // jax.device_count(), config.sample.num) <= MOST_IMAGES
-    small = count <= MOST_PARAMETERS and math.prod(config.process.shape) <= MOST_PIXELS
+    small = len(leaves) <= MOST_ARRAYS and sum(leaf.size for leaf in leaves) <= MOST_PARAMETERS
+    small = small and math.prod(config.process.shape) <= MOST_PIXELS
     return few and small and config.sample.num_steps <= MOST_CALLS and config.process.num_timesteps <= 2**16
 
 
