@@ -40,7 +40,7 @@ THUMBNAIL = flags.DEFINE_string("thumbnail", None, "Image to enlarge.")
 INTERPOLATE = flags.DEFINE_list("interpolate", None, "Indices of the seed's images to pass through, 2 or more.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
 OUT = flags.DEFINE_string("out", None, "Folder for the images.", required=True)
-NUM = flags.DEFINE_integer("num", 16, "Images.", lower_bound=1)
+NUM = flags.DEFINE_integer("num", 16, "Images.", lower_bound=1, upper_bound=2**16)
 
 
 # What `iterate` needs: denoiser, plan, noise, and the state to start from.

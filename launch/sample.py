@@ -22,7 +22,7 @@ from .common.command import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
 OUT = flags.DEFINE_string("out", None, "Folder for the images.", required=True)
-NUM = flags.DEFINE_integer("num", 64, "Images.", lower_bound=1)
+NUM = flags.DEFINE_integer("num", 64, "Images.", lower_bound=1, upper_bound=10**7)
 ANIMATION = flags.DEFINE_enum(
     "animation", None, ["gif", "webp"], "Also writes an animation of how the first 16 came about."
 )

@@ -25,8 +25,11 @@ MEMORY = flags.DEFINE_integer(
     None,
     "MiB of intermediate results per device; a stage that needs more takes a batch in parts.",
     lower_bound=1,
+    upper_bound=2**30,
 )
-BATCH = flags.DEFINE_integer("batch", 64, "Images at a time, over all devices; does not change them.", lower_bound=1)
+BATCH = flags.DEFINE_integer(
+    "batch", 64, "Images at a time, over all devices; does not change them.", lower_bound=1, upper_bound=2**20
+)
 SEED = flags.DEFINE_integer("seed", 0, "Image i depends on (seed, i) only.", lower_bound=0, upper_bound=SEED_LIMIT - 1)
 
 

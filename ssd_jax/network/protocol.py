@@ -10,7 +10,9 @@ Shapes = tuple[tuple[int, ...], ...]  # spatial shape of every level of a proces
 
 @runtime_checkable
 class NetworkConfig(Protocol):
-    """A frozen dataclass of a network's settings, validated when it is made; field types are those of `ssd_jax.config`.
+    """A frozen dataclass of a network's settings, validated when it is made.
+
+    `errors.section("model")` above @dataclass checks types and names from Python too, as configs from files always are.
 
     Attributes:
         num_classes: 0 for an unconditional network.

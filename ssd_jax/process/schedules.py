@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from ssd_jax.errors import check_range
 from ssd_jax.process.spectrum import lost_information
 
 
@@ -128,6 +129,7 @@ def information_levels(
     Returns:
         int [T], non-decreasing from 0 to at most L - 1.
     """
+    check_range("tolerance", tolerance, low=0)
 
     def first(level: int) -> int:  # what is lost falls as t rises
         return bisect.bisect_left(log_snr, True, key=lambda l: bool(lost_information(l, spectrum, level) <= tolerance))

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Num
 from scipy.fft import dctn
 
-from ssd_jax.errors import InputError
+from ssd_jax.errors import InputError, check_range
 
 
 def frequencies(shape: Sequence[int]) -> Float[np.ndarray, "..."]:
@@ -46,7 +46,11 @@ def natural_spectrum(shape: Sequence[int], *, slope: float = 2.0, std: float = 0
 
     Returns:
         float64 [*shape], of mean std^2.
+
+    Raises:
+        InputError: for a slope that is not between -10 and 10.
     """
+    check_range("slope of the spectrum", slope, low=-10, high=10)
     power = np.maximum(frequencies(shape), 1.0) ** -slope
     return std**2 * power / power.mean()
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssd_jax.errors import InputError
+from ssd_jax.errors import InputError, check_range
 from ssd_jax.process.operators import dct
 from ssd_jax.process.process import ScaleSpaceProcess, preserving_shift
 from ssd_jax.process.spectrum import frequencies, kept, natural_spectrum
@@ -143,6 +143,7 @@ def affordable_timesteps(
     process: ScaleSpaceProcess, budget: float, cost: Callable[[int], float]
 ) -> Int[np.ndarray, "steps"]:
     """The most timesteps, even in log-SNR, whose calls cost no more than `budget`. Raises InputError if none do."""
+    check_range("budget", budget, low=0)
     least = len(fixed_timesteps(process))
     counts = range(least, process.num_timesteps + 1)
 

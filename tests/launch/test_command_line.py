@@ -4,8 +4,10 @@ import re
 import sys
 
 import pytest
+from absl import flags
 
-from launch.common.config_flag import FOLDER, load_config, shipped
+from launch.common import config_flag
+from launch.common.config_flag import FOLDER, load_config, parse_fields, shipped
 from ssd_jax.errors import InputError
 from tests.commands import ROOT, TINY, launch, run
 
@@ -111,3 +113,44 @@ def test_missing_extra_is_one_line():
     result = run([sys.executable, "-c", hidden])
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
     assert "pip install 'ssd_jax[figures]'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.proces.x=1", "config section is 'proces', but must be one of: data, .*(did you mean process?)"),
+        ("--config.train.stepps=5", "config field of train is 'stepps', but must be one of: .*(did you mean steps?)"),
+        ("--noconfig.data.flipp", "config field of data is 'flipp', but must be one of: .*(did you mean flip?)"),
+        ("--config.model.kindd=3", "config field of model is 'kindd', but must be one of: .*(did you mean kind?)"),
+        ("--config.train.steps.x=4", "config field 'train.steps.x' does not exist"),
+        ("--config.model.widths[0]=4", "config field 'model.widths[0]' does not exist; model.widths is set as a whole"),
+        ("--config.train=5", "config section train is set field by field: --config.train."),
+        ("--config.train.steps=abc", "train.steps is 'abc', but must be of type int"),
+        ("--config.train.steps=1.5", "train.steps is '1.5', but must be of type int"),
+        ("--config.train.steps=", "train.steps is '', but must be of type int"),
+        ("--config.train.seed=é\n", "train.seed is 'é\\n', but must be of type int"),
+        ("--config.data.channels=x", "data.channels is 'x', but must be of type int"),
+    ],
+)
+def test_fields_that_the_command_line_cannot_set(argument, message):
+    with pytest.raises(InputError) as error:
+        parse_fields("openmoji32", ["train", argument])
+    told = str(error.value)
+    assert all(part in told for part in message.split(".*")) and len(told.splitlines()) == 1, told
+
+
+@pytest.fixture(autouse=True)
+def no_fields(monkeypatch):
+    """`parse_fields` defines a flag: it may do so once a process."""
+    values = flags.FlagValues()
+    values.set_gnu_getopt()
+    monkeypatch.setattr(config_flag, "FIELDS", values)
+
+
+def test_unknown_flags_list_the_known_ones():
+    result = launch("launch.sample", "--num_step=3", "--workdir=x", "--out=y")
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    assert "flag is '--num_step', but must be one of: --workdir, --out, --num" in result.stderr
+    assert "(did you mean --num_steps?)" in result.stderr
+    result = launch("launch.sample", f"--seed={2**32}", "--workdir=x", "--out=y")
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1 and "[0, 4294967295]" in result.stderr

@@ -29,7 +29,7 @@ SLOW = 10.0  # seconds that no config may take
 TIME_LIMIT = 120  # seconds, from where it counts as a hang
 STEPS = 3  # of training
 # Of what is trained, for the sake of time.
-MOST_ARRAYS, MOST_PARAMETERS, MOST_PIXELS, MOST_IMAGES, MOST_CALLS = 120, 500_000, 2**10, 64, 100
+MOST_ARRAYS, MOST_PARAMETERS, MOST_PIXELS, MOST_IMAGES, MOST_CALLS = 200, 500_000, 2**10, 64, 100
 
 BASE: dict[str, dict[str, Any]] = {
     "process": {"shape": (8, 8), "num_levels": 2, "num_timesteps": 20},
