@@ -244,3 +244,9 @@ def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
         return function(*bound.args, **bound.kwargs)
 
     return checked
+
+
+def one_line(message: object, length: int = 200) -> str:
+    """What a library or a file says, fit for a line of an error: printable, its white space single, cut to `length`."""
+    text = " ".join(str(message).split())
+    return "".join(each if each.isprintable() else "?" for each in text[: 4 * length])[:length]

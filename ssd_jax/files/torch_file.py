@@ -1,4 +1,4 @@
-"""Reads files of `torch.save` without PyTorch, and without running any code that they carry.
+"""Reads files of `torch.save` without PyTorch, without running any code that they carry, within memory of their own size.
 
 Since PyTorch 1.6 such a file is a zip archive: ROOT/data.pkl pickles containers whose tensors refer to storages,
 ROOT/data/KEY holds the bytes of storage KEY, ROOT/byteorder says which byte comes first. Before, it was a row of pickles:
@@ -7,18 +7,21 @@ as int64 and its bytes, little-endian.
 """
 
 import io
+import math
+import os
 import pickle
 import sys
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from ssd_jax.errors import InputError
+from ssd_jax.errors import InputError, one_line
+from ssd_jax.files.archive import SMALL, check_sizes, open_archive, read_into, read_small
+from ssd_jax.files.restricted_pickle import set_item, unpickle
 
 STORAGES = {
     "BFloat16Storage": ml_dtypes.bfloat16,
@@ -33,6 +36,9 @@ STORAGES = {
     "LongStorage": np.int64,
 }
 LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # how files of PyTorch < 1.6 begin
+PICKLE = 16 << 20  # bytes that the pickled containers may have
+DIMENSIONS = 64  # of a tensor, which are as many as NumPy's arrays may have
+REPEATED = 2  # times that tensors may be as large as the file: weights that layers share are there once
 
 
 def read_torch_file(path: str | Path) -> dict[str, Any]:
@@ -45,7 +51,8 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
         The dict. Arrays are read-only, with the shape and dtype of the tensor.
 
     Raises:
-        InputError: if the file is missing, of another format, damaged, or holds anything else; that is not run.
+        InputError: if the file is missing, of another format, damaged, claims more than it holds, or holds anything else;
+            that is not run.
     """
     try:
         with open(path, "rb") as file:
@@ -56,10 +63,10 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{str(path)!r} is no checkpoint; give a .pt file written by torch.save")
     try:
         contents = _read_legacy(path) if start == LEGACY else _read_zip(path)
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"{str(path)!r} {error}") from error
     except Exception as error:  # a broken archive or pickle raises almost anything
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise InputError(
             f"{str(path)!r} is truncated or damaged ({reason}); download it again, or save it again with torch.save"
         ) from error
@@ -69,87 +76,132 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
 
 
 def _read_zip(path: str | Path) -> Any:
-    with zipfile.ZipFile(path) as archive:
-        roots = [name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
+    with open_archive(path) as archive:
+        names = archive.namelist()
+        roots = [name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise InputError(f"{str(path)!r} is a zip file, but not one of torch.save: it must hold one data.pkl")
+            raise InputError("is a zip file, but not one of torch.save: it must hold one data.pkl")
+        check_sizes(archive, names)
         order = roots[0] + "byteorder"
-        swap = order in archive.namelist() and archive.read(order).decode() != sys.byteorder
+        swap = order in names and read_small(archive, order, 16).decode() != sys.byteorder
 
-        def storage(key: str, dtype: np.dtype, size: int) -> bytes:
-            data = archive.read(f"{roots[0]}data/{key}")
-            _check_length(key, len(data), size * dtype.itemsize)
-            return np.frombuffer(data, f"u{dtype.itemsize}").byteswap().tobytes() if swap else data
+        def storage(key: str, dtype: np.dtype, size: int) -> np.ndarray:
+            name = f"{roots[0]}data/{key}"
+            _check_length(key, archive.getinfo(name).file_size, size * dtype.itemsize)
+            data = np.empty(size, f"u{dtype.itemsize}")
+            with archive.open(name) as member:
+                read_into(member, data.view(np.uint8).data)
+            return data.byteswap(inplace=True) if swap else data
 
-        return _Unpickler(io.BytesIO(archive.read(roots[0] + "data.pkl")), path, storage).load()
+        tensors = _Tensors(os.path.getsize(path), storage)
+        return tensors.unpickle(io.BytesIO(read_small(archive, roots[0] + "data.pkl", PICKLE)))
 
 
 def _read_legacy(path: str | Path) -> Any:
-    buffers: dict[str, tuple[bytearray, np.dtype]] = {}
+    found: dict[str, np.ndarray] = {}
+    left = size_of_file = os.path.getsize(path)
 
-    def storage(key: str, dtype: np.dtype, size: int) -> memoryview:
-        buffers[key] = bytearray(size * dtype.itemsize), dtype
-        return memoryview(buffers[key][0]).toreadonly()  # tensors may look at it before it is filled
+    def storage(key: str, dtype: np.dtype, size: int) -> np.ndarray:
+        nonlocal left
+        left -= size * dtype.itemsize
+        if left < 0:
+            raise ValueError(f"its storages claim more bytes than the {size_of_file} of the file")
+        found[key] = np.empty(size, f"u{dtype.itemsize}")
+        return found[key]  # tensors may look at it before it is filled
 
+    tensors = _Tensors(size_of_file, storage)
     with open(path, "rb") as file:
-        *_, contents, keys = (_Unpickler(file, path, storage).load() for _ in range(5))
+        pickles = io.BytesIO(file.read(PICKLE))
+        pickles.seek(len(LEGACY))
+        *_, contents, keys = (tensors.unpickle(pickles) for _ in range(4))
+        if sorted(keys) != sorted(found):
+            raise ValueError("the storages that it holds are not those that its tensors need")
+        file.seek(pickles.tell())
         for key in keys:
-            buffer, dtype = buffers[key]
-            _check_length(key, int.from_bytes(file.read(8), "little") * dtype.itemsize, len(buffer))
-            _check_length(key, file.readinto(buffer), len(buffer))
+            data = found[key]
+            _check_length(key, int.from_bytes(file.read(8), "little") * data.itemsize, data.nbytes)
+            _check_length(key, file.readinto(data.view(np.uint8).data), data.nbytes)
             if sys.byteorder == "big":
-                buffer[:] = np.frombuffer(buffer, f"u{dtype.itemsize}").byteswap().tobytes()
+                data.byteswap(inplace=True)
     return contents
 
 
 def _check_length(key: str, found: int, expected: int) -> None:
     if found != expected:
-        raise ValueError(f"storage {key} has {found} bytes instead of {expected}")
+        raise ValueError(f"storage {key!r:.80} has {found} bytes instead of {expected}")
 
 
-class _Unpickler(pickle.Unpickler):
-    """Builds containers and arrays, and refuses every name but those that tensors need.
+class _Storage(NamedTuple):
+    """The memory of tensors, one-dimensional and read-only."""
+
+    array: np.ndarray
+
+
+class _Tensors:
+    """The tensors of a file, views of its storages.
 
     Args:
-        file: holds the pickle.
-        path: for messages.
-        storage: gives the bytes of a storage by key, dtype and number of elements, read-only.
+        size: bytes of the file.
+        storage: gives the bits of a storage by key, dtype and number of elements, as unsigned integers.
     """
 
-    def __init__(
-        self, file: io.BufferedIOBase, path: str | Path, storage: Callable[[str, np.dtype, int], bytes | memoryview]
-    ):
-        super().__init__(file, encoding="utf-8")
-        self._path, self._storage = path, storage
-        self._storages: dict[tuple[str, str], np.ndarray] = {}
-        # Bound methods and strings: unlike functions and classes, a pickle cannot set their attributes.
+    def __init__(self, size: int, storage: Callable[[str, np.dtype, int], np.ndarray]):
+        self._left, self._read = max(SMALL, REPEATED * size), storage
+        self._storages: dict[str, _Storage] = {}
         self._names = {
-            "collections.OrderedDict": OrderedDict,
-            "torch._utils._rebuild_tensor_v2": self._rebuild_tensor,
-            "torch._utils._rebuild_parameter": self._rebuild_parameter,
-        } | {f"torch.{storage}": storage for storage in STORAGES}
+            "collections.OrderedDict": _ordered_dict,
+            "torch._utils._rebuild_tensor_v2": self._tensor,
+            "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+        } | {f"torch.{name}": np.dtype(dtype) for name, dtype in STORAGES.items()}
 
-    def find_class(self, module: str, name: str) -> Any:
-        """What stands for `module.name`. Raises InputError for all that is not needed, before anything can call it."""
-        if f"{module}.{name}" not in self._names:
+    def unpickle(self, file: io.BytesIO) -> Any:
+        """The containers of the pickle that begins where `file` stands."""
+        return unpickle(file, self._named, self._storage)
+
+    def _named(self, name: str) -> Any:
+        """What stands for a name. Raises InputError for all that is not needed, before anything can call it."""
+        if name not in self._names:
             raise InputError(
-                f"{str(self._path)!r} asks for {module}.{name}, which tensors do not need and which was not run; "
+                f"asks for {one_line(name)}, which tensors do not need and which was not run; "
                 "save the tensors alone: torch.save(model.state_dict(), path)"
             )
-        return self._names[f"{module}.{name}"]
+        return self._names[name]
 
-    def persistent_load(self, pid: Any) -> np.ndarray:
-        """The storage ("storage", type, key, device, number of elements, ..), one-dimensional and read-only."""
-        _, storage, key, _, size, *_ = pid
-        if (storage, key) not in self._storages:
-            dtype = np.dtype(STORAGES[storage])
-            self._storages[storage, key] = np.ndarray(size, dtype, self._storage(key, dtype, size))
-        return self._storages[storage, key]
+    def _storage(self, pid: Any) -> _Storage:
+        """That of the persistent id ("storage", dtype, key, device, number of elements)."""
+        _, dtype, key, _, size, *views = pid[:6]
+        good = isinstance(dtype, np.dtype) and isinstance(key, str) and isinstance(size, int) and size >= 0
+        if not good or views not in ([], [None]):
+            raise ValueError("a storage is not described as torch.save does")
+        if key not in self._storages:
+            array = self._read(key, dtype, size).view(dtype)
+            array.flags.writeable = False
+            self._storages[key] = _Storage(array)
+        found = self._storages[key]
+        if (found.array.dtype, found.array.size) != (dtype, size):
+            raise ValueError(f"storage {key!r:.80} is of two types or sizes")
+        return found
 
-    def _rebuild_tensor(self, storage: np.ndarray, offset: int, size: tuple, stride: tuple, *_) -> np.ndarray:
-        """A view of the storage; NumPy makes sure that it stays inside."""
-        item = storage.itemsize
-        return np.ndarray(size, storage.dtype, storage, offset * item, tuple(step * item for step in stride))
+    def _tensor(self, storage: _Storage, offset: int, size: tuple, stride: tuple, *_) -> np.ndarray:
+        """A view of a storage; NumPy makes sure that it stays inside."""
+        if not isinstance(storage, _Storage) or not len(size) == len(stride) <= DIMENSIONS:
+            raise ValueError("a tensor is not described as torch.save does")
+        array = storage.array
+        if not all(isinstance(each, int) for each in (*size, *stride)) or math.prod(size) > array.size:
+            raise ValueError("a tensor has strides by which it is larger than its storage")
+        strides = tuple(step * array.itemsize for step in stride)
+        tensor = np.ndarray(size, array.dtype, array, offset * array.itemsize, strides)
+        self._left -= tensor.nbytes
+        if self._left < 0:
+            raise ValueError("its tensors are together far larger than the file")
+        return tensor
 
-    def _rebuild_parameter(self, data: np.ndarray, *_) -> np.ndarray:
-        return data
+
+def _ordered_dict(pairs: list | None = None) -> OrderedDict:
+    """Of pairs, if Python 2 pickled it; they are moved, for a pickle may give one list many times."""
+    made = OrderedDict()
+    if pairs is not None:
+        for key, value in pairs:
+            set_item(made, key, value)
+        pairs.clear()
+    return made
