@@ -19,7 +19,7 @@ from flax import nnx
 from ssd_jax.build import Experiment, build
 from ssd_jax.config import Config
 from ssd_jax.data.sources import DataConfig
-from ssd_jax.errors import InputError
+from ssd_jax.errors import InputError, one_line
 from ssd_jax.files.torch_file import read_torch_file
 from ssd_jax.network.flexi_unet import FlexiUNet, FlexiUNetConfig
 from ssd_jax.process.config import ProcessConfig
@@ -55,6 +55,7 @@ ATTENTION = {"norm": "norm", "query_key_value": "qkv", "out": "proj_out"}
 # Our linear layers that are convolutions there, by their window.
 WINDOWS = {"skip_connection": (1, 1), "adapters_in": (1, 1), "adapters_out": (1, 1), "qkv": (1,), "proj_out": (1,)}
 
+DEEPEST = 32  # levels, or blocks of a level, beyond which no file holds a network
 SHOWN = 6  # names that an error lists of each kind
 
 
@@ -103,7 +104,9 @@ def config_from_reference(
     blocks_per_level = len(_numbers(state_dict, r"input_blocks\.(\d+)\.")) // levels  # the stem or descend, and ResBlocks
     first_blocks = [f"input_blocks.{level * blocks_per_level + 1}" for level in range(levels)]
     kernels = [f"{block}.0.in_layers.2.weight" for block in first_blocks]
-    if missing := [name for name in kernels if name not in state_dict or state_dict[name].ndim != 4]:
+    labels = state_dict.get("label_emb.weight", np.empty((0, 0)))
+    missing = [name for name in kernels if name not in state_dict or state_dict[name].ndim != 4]
+    if missing or labels.ndim != 2 or max(levels, blocks_per_level) > DEEPEST:
         raise InputError(
             f"the tensors are not those of a published Flexi-UNet: missing: {_some(missing)}; given: {_some(state_dict)}"
         )
@@ -124,7 +127,7 @@ def config_from_reference(
         num_res_blocks=blocks_per_level - 1,
         attention_levels=found,
         num_heads=num_heads,
-        num_classes=len(state_dict["label_emb.weight"]) if "label_emb.weight" in state_dict else 0,
+        num_classes=len(labels),
     )
 
 
@@ -215,15 +218,19 @@ def _check(state_dict: StateDict, shapes: dict[str, tuple[int, ...]], config: Fl
         )
 
 
+def _finite(tensor: np.ndarray) -> bool:
+    return tensor.dtype.kind in "biu" or bool(np.isfinite(tensor).all())
+
+
 def _some(names: Iterable[str]) -> str:
-    names = list(names)
+    names = [one_line(name, 99) for name in names]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return (", ".join(names[:SHOWN]) or "none") + more
 
 
-def _numbers(state_dict: StateDict, pattern: str) -> set[int]:
+def _numbers(state_dict: StateDict, pattern: str) -> set[str]:
     """The numbers that the group of `pattern` takes at the start of names."""
-    return {int(match[1]) for name in state_dict if (match := re.match(pattern, name))}
+    return {match[1] for name in state_dict if (match := re.match(pattern, name))}
 
 
 def settings_from_name(path: str | Path) -> dict[str, int]:
@@ -231,7 +238,9 @@ def settings_from_name(path: str | Path) -> dict[str, int]:
 
     E.g. 64, 4 and 1000000 for ssd_64res_celeba_4levels_ema_0.9999_1000000.pt; empty for other names.
     """
-    match = re.match(r"ssd_(?P<image_size>\d+)res_.*?(?P<num_levels>\d+)levels(?:.*_(?P<step>\d+)\.)?", Path(path).name)
+    match = re.match(
+        r"ssd_(?P<image_size>\d{1,5})res_.*?_(?P<num_levels>\d{1,2})levels(?:.*_(?P<step>\d{1,9})\.)?", Path(path).name
+    )
     return {name: int(number) for name, number in match.groupdict().items() if number} if match else {}
 
 
@@ -286,12 +295,14 @@ def _weights(path: str | Path) -> tuple[dict[str, np.ndarray], int]:
     contents = read_torch_file(path)
     state_dict = contents["model"] if isinstance(contents.get("model"), dict) else contents
     step = contents.get("step", settings_from_name(path).get("step", 0))
-    others = [str(k) for k, v in state_dict.items() if not (isinstance(k, str) and isinstance(v, np.ndarray))]
-    if others or not isinstance(step, int) or step < 0:
+    others = [str(k)[:99] for k, v in state_dict.items() if not (isinstance(k, str) and isinstance(v, np.ndarray))]
+    if others or not isinstance(step, int) or not 0 <= step < 2**31:
         raise InputError(
-            f"{str(path)!r} must hold tensors by name, or these as 'model' beside an integer 'step' >= 0, but step is "
-            f"{step!r} and these are no tensors: {_some(others)}"
+            f"{str(path)!r} must hold tensors by name, or these as 'model' beside an integer 'step', 0 <= step < 2^31, but "
+            f"step is {step if isinstance(step, int) else type(step).__name__} and these are no tensors: {_some(others)}"
         )
+    if broken := [name for name, tensor in state_dict.items() if not _finite(tensor)]:
+        raise InputError(f"{str(path)!r} holds tensors that are not finite numbers: {_some(broken)}; choose another")
     return state_dict, step
 
 

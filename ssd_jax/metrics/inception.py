@@ -16,7 +16,8 @@ from jax.lax import Precision
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, UInt8
 
-from ssd_jax.errors import InputError
+from ssd_jax.errors import InputError, one_line
+from ssd_jax.files.npz import read_npz
 from ssd_jax.files.paths import cache_folder, write_atomically
 from ssd_jax.files.torch_file import read_torch_file
 from ssd_jax.metrics.features import FeatureSet
@@ -203,15 +204,20 @@ def inception_features(weights_path: str | Path | None = None) -> FeatureSet:
     """
     path = Path(weights_path or default_weights_path())
     try:
-        with np.load(path) as weights:
-            parameters = jax.tree.map_with_path(
-                lambda where, leaf: jnp.asarray(weights[_name(where)].reshape(leaf.shape)), _abstract()[1]
-            )
+        weights, abstract = read_npz(path), _abstract()[1]
+        parameters = jax.tree.map_with_path(lambda where, leaf: _parameter(weights[_name(where)], leaf.shape), abstract)
     except FileNotFoundError as error:
         raise InputError(f"Inception-v3 has no weights at {str(path)!r}; {SOURCE}") from error
     except Exception as error:  # a file that is not the right .npz raises almost anything
         raise InputError(f"{str(path)!r} does not hold the weights of Inception-v3; {SOURCE}") from error
     return FeatureSet(NAME, Partial(_run, parameters))
+
+
+def _parameter(weight: np.ndarray, shape: tuple[int, ...]) -> jax.Array:
+    """Raises ValueError unless the weights are finite float32 numbers of this shape."""
+    if weight.shape != shape or weight.dtype != np.float32 or not np.isfinite(weight).all():
+        raise ValueError("weights of another network")
+    return jnp.asarray(weight)
 
 
 def _run(parameters: dict, images: UInt8[Array, "n h w 3"]) -> dict[str, Float[Array, "n _"]]:
@@ -248,13 +254,15 @@ def import_weights(source: str | Path, path: str | Path) -> None:
     leaves, _ = jax.tree.flatten_with_path(_abstract()[1])
     kernels = {_name(where): leaf.shape for where, leaf in leaves if _name(where).endswith(".kernel")}
     _check(tensors, kernels, source)
-    weights = {"logits.kernel": tensors["fc.weight"].T}
+    weights = {"logits.kernel": tensors["fc.weight"].T.astype(np.float32)}
     for kernel in kernels.keys() - weights.keys():
         layer = kernel.removesuffix(".kernel")
         window, weight, bias, mean, variance = (tensors[f"{layer}.{name}"].astype(np.float64) for name in TENSORS)
         scale = weight / np.sqrt(variance + EPSILON)
         weights[kernel] = (window.transpose(2, 3, 1, 0) * scale).astype(np.float32)
         weights[f"{layer}.bias"] = (bias - mean * scale).astype(np.float32)
+    if not all(np.isfinite(weight).all() for weight in weights.values()):
+        raise InputError(f"{str(source)!r} holds weights that are not finite; {SOURCE}")
     write_atomically(Path(path), lambda file: np.savez(file, allow_pickle=False, **weights))
 
 
@@ -266,8 +274,9 @@ def _check(tensors: Mapping[str, Any], kernels: Mapping[str, tuple[int, ...]], s
         layer = kernel.removesuffix(".kernel")
         shapes |= {f"{layer}.{name}": (channels_out,) for name in TENSORS[1:]}
         shapes[f"{layer}.{TENSORS[0]}"] = (channels_out, channels_in, height, width)
-    found = {name: np.shape(tensor) for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
+    named = {str(name): tensor for name, tensor in tensors.items() if not str(name).endswith("num_batches_tracked")}
+    found = {name: tensor.shape if isinstance(tensor, np.ndarray) else "no tensor" for name, tensor in named.items()}
     if found != shapes:
         wrong = sorted(name for name in found.keys() | shapes.keys() if found.get(name) != shapes.get(name))
-        first = f"{wrong[0]} is {found.get(wrong[0], 'missing')} instead of {shapes.get(wrong[0], 'absent')}"
+        first = f"{one_line(wrong[0])} is {found.get(wrong[0], 'missing')} instead of {shapes.get(wrong[0], 'absent')}"
         raise InputError(f"{str(source)!r} holds another network, {len(wrong)} tensors differ ({first}); {SOURCE}")

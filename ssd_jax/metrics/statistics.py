@@ -3,7 +3,6 @@
 import hashlib
 import re
 import warnings
-import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,9 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, UInt8
 
-from ssd_jax.errors import InputError
+from ssd_jax.errors import InputError, one_line
 from ssd_jax.files.channels import WHITE, Colour, shown
+from ssd_jax.files.npz import read_npz
 from ssd_jax.files.paths import cache_folder, write_atomically
 from ssd_jax.metrics.features import FeatureSet
 from ssd_jax.sharding import data_mesh, replicated, split_along_batch
@@ -211,32 +211,54 @@ def _load(
 ) -> tuple[Statistics, dict[str, np.ndarray]]:
     """Statistics and kept features."""
     try:
-        with np.load(path) as file:
-            arrays = {name: file[name] for name in file.files if name not in ("arr_0", "arr_1")}  # ADM's images, labels
+        arrays = read_npz(path, without=("arr_0", "arr_1"))  # ADM's images and labels
     except OSError as error:
         raise InputError(f"statistics {str(path)!r} cannot be read: {error.strerror or error}") from error
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{str(path)!r} is damaged or no .npz file; measure the statistics again") from error
     if not {"mu", "sigma"} <= set(arrays):
-        raise InputError(f"{str(path)!r} holds {', '.join(arrays) or 'nothing'}, but statistics must hold mu and sigma")
-    found = str(arrays.get("feature_set", FOREIGN))
-    found_shape = tuple(np.broadcast_to(arrays["image_size"], 2).tolist()) if "image_size" in arrays else None
-    if feature_set not in (None, found):
+        names = one_line(", ".join(arrays)) or "nothing"
+        raise InputError(f"{str(path)!r} holds {names}, but statistics must hold mu and sigma; measure them again")
+    try:
+        statistics, features = _statistics(arrays), _kept(arrays)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{str(path)!r} holds no statistics ({one_line(error)}); measure them again") from error
+    if feature_set not in (None, statistics.feature_set):
         raise InputError(
-            f"{str(path)!r} holds statistics of {found!r} features, not of {feature_set!r}; measure them again"
+            f"{str(path)!r} holds statistics of {statistics.feature_set!r} features, not of {feature_set!r}; "
+            "measure them again"
         )
-    if found_shape is not None and shape is not None and found_shape != shape:
+    if statistics.shape is not None and shape is not None and statistics.shape != shape:
         raise InputError(
-            f"{str(path)!r} holds statistics of {_pixels(found_shape)} images, not of {_pixels(shape)}; measure them again"
+            f"{str(path)!r} holds statistics of {_pixels(statistics.shape)} images, not of {_pixels(shape)}; "
+            "measure them again"
         )
+    return statistics, features
+
+
+def _statistics(arrays: dict[str, np.ndarray]) -> Statistics:
+    """What the arrays of a file say. Raises ValueError, TypeError or KeyError if that cannot be."""
+    shape = tuple(np.broadcast_to(arrays["image_size"], 2).tolist()) if "image_size" in arrays else None
     count = int(arrays["count"]) if "count" in arrays else None
-    moments = {
-        name: Moments(count, *(arrays[f"{key}{suffix}"].astype(np.float64) for key in ("mu", "sigma")))
-        for name, suffix in SUFFIXES.items()
-        if f"mu{suffix}" in arrays
-    }
+    if not all(isinstance(side, int) and side > 0 for side in shape or ()) or (count is not None and count < 2):
+        raise ValueError(f"they are of {count} images of {shape} pixels")
+    moments = {}
+    for name, suffix in SUFFIXES.items():
+        if f"mu{suffix}" in arrays:
+            mean, covariance = arrays[f"mu{suffix}"], arrays[f"sigma{suffix}"]
+            if mean.ndim != 1 or not mean.size or covariance.shape != mean.shape * 2:
+                raise ValueError(f"mu{suffix} is {mean.shape} and sigma{suffix} {covariance.shape}, not [d] and [d, d]")
+            numbers = {mean.dtype.char, covariance.dtype.char} <= {"f", "d"}
+            if not numbers or not np.isfinite(mean).all() or not np.isfinite(covariance).all():
+                raise ValueError(f"mu{suffix} and sigma{suffix} must be finite numbers of 32 or 64 bits")
+            moments[name] = Moments(count, mean.astype(np.float64), covariance.astype(np.float64))
+    return Statistics(one_line(arrays.get("feature_set", FOREIGN)), shape, moments)
+
+
+def _kept(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The features that a file of the cache keeps. Raises ValueError if they are none."""
     features = {name: arrays[f"kept_{name}"] for name in KEPT if f"kept_{name}" in arrays}
-    return Statistics(found, found_shape, moments), features
+    if any(each.ndim != 2 or each.dtype != np.float32 for each in features.values()):
+        raise ValueError("its features are not float32 [n, d]")
+    return features
 
 
 def cached_measure(
@@ -263,7 +285,10 @@ def cached_measure(
     readable, size = re.sub(r"[^\w.-]+", "_", data)[-40:], _pixels(shape).replace(" ", "")
     path = cache_folder() / "statistics" / f"{readable}-{digest}-{feature_set.name}-{size}-{keep}.npz"
     if path.exists():
-        return Measured(*_load(path, feature_set.name, shape))
+        try:
+            return Measured(*_load(path, feature_set.name, shape))
+        except InputError as error:
+            warnings.warn(f"{error}: this is done now", stacklevel=2)
     measured = measure(feature_set, batches, keep, background)
     if measured.statistics.shape != shape:
         found = _pixels(measured.statistics.shape or ())

@@ -309,3 +309,24 @@ def test_bad_input_is_one_line(arguments, message, tmp_path):
     result = launch("launch.import_reference", *arguments, f"--workdir={tmp_path}/run")
     assert result.returncode == 2 and result.stderr.startswith("error: ") and message in result.stderr, result.stderr
     assert len(result.stderr.splitlines()) == 1 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ({"label_emb.weight": np.zeros(())}, "are not those of a published Flexi-UNet"),
+        ({f"input_blocks.{i}.x": np.zeros(1) for i in range(300)}, "are not those of a published Flexi-UNet"),
+        ({f"input_blocks.{'9' * 5000}.0.op.": np.zeros(1)}, "are not those of a published Flexi-UNet"),
+        ({"stem\n\x1b[31m" + "x" * 1000: np.zeros(1)}, "unknown: stem"),
+        ({"input_blocks.0.0.bias": np.full(32, np.nan, np.float32)}, "not finite numbers: input_blocks.0.0.bias;"),
+        ({"step": [[]] * 3}, "step is list and"),
+        ({"step": 2**40}, "step is 1099511627776 and"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_hostile_checkpoints_are_refused_in_one_line(contents, message, tmp_path):
+    step = {"step": contents.pop("step")} if "step" in contents else {}
+    path = torch_save({"model": state_dict(PLAIN) | contents, **step}, tmp_path / "model.pt")
+    with pytest.raises(InputError, match=message) as refused:
+        import_checkpoint(path, tmp_path / "run", PUBLISHED)
+    assert str(refused.value).isprintable() and len(str(refused.value)) < 700 and not (tmp_path / "run").exists()

@@ -179,6 +179,47 @@ def test_statistics_of_something_else_are_refused(tmp_path):
         load_statistics(tmp_path / "missing.npz", "colours", (4, 4))
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sigma": np.eye(3)[:2]},
+        {"mu": np.zeros((3, 1))},
+        {"mu": np.array([0, np.nan, 0])},
+        {"sigma": np.full((3, 3), np.inf)},
+        {"sigma": np.eye(3, dtype=np.float16)},
+        {"mu_s": np.zeros(2)},
+        {"count": np.array([2, 3])},
+        {"count": np.array(-5)},
+        {"image_size": np.array([1, 2, 3])},
+        {"image_size": np.array("large")},
+    ],
+    ids=str,
+)
+def test_statistics_that_cannot_be_are_refused(wrong, tmp_path):
+    good = {"mu": np.zeros(3), "sigma": np.eye(3), "count": np.array(9), "image_size": np.array(4)}
+    np.savez(tmp_path / "statistics.npz", allow_pickle=False, **good)
+    assert load_statistics(tmp_path / "statistics.npz").moments["pool"].count == 9
+    np.savez(tmp_path / "statistics.npz", allow_pickle=False, **good | wrong)
+    with pytest.raises(InputError, match="holds no statistics .*; measure them again") as refused:
+        load_statistics(tmp_path / "statistics.npz")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_damaged_cache_is_measured_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def measured():
+        return cached_measure(COLOURS, batches(numbered(40), 20), data="some", shape=(4, 4), keep=10)
+
+    first = measured()
+    (file,) = (tmp_path / "ssd_jax" / "statistics").iterdir()
+    file.write_bytes(file.read_bytes()[:900])
+    with pytest.warns(UserWarning, match="is damaged or no .npz file"):
+        again = measured()
+    np.testing.assert_array_equal(again.features["pool"], first.features["pool"])
+    np.testing.assert_array_equal(measured().features["pool"], first.features["pool"])  # without a warning
+
+
 def test_a_data_set_is_measured_once(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     read = []
