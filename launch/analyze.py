@@ -8,7 +8,6 @@ it also writes analysis.json and analysis.png.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from ssd_jax.analysis.cost import PathCost, PlanCost, plan_cost
 from ssd_jax.analysis.error import GaussianError, StageInformation, gaussian_error, stage_information
 from ssd_jax.config import Config, ProcessConfig
 from ssd_jax.data import image_batches, make_source
+from ssd_jax.files.json_file import write_json
 from ssd_jax.files.paths import write_atomically
 from ssd_jax.process.config import make_process
 from ssd_jax.process.process import ScaleSpaceProcess
@@ -34,7 +34,7 @@ from ssd_jax.process.spectrum import (
 from ssd_jax.sampling.plan import Plan, plan_steps
 from ssd_jax.sampling.solvers import SOLVERS
 
-from .common import report
+from .common import folders, report
 from .common.command import run
 from .common.config_flag import define_config, read_config
 from .common.figures import Figure
@@ -61,6 +61,8 @@ class Analysis:
 
 def main() -> None:
     config = read_config()
+    if OUT.value is not None:
+        folders.check_output(Path(OUT.value))
     shape = config.process.shape
     spectrum = natural_spectrum(shape, slope=SLOPE.value) if SPECTRUM.value == "natural" else _measure(config)
     process = make_process(config.process)
@@ -85,8 +87,7 @@ def main() -> None:
         "one_level": {"error": baseline.as_dict()},
         "advised": {"config": dataclasses.asdict(advised), **_as_dict(better)},
     }
-    text = json.dumps(results, indent=1).replace("-Infinity", "null") + "\n"  # the log-SNR of pure noise
-    write_atomically(Path(OUT.value, "analysis.json"), lambda file: file.write(text.encode()))
+    write_json(Path(OUT.value, "analysis.json"), results)  # the log-SNR of pure noise is null
     figure = _figure(process, whole, spectrum, {"this process": found.error, "one level": baseline})
     write_atomically(Path(OUT.value, "analysis.png"), lambda file: figure.savefig(file, format="png", dpi=120))
     print(f"\n{OUT.value}/analysis.json, {OUT.value}/analysis.png")

@@ -2,30 +2,37 @@
 
 python -m launch.evaluate --workdir runs/x --num 50000 --solver dpmpp_2m --num_steps 30
 python -m launch.evaluate --workdir runs/x --num 50000 --reference imagenet-stats.npz --samples samples/x
-python -m launch.evaluate --samples FOLDER --reference FOLDER_OR_STATISTICS_OR_DATA_SET
+python -m launch.evaluate --samples FOLDER_OR_NPZ --reference FOLDER_OR_NPZ_OR_DATA_SET
 
 Prints a table and appends to evaluations.jsonl, in the workdir (or the folder of samples), all that it takes to repeat it.
 Drawing goes on where it stopped. The reference is the run's training data by default; else a file of statistics (of this
-command, pytorch-fid or ADM), a folder of images as they are, "openmoji", or a data set of TFDS prepared as array_record.
+command, pytorch-fid or ADM), images as they are (a folder, or an .npz with arr_0, as ADM's sample batches, or images, as
+`launch.sample`'s), "openmoji", or a data set of TFDS prepared as array_record. What cannot be compared is refused before
+anything is drawn; metrics that need more images than there are, are left out.
 Metrics of Inception-v3 (FID, sFID, KID, Inception Score, precision, recall) need its weights: `launch.import_inception`.
 """
 
+import fcntl
 import hashlib
-import json
-from dataclasses import asdict
+import os
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import jax
+import numpy as np
 from absl import flags
+from jax.tree_util import Partial
 
 import ssd_jax
 from ssd_jax.config import config_json
-from ssd_jax.data.folder import fingerprint
-from ssd_jax.data.sources import DataConfig, make_source
+from ssd_jax.data.sources import DataConfig, check_classes, make_source
 from ssd_jax.errors import InputError
-from ssd_jax.files import images
-from ssd_jax.files.channels import WHITE
-from ssd_jax.files.paths import write_atomically
+from ssd_jax.files.channels import WHITE, Colour
+from ssd_jax.files.json_file import json_text
+from ssd_jax.files.npz import stored_arrays
 from ssd_jax.metrics import (
     FeatureSet,
     Measured,
@@ -33,20 +40,29 @@ from ssd_jax.metrics import (
     data_reference,
     evaluate,
     inception_features,
+    left_out,
     load_statistics,
     low_pass_pixels,
     measure_reference,
     random_convolutions,
 )
+from ssd_jax.metrics.evaluation import Batches
+from ssd_jax.metrics.inception import NAME as INCEPTION
 
 from .common import folders, report, sampler_flags
 from .common.command import provenance, run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run; without it the images of --samples are measured.")
-SAMPLES = flags.DEFINE_string("samples", None, "Folder of the images; in the workdir by default.")
+SAMPLES = flags.DEFINE_string(
+    "samples", None, "Folder of the images, in the workdir by default; without --workdir also an .npz file of them."
+)
 NUM = flags.DEFINE_integer("num", 10_000, "Images to draw.", lower_bound=2)
-REFERENCE = flags.DEFINE_string("reference", None, "Statistics (.npz), folder or data set; the training data by default.")
+REFERENCE = flags.DEFINE_string(
+    "reference", None, "Statistics or images (.npz), folder or data set; the training data by default."
+)
 
+RECORDS = "evaluations.jsonl"
+DATA_SET = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:[\d.*]+)?")  # what a name of TFDS looks like
 COLUMNS = {
     "frechet": "Frechet",
     "frechet_relative": "relative",
@@ -62,41 +78,78 @@ COLUMNS = {
 
 def main() -> None:
     if WORKDIR.value is None and SAMPLES.value is None:
-        raise InputError("give --workdir, a run to draw with, or --samples, a folder of images")
+        raise InputError("give --workdir, a run to draw with, or --samples, a folder of images or an .npz file of them")
     if WORKDIR.value is None and REFERENCE.value is None:
         raise InputError("--reference is missing: without --workdir there is no training data to compare with")
+    # All that can be refused is refused here, before anything is measured or drawn.
     trained = None if WORKDIR.value is None else ssd_jax.load(WORKDIR.value)
-    if trained is None:
-        paths = folders.image_files(Path(str(SAMPLES.value)))
-        record = {"samples": str(Path(str(SAMPLES.value)).resolve())}
-    else:
-        if REFERENCE.value is None:
-            make_source(trained.config.data, trained.process.shape)  # what cannot be read fails before anything is drawn
-        paths, record = _draw(trained)
-    shape = images.read_image(paths[0]).shape[:2]
+    ours = _given(Path(str(SAMPLES.value))) if trained is None else _drawn(trained)
     feature_sets = available_feature_sets()
-    reference, name = _reference(trained, feature_sets, shape)
+    theirs = open_reference(REFERENCE.value, trained, feature_sets, ours.shape)
+    for what, count in (("--samples", ours.count), ("--reference", theirs.count)):
+        if count is not None and count < 2:
+            raise InputError(f"{what} holds {count} image, but two or more are needed to compare")
+    _say_what_is_left_out(ours.count, theirs.count, feature_sets)
+    reference = theirs.measure(WHITE if trained is None else trained.config.data.background)
+    batches, record = ours.draw()
     feature_sets = [each for each in feature_sets if each.name in reference.measured]
-    results = evaluate(feature_sets, lambda: folders.read_batches(paths), reference)
+    results = evaluate(feature_sets, batches, reference)
     print(tables(results))
-    record |= {"num": len(paths), "reference": name, **provenance(), "results": results}
-    append(Path(WORKDIR.value or str(SAMPLES.value)) / "evaluations.jsonl", record)
+    record |= {"num": ours.count, "reference": theirs.name, **provenance(), "results": results}
+    folder = Path(WORKDIR.value or str(SAMPLES.value))
+    append(folder / RECORDS if folder.is_dir() else folder.with_name(RECORDS), record)
 
 
-def _draw(trained: ssd_jax.Trained) -> tuple[list[Path], dict]:
-    """The images that the flags ask for, and what they are."""
+def _say_what_is_left_out(generated: int, real: int | None, feature_sets: list[FeatureSet]) -> None:
+    missing = left_out(generated, real)
+    if all(each.name != INCEPTION for each in feature_sets):
+        missing.pop("inception_score", None)
+    if missing:
+        needs = ", ".join(f"{name} needs {needed}" for name, needed in missing.items())
+        print(f"Left out, with {generated} images and {'any' if real is None else real} to compare them with: {needs}.")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The images to measure.
+
+    Attributes:
+        count, shape: how many there will be, and (h, w) of them.
+        draw: gives them, and a record of what they are; slow if they are still to be drawn.
+    """
+
+    count: int
+    shape: tuple[int, ...]
+    draw: Callable[[], tuple[Batches, dict]]
+
+
+def _given(path: Path) -> Samples:
+    """Images that lie there."""
+    images = folders.open_images(path)
+    return Samples(images.count, images.shape, lambda: (images.batches, {"samples": images.name}))
+
+
+def _drawn(trained: ssd_jax.Trained) -> Samples:
+    """The images that the flags ask for; claims their folder."""
     sampler_flags.interval()
     trained.labels(sampler_flags.label(), 1)
     plan, denoise = sampler_flags.plan(trained), sampler_flags.denoiser(trained)
-    record = sampler_flags.record(trained, str(WORKDIR.value))
-    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
+    record, num = sampler_flags.record(trained), NUM.value
+    digest = hashlib.sha256(json_text(record).encode()).hexdigest()[:8]
     out = Path(SAMPLES.value or Path(str(WORKDIR.value), "samples", f"evaluation-{digest}"))
+    folders.check_output(Path(str(WORKDIR.value)))  # where the numbers go
+
+    def draw() -> tuple[Batches, dict]:
+        print(f"drawn by {record['solver']}, {plan.calls} calls, guidance {record['guidance']:g}: {out}")
+        one_batch = partial(sampler_flags.draw, trained, denoise, plan)
+        paths = folders.fill(out, num, sampler_flags.BATCH.value, trained.encoding, plan.calls, one_batch)
+        config = config_json(trained.config)
+        digests = {"parameters": "ema", "config_sha256": hashlib.sha256(config.encode()).hexdigest()}
+        return partial(folders.read_batches, paths), record | digests
+
     folders.claim(out, record)
-    print(f"drawn by {record['solver']}, {plan.calls} calls, guidance {record['guidance']:g}: {out}")
-    draw = partial(sampler_flags.draw, trained, denoise, plan)
-    paths = folders.fill(out, NUM.value, sampler_flags.BATCH.value, trained.encoding, plan.calls, draw)
-    config = config_json(trained.config)
-    return paths, record | {"parameters": "ema", "config_sha256": hashlib.sha256(config.encode()).hexdigest()}
+    folders.check_sizes(out, num, trained.encoding)
+    return Samples(num, trained.process.shape, draw)
 
 
 def available_feature_sets() -> list[FeatureSet]:
@@ -109,33 +162,79 @@ def available_feature_sets() -> list[FeatureSet]:
         return found
 
 
-def _reference(
-    trained: ssd_jax.Trained | None, feature_sets: list[FeatureSet], shape: tuple[int, ...]
-) -> tuple[Reference, str]:
-    """What to compare with, and its name."""
-    given = REFERENCE.value
-    if given is not None and given.endswith(".npz"):
-        return _statistics_file(given, feature_sets, shape), given
-    if given is not None and Path(given).is_dir():
-        paths = folders.image_files(Path(given))
-        batches = partial(folders.read_batches, paths)
-        background = WHITE if trained is None else trained.config.data.background
-        name = f"{given} {fingerprint(given)}"
-        return measure_reference(feature_sets, batches, data=name, shape=shape, background=background), given
+@dataclass(frozen=True)
+class Real:
+    """A reference that can be read, and is of the right size.
+
+    Attributes:
+        name: of it.
+        count: its images; None if that does not matter.
+        measure: from a background to the reference; slow.
+    """
+
+    name: str
+    count: int | None
+    measure: Callable[[Colour], Reference]
+
+
+def open_reference(
+    given: str | None, trained: ssd_jax.Trained | None, feature_sets: list[FeatureSet], shape: tuple[int, ...]
+) -> Real:
+    """What to compare with.
+
+    Args:
+        given: a file of statistics or images, a folder, or the name of a data set; the training data if None.
+        trained: the run that draws, if one does.
+        feature_sets: to measure.
+        shape: (h, w) of the images that are compared.
+
+    Raises:
+        InputError: if it is none of these, or cannot be compared with images of `shape`.
+    """
     if given is None:
         assert trained is not None
-        config = trained.config.data
-    else:
-        config = DataConfig() if given == "openmoji" else DataConfig(source="tfds", tfds_name=given)
-    return data_reference(config, feature_sets, shape), json.dumps(asdict(config))
+        return _data_set(trained.config.data, feature_sets, shape, trained.config.model.num_classes)
+    path = Path(given)
+    if path.is_file() and {"mu", "sigma"} <= set(stored_arrays(path)):
+        reference = _statistics_file(given, feature_sets, shape)
+        return Real(given, None, lambda _: reference)
+    if path.exists():
+        images = folders.open_images(path, shape)
+        measure = partial(measure_reference, feature_sets, images.batches, data=images.name, shape=shape)
+        return Real(given, images.count, lambda background: measure(background=background))
+    if given == "openmoji":
+        return _data_set(DataConfig(), feature_sets, shape)
+    missing = f"--reference {given!r} is no file and no folder"
+    if not DATA_SET.fullmatch(given):
+        raise InputError(f"{missing}; give one that exists, openmoji, or the name of a data set of TFDS")
+    try:
+        return _data_set(DataConfig(source="tfds", tfds_name=given), feature_sets, shape)
+    except InputError as error:
+        raise InputError(f"{missing}, and taken for a data set: {error}") from error
+
+
+def _data_set(config: DataConfig, feature_sets: list[FeatureSet], shape: tuple[int, ...], num_classes: int = 0) -> Real:
+    source = make_source(config, shape)
+    check_classes(source, num_classes)
+    return Real(json_text(asdict(config)), len(source), lambda _: data_reference(config, feature_sets, shape, source))
 
 
 def _statistics_file(path: str, feature_sets: list[FeatureSet], shape: tuple[int, ...]) -> Reference:
     """Raises InputError unless the file holds statistics of one of the feature sets, for images of `shape`."""
     found = load_statistics(path, shape=shape)
-    if found.feature_set not in [each.name for each in feature_sets]:
+    feature_set = next((each for each in feature_sets if each.name == found.feature_set), None)
+    if feature_set is None:
         names = ", ".join(each.name for each in feature_sets)
         raise InputError(f"{path!r} holds statistics of {found.feature_set!r} features, but there are only {names} here")
+    image = jax.ShapeDtypeStruct((1, *shape, 3), np.uint8)
+    features = jax.eval_shape(lambda function, images: function(images), Partial(feature_set.function), image)
+    for name, of in found.moments.items():
+        needed = features[name].shape[1] if name in features else 0
+        if len(of.mean) != needed:
+            raise InputError(
+                f"{path!r} holds statistics of {len(of.mean)} {name!r} features, but {found.feature_set} has {needed} of "
+                f"images of {shape[0]}x{shape[1]} pixels; measure them again"
+            )
     return Reference({found.feature_set: Measured(found, {})})
 
 
@@ -153,9 +252,21 @@ def tables(results: dict[str, dict[str, float]]) -> str:
 
 
 def append(path: Path, record: dict) -> None:
-    """Adds a line of JSON to a file, which is whole at any time."""
-    before = path.read_bytes() if path.exists() else b""
-    write_atomically(path, lambda file: file.write(before + json.dumps(record).encode() + b"\n"))
+    """Adds a line of JSON to a file, whole or not at all, also where others add theirs."""
+    line = json_text(record).encode() + b"\n"
+    with open(path, "ab+", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 1, 0))
+        cut_off = file.read(1) not in (b"", b"\n")  # by a version that did not take care
+        try:
+            written = file.write(b"\n" * cut_off + line)
+        except OSError:
+            written = 0
+            raise
+        finally:
+            if written < cut_off + len(line):
+                file.truncate(end)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def main() -> None:
     trained = ssd_jax.load(WORKDIR.value)
     trained.labels(label, 1)
     plan, denoise = sampler_flags.plan(trained), sampler_flags.denoiser(trained)
-    folders.claim(out, sampler_flags.record(trained, WORKDIR.value))
+    folders.claim(out, sampler_flags.record(trained))
     encoding, background = trained.encoding, trained.config.data.background
     draw = partial(sampler_flags.draw, trained, denoise, plan)
     paths = folders.fill(out, num, sampler_flags.BATCH.value, encoding, plan.calls, draw)

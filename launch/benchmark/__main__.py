@@ -14,7 +14,6 @@ configs/benchmark64.py, for a CPU; any other does as well.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,8 +23,10 @@ from absl import flags
 from tqdm import tqdm
 
 from ssd_jax.config import Config
+from ssd_jax.files.json_file import write_json
 from ssd_jax.files.paths import write_atomically
 
+from ..common import folders
 from ..common.command import provenance, run
 from ..common.config_flag import define_config, read_config
 from ..common.figures import Axes, Figure
@@ -43,7 +44,8 @@ REFERENCE_CODE = flags.DEFINE_string("reference-code", None, "A checkout of the 
 
 
 def main() -> None:
-    config = read_config()
+    config, out = read_config(), Path(OUT.value)
+    folders.check_output(out)
     jax.config.update("jax_enable_compilation_cache", False)  # or compile times would be those of reading files
     place, tables = provenance(), {}
     for part in tqdm(parts(config, REPEATS.value, REFERENCE_CODE.value), "benchmark", unit="part"):
@@ -54,8 +56,7 @@ def main() -> None:
     results = {"machine": place, "repeats": REPEATS.value, "config": dataclasses.asdict(config), "tables": as_dicts}
     text = f"# Benchmark\n\n{', '.join(f'{name} {value}' for name, value in place.items())}\n\n{as_text(tables)}"
     figure = draw(tables)
-    out = Path(OUT.value)
-    write_atomically(out / "benchmark.json", lambda file: file.write((json.dumps(results, indent=1) + "\n").encode()))
+    write_json(out / "benchmark.json", results)
     write_atomically(out / "benchmark.md", lambda file: file.write(text.encode()))
     write_atomically(out / "benchmark.png", lambda file: figure.savefig(file, format="png", dpi=120))
     print(f"{out}/benchmark.md, {out}/benchmark.json, {out}/benchmark.png")

@@ -1,7 +1,10 @@
 """Folders of images: claimed for what they will hold, filled without drawing anything twice, read in batches."""
 
-import json
+import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -9,36 +12,57 @@ import numpy as np
 from tqdm import tqdm
 
 import ssd_jax
+from ssd_jax.config import as_dict
 from ssd_jax.data.encoding import Encoding
-from ssd_jax.data.folder import SUFFIXES
-from ssd_jax.errors import InputError
+from ssd_jax.data.folder import SUFFIXES, fingerprint
+from ssd_jax.data.sources import CHANNELS
+from ssd_jax.errors import InputError, one_line
 from ssd_jax.files import images
-from ssd_jax.files.paths import write_atomically
+from ssd_jax.files.json_file import json_text, parse_json, read_json, write_json
+from ssd_jax.files.npz import stored_arrays
 from ssd_jax.sampling.sampler import with_progress
 
 READ_AT_A_TIME = 64  # images
+
+
+def check_output(folder: Path) -> None:
+    """Raises InputError unless `folder` is one that can be written to, or can be made; makes nothing."""
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{str(folder)!r} cannot be written to: {str(there)!r} is no folder, or not yours; choose another")
+
+
+def origin(trained: ssd_jax.Trained) -> dict:
+    """Which model it is, wherever its workdir lies: by its config, its step and a digest of its weights."""
+    config = as_dict(trained.config)
+    defining = {section: config[section] for section in ("model", "process", "denoiser")}
+    text = json_text(defining | {"channels": trained.encoding.channels, "background": config["data"]["background"]})
+    return {"model": hashlib.sha256(text.encode()).hexdigest()[:16], "step": trained.step, "weights": trained.digest}
 
 
 def claim(out: Path, record: dict) -> None:
     """Makes `out` the folder of the images that `record` describes: samples.json is written first.
 
     Raises:
-        InputError: if `out` holds anything else.
+        InputError: if `out` holds anything else, or cannot be written to.
     """
-    file, record = out / "samples.json", json.loads(json.dumps(record))
+    file, record = out / "samples.json", parse_json(json_text(record))
+    check_output(out)
     if not file.exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and any(out.iterdir()):
             raise InputError(f"{str(out)!r} is not an empty folder; choose another, nothing is overwritten")
-        write_atomically(file, lambda stream: stream.write(json.dumps(record, indent=2).encode()))
-    try:
-        found = dict(json.loads(file.read_text()))
-    except ValueError as error:
-        raise InputError(f"{file} cannot be read; choose another folder, nothing is overwritten") from error
+        write_json(file, record)
+    found = read_json(file)
+    if not isinstance(found, dict) or "workdir" in found:
+        raise InputError(
+            f"{str(out)!r} was begun by an older version, whose samples.json does not say which weights drew; choose "
+            "another folder, nothing is overwritten"
+        )
     if found != record:
         name = next(name for name in {**record, **found} if found.get(name) != record.get(name))
         raise InputError(
-            f"{str(out)!r} holds other images: their {name} is {found.get(name)!r}, not {record.get(name)!r}; "
-            "choose another folder, nothing is overwritten"
+            f"{str(out)!r} holds other images: their {name} is {one_line(repr(found.get(name)), 80)}, not "
+            f"{record.get(name)!r}; choose another folder, nothing is overwritten"
         )
 
 
@@ -63,7 +87,8 @@ def fill(
     Returns:
         All files in order.
     """
-    paths, shape = [out / f"{index:06d}.png" for index in range(num)], (*encoding.shape, encoding.channels)
+    paths, shape = [_path(out, index) for index in range(num)], (*encoding.shape, encoding.channels)
+    check_sizes(out, num, encoding)
     missing = {index for index, path in enumerate(paths) if not images.is_whole(path, shape)}
     devices = jax.local_device_count()
     batch = -(-min(batch, num) // devices) * devices
@@ -75,6 +100,17 @@ def fill(
             for index in missing.intersection(range(first, first + batch)):
                 images.write_png(paths[index], pictures[index - first])
     return paths
+
+
+def check_sizes(out: Path, num: int, encoding: Encoding) -> None:
+    """Raises InputError if one of the images 0 .. num - 1 in `out` is of another size than those that are to be drawn."""
+    for path in (_path(out, index) for index in range(num)):
+        if (size := _size_if_any(path)) is not None:
+            _check_size(path, size, encoding.shape, "the images drawn are")
+
+
+def _path(out: Path, index: int) -> Path:
+    return out / f"{index:06d}.png"
 
 
 def batches_of(missing: Iterable[int], batch: int) -> list[int]:
@@ -96,11 +132,81 @@ def image_files(folder: Path) -> list[Path]:
 
 def read_batches(paths: list[Path]) -> Iterator[np.ndarray]:
     """The images of files as they are, uint8 RGB and alpha [batch, h, w, 4]. Raises InputError if their sizes differ."""
-    first = images.read_image(paths[0], channels=4).shape
+    first = images.read_image(paths[0], channels=4).shape[:2]
     for start in range(0, len(paths), READ_AT_A_TIME):
         batch = {path: images.read_image(path, channels=4) for path in paths[start : start + READ_AT_A_TIME]}
         for path, image in batch.items():
-            if image.shape != first:
-                sizes = " and ".join(f"{shape[1]}x{shape[0]}" for shape in (first, image.shape))
-                raise InputError(f"{path} and {paths[0]} are of different sizes, {sizes}; give images of one size")
+            _check_size(path, image.shape[:2], first, f"{paths[0]} is")
         yield np.stack(list(batch.values()))
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images that lie on disk.
+
+    Attributes:
+        name: says which they are, and changes when they do.
+        count: how many.
+        shape: (h, w) of each.
+        batches: reads them, uint8 [n, h, w, 1, 3 or 4].
+    """
+
+    name: str
+    count: int
+    shape: tuple[int, int]
+    batches: Callable[[], Iterator[np.ndarray]]
+
+
+def open_images(path: Path, shape: tuple[int, ...] | None = None) -> ImageSet:
+    """The images below a folder, or in an .npz file as "arr_0" (ADM's sample batches) or "images" (`launch.sample`'s).
+
+    Args:
+        path: of the folder or file.
+        shape: (h, w) that they must have; by default that of the first.
+
+    Raises:
+        InputError: naming the first image of another size, or if there are none; no image is decoded for it.
+    """
+    if path.is_dir():
+        paths = image_files(path)
+        sizes = {each: images.size_of(each) for each in paths}
+        expected, like = (sizes[paths[0]], f"{paths[0]} is") if shape is None else ((shape[0], shape[1]), "the images are")
+        for each, size in sizes.items():
+            _check_size(each, size, expected, like)
+        return ImageSet(f"{path} {fingerprint(str(path))}", len(paths), expected, partial(read_batches, paths))
+    try:
+        arrays, status = stored_arrays(path), path.stat()
+    except OSError as error:
+        raise InputError(
+            f"{str(path)!r} cannot be read: {error.strerror}; give a folder of images or an .npz file"
+        ) from error
+    found = next((arrays[name] for name in ("arr_0", "images") if name in arrays), None)
+    if found is None or found.dtype != np.uint8 or len(found.shape) != 4 or found.shape[3] not in CHANNELS:
+        held = ", ".join(f"{each.name} ({each.dtype} {list(each.shape)})" for each in arrays.values())
+        raise InputError(
+            f"{str(path)!r} holds {one_line(held) or 'nothing'}, but must hold images, uint8 [n, h, w, 1, 3 or 4], as "
+            "arr_0 or images"
+        )
+    count, height, width, _ = found.shape
+    if not found.size:
+        raise InputError(f"{str(path)!r} holds no image: {found.name} is {list(found.shape)}")
+    if shape is not None:
+        _check_size(path, (height, width), shape, "the images are")
+    name = f"{path} {status.st_size} {status.st_mtime_ns}"
+    return ImageSet(name, count, (height, width), partial(found.batches, READ_AT_A_TIME))
+
+
+def _size_if_any(path: Path) -> tuple[int, ...] | None:
+    """That of an image file; None if there is none, or only a part of one."""
+    try:
+        return images.size_of(path)
+    except InputError:
+        return None
+
+
+def _check_size(path: Path, size: tuple[int, ...], expected: tuple[int, ...], others: str) -> None:
+    if size != expected:
+        found, wanted = (f"{width}x{height}" for height, width in (size, expected))
+        raise InputError(
+            f"{path} is {found} pixels, but {others} {wanted}; resize it, or leave it out: images are compared as they are"
+        )

@@ -1,7 +1,6 @@
 """The flags of the sampler, which the commands that draw images share, and what they say."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 from absl import flags
@@ -11,6 +10,8 @@ from ssd_jax.errors import SEED_LIMIT, InputError
 from ssd_jax.sampling.denoise import Denoise
 from ssd_jax.sampling.solvers import SOLVERS
 from ssd_jax.sampling.spacing import SPACINGS
+
+from . import folders
 
 SOLVER = flags.DEFINE_string("solver", None, f"One of {', '.join(SOLVERS)}; the run's if not given.")
 NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Network calls per image; the run's if not given.")
@@ -58,7 +59,7 @@ def plan(trained: ssd_jax.Trained, start: int | None = None) -> ssd_jax.Plan:
     return trained.plan(solver=SOLVER.value, num_steps=NUM_STEPS.value, spacing=SPACING.value, eta=ETA.value, start=start)
 
 
-def record(trained: ssd_jax.Trained, workdir: str) -> dict:
+def record(trained: ssd_jax.Trained) -> dict:
     """All that decides what image i is, with what the run says where no flag does."""
     run = trained.config.sample
     chosen = {
@@ -66,8 +67,8 @@ def record(trained: ssd_jax.Trained, workdir: str) -> dict:
         "num_steps": run.num_steps if NUM_STEPS.value is None else NUM_STEPS.value,
         "guidance": run.guidance if GUIDANCE.value is None else GUIDANCE.value,
     }
-    origin = {"workdir": str(Path(workdir).resolve()), "step": trained.step}
-    return origin | chosen | {flag.name: flag.value for flag in (SEED, SPACING, ETA, LABEL, INTERVAL, THRESHOLD)}
+    others = {flag.name: flag.value for flag in (SEED, SPACING, ETA, LABEL, INTERVAL, THRESHOLD)}
+    return folders.origin(trained) | chosen | others
 
 
 def memory_limit() -> int | None:

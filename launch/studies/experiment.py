@@ -7,7 +7,6 @@ where it stopped. Prints tables, and writes results.json, results.md, results.pn
 """
 
 import dataclasses
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from ssd_jax.analysis.cost import plan_cost
 from ssd_jax.config import Config
 from ssd_jax.errors import unknown_name
 from ssd_jax.files import images
+from ssd_jax.files.json_file import read_json, write_json
 from ssd_jax.files.paths import write_atomically
 from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
 
@@ -66,6 +66,8 @@ def main() -> None:
     for name in NAMES.value:
         if name not in VARIANTS:
             raise unknown_name("variant", name, VARIANTS)
+        vary(config, name, seed=0)  # fails before anything is trained
+    folders.check_output(out)
     samplers = {"dpmpp_2m": (min(30, config.process.num_timesteps), NUM.value)}
     if ANCESTRAL.value:
         samplers["ancestral"] = (config.process.num_timesteps, ANCESTRAL.value)
@@ -86,7 +88,7 @@ def main() -> None:
     text = "\n\n".join(tables) + "\n"
     print(text)
     record = {"config": dataclasses.asdict(config), "samplers": samplers, **provenance(), "results": results}
-    write_atomically(out / "results.json", lambda file: file.write(json.dumps(record, indent=1).encode()))
+    write_json(out / "results.json", record)
     write_atomically(out / "results.md", lambda file: file.write(text.encode()))
     figure = draw_figure(results)
     write_atomically(out / "results.png", lambda file: figure.savefig(file, format="png", dpi=120))
@@ -106,10 +108,10 @@ def measured(config: Config, workdir: Path, solver: str, steps: int, num: int) -
     out = samples_folder(workdir, config, solver, steps)
     file = workdir / f"{out.name}-{num}.json"
     if file.exists():
-        return json.loads(file.read_text())
+        return read_json(file)
     trained = ssd_jax.load(workdir)
     plan = ssd_jax.plan_steps(trained.process, solver=solver, num_steps=steps)
-    folders.claim(out, {"workdir": str(workdir.resolve()), "step": trained.step, "solver": solver, "num_steps": steps})
+    folders.claim(out, {**folders.origin(trained), "solver": solver, "num_steps": steps})
     draw = partial(trained.iterate, trained.denoiser, plan, jax.random.key(0))
     every = max(steps // 20, 1)
     paths = folders.fill(
@@ -120,7 +122,7 @@ def measured(config: Config, workdir: Path, solver: str, steps: int, num: int) -
     metrics = evaluate(feature_sets, lambda: folders.read_batches(paths), reference)
     cost = plan_cost(plan, config.model, channels=trained.encoding.channels)
     result = {"metrics": metrics, "gflops": cost.flops / 1e9, "relative_flops": cost.relative_flops}
-    write_atomically(file, lambda stream: stream.write(json.dumps(result, indent=1).encode()))
+    write_json(file, result)
     return result
 
 

@@ -7,7 +7,6 @@ each of 1000 timesteps, for processes that differ in image size, levels, operato
 a few minutes and trains nothing.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,12 +17,13 @@ from tqdm import tqdm
 from ssd_jax.analysis.cost import plan_cost
 from ssd_jax.analysis.error import GaussianError, gaussian_error
 from ssd_jax.config import FlexiUNetConfig, ProcessConfig
+from ssd_jax.files.json_file import json_text
 from ssd_jax.files.paths import write_atomically
 from ssd_jax.process.config import make_process
 from ssd_jax.process.spectrum import natural_spectrum
 from ssd_jax.sampling.plan import plan_steps
 
-from ..common import report
+from ..common import folders, report
 from ..common.command import run
 from ..common.figures import Figure
 
@@ -54,8 +54,9 @@ class MeasuredProcess:
 
 
 def main() -> None:
+    folders.check_output(Path(OUT.value))
     measured = [measure(config) for config in tqdm(configs(SIZES.value, NUM_TIMESTEPS.value), desc="processes")]
-    lines = ",\n".join(json.dumps(asdict(each)) for each in measured)
+    lines = ",\n".join(json_text(asdict(each)) for each in measured)
     files = {"json": f"[\n{lines}\n]\n", "md": markdown(measured)}
     for suffix, content in files.items():
         write_atomically(Path(OUT.value, f"gaussian_error.{suffix}"), lambda file, c=content: file.write(c.encode()))

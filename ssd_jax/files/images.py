@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ssd_jax.errors import InputError
 from ssd_jax.files.channels import WHITE, Colour, shown
@@ -97,6 +97,17 @@ def read_image(path: Path, channels: int | None = None, background: Colour = WHI
     if image is None:
         raise InputError(f"{path} is no image that can be read; give a PNG, JPEG or WebP file")
     return image
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """(h, w) of an image file as it is shown, upright, by its header alone. Raises InputError if it has none."""
+    try:
+        with Image.open(path) as file:
+            turned = "exif" in file.info and file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            width, height = file.size
+            return (width, height) if turned else (height, width)
+    except Exception as error:  # a broken file raises almost anything
+        raise InputError(f"{path} is no image that can be read; give a PNG, JPEG or WebP file") from error
 
 
 def is_whole(path: Path, shape: tuple[int, ...]) -> bool:

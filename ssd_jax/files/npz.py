@@ -37,6 +37,11 @@ class StoredArray:
     column_major: bool
     start: int
 
+    @property
+    def size(self) -> int:
+        """How many numbers."""
+        return math.prod(self.shape)
+
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """Its rows in order, `size` at a time but for the last, or fewer where these took more than SMALL bytes.
 

@@ -218,10 +218,6 @@ def _check(state_dict: StateDict, shapes: dict[str, tuple[int, ...]], config: Fl
         )
 
 
-def _finite(tensor: np.ndarray) -> bool:
-    return tensor.dtype.kind in "biu" or bool(np.isfinite(tensor).all())
-
-
 def _some(names: Iterable[str]) -> str:
     names = [one_line(name, 99) for name in names]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
@@ -301,8 +297,6 @@ def _weights(path: str | Path) -> tuple[dict[str, np.ndarray], int]:
             f"{str(path)!r} must hold tensors by name, or these as 'model' beside an integer 'step', 0 <= step < 2^31, but "
             f"step is {step if isinstance(step, int) else type(step).__name__} and these are no tensors: {_some(others)}"
         )
-    if broken := [name for name, tensor in state_dict.items() if not _finite(tensor)]:
-        raise InputError(f"{str(path)!r} holds tensors that are not finite numbers: {_some(broken)}; choose another")
     return state_dict, step
 
 

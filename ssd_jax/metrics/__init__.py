@@ -8,6 +8,7 @@ from ssd_jax.metrics.distances import precision_recall as precision_recall
 from ssd_jax.metrics.evaluation import Reference as Reference
 from ssd_jax.metrics.evaluation import data_reference as data_reference
 from ssd_jax.metrics.evaluation import evaluate as evaluate
+from ssd_jax.metrics.evaluation import left_out as left_out
 from ssd_jax.metrics.evaluation import measure_reference as measure_reference
 from ssd_jax.metrics.features import FeatureSet as FeatureSet
 from ssd_jax.metrics.features import low_pass_pixels as low_pass_pixels

@@ -10,6 +10,8 @@ from scipy.special import rel_entr
 from ssd_jax.errors import InputError, check_range
 from ssd_jax.metrics.statistics import Moments
 
+NEIGHBOURS = 3  # of `precision_recall`
+SPLITS = 10  # of `inception_score`
 ROWS = 1024  # of a distance matrix that are in memory at once
 
 
@@ -72,7 +74,7 @@ def _unbiased_mmd(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n d"]) -> f
 
 
 def inception_score(
-    probabilities: Float[np.ndarray, "n classes"], splits: int = 10, *, seed: int = 2020
+    probabilities: Float[np.ndarray, "n classes"], splits: int = SPLITS, *, seed: int = 2020
 ) -> tuple[float, float]:
     """exp of the mean KL divergence of p(class | image) from p(class), over shuffled splits (Salimans et al. 2016).
 
@@ -99,7 +101,7 @@ def inception_score(
 
 
 def precision_recall(
-    real: Float[np.ndarray, "n d"], generated: Float[np.ndarray, "m _"], neighbours: int = 3
+    real: Float[np.ndarray, "n d"], generated: Float[np.ndarray, "m _"], neighbours: int = NEIGHBOURS
 ) -> tuple[float, float]:
     """How much of what is generated is like the real, and how much of the real is generated (Kynkaanniemi et al. 2019).
 

@@ -1,7 +1,7 @@
 """Everything there is to say of a set of generated images, against a set of real ones."""
 
 import dataclasses
-import json
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,9 +10,18 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from ssd_jax.data.folder import fingerprint
-from ssd_jax.data.sources import DataConfig, image_batches, make_source
+from ssd_jax.data.sources import DataConfig, Source, image_batches, make_source
+from ssd_jax.errors import InputError
 from ssd_jax.files.channels import WHITE, Colour
-from ssd_jax.metrics.distances import frechet_distance, inception_score, kernel_distance, precision_recall
+from ssd_jax.files.json_file import json_text
+from ssd_jax.metrics.distances import (
+    NEIGHBOURS,
+    SPLITS,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
 from ssd_jax.metrics.features import FeatureSet
 from ssd_jax.metrics.memorisation import memorisation
 from ssd_jax.metrics.spectral import spectral_ratios
@@ -20,6 +29,19 @@ from ssd_jax.metrics.statistics import Measured, cached_measure, measure
 
 KEEP = 50_000  # images of which features are kept: those without which copies of training images may go unseen
 COMPARED = 10_000  # features of either set that precision and recall take; their time grows with the square
+# The images of either set that a metric needs; the Inception Score needs no real ones.
+NEEDED = {
+    "frechet": 2,
+    "frechet_relative": 2,
+    "frechet_spatial": 2,
+    "kernel": 2,
+    "inception_score": SPLITS,
+    "precision": NEIGHBOURS + 1,
+    "recall": NEIGHBOURS + 1,
+    "near_share": 2,
+    "nearer_probability": 2,
+    "spectrum": 2,
+}
 Batches = Callable[[], Iterable[UInt8[np.ndarray, "_ h w _"]]]
 
 
@@ -36,6 +58,12 @@ class Reference:
     measured: dict[str, Measured]
     batches: Batches | None = None
     background: Colour = WHITE
+
+
+def left_out(generated: int, real: int | None) -> dict[str, int]:
+    """The metrics that need more than so many images, and how many they need; of `real` ones None is enough."""
+    fewer = {name: generated if name == "inception_score" or real is None else min(generated, real) for name in NEEDED}
+    return {name: needed for name, needed in NEEDED.items() if fewer[name] < needed}
 
 
 def measure_reference(
@@ -62,9 +90,11 @@ def measure_reference(
     return Reference(measured, batches, background)
 
 
-def data_reference(config: DataConfig, feature_sets: Sequence[FeatureSet], shape: tuple[int, ...]) -> Reference:
-    """`measure_reference` of the data of a config."""
-    source, name = make_source(config, shape), json.dumps(dataclasses.asdict(config))
+def data_reference(
+    config: DataConfig, feature_sets: Sequence[FeatureSet], shape: tuple[int, ...], source: Source | None = None
+) -> Reference:
+    """`measure_reference` of the data of a config, whose `source` is made if it is not given."""
+    source, name = source or make_source(config, shape), json_text(dataclasses.asdict(config))
     if config.folder is not None:
         name += fingerprint(config.folder)
     batches = partial(image_batches, source)
@@ -72,7 +102,7 @@ def data_reference(config: DataConfig, feature_sets: Sequence[FeatureSet], shape
 
 
 def evaluate(feature_sets: Sequence[FeatureSet], batches: Batches, reference: Reference) -> dict[str, dict[str, float]]:
-    """All metrics that the reference allows, by feature set; those of no feature set under "spectrum".
+    """All metrics that the reference and the images' number (NEEDED) allow, by feature set; those of none under "spectrum".
 
     frechet (FID for Inception), frechet_relative (over the real features' total variance), frechet_spatial (sFID), kernel
     and kernel_std (KID), precision, recall, inception_score, near_share and nearer_probability (`memorisation`, if the
@@ -89,7 +119,11 @@ def evaluate(feature_sets: Sequence[FeatureSet], batches: Batches, reference: Re
         generated = measure(each, batches(), KEEP, reference.background)
         results[each.name] = _compare(generated, reference.measured[each.name])
     if reference.batches is not None:
-        spectrum = spectral_ratios(batches(), reference.batches(), reference.background)
+        try:
+            spectrum = spectral_ratios(batches(), reference.batches(), reference.background)
+        except InputError as error:
+            warnings.warn(f"the spectrum is left out: {error}", stacklevel=2)
+            return results
         bands = dict(zip(spectrum.bands, spectrum.ratios.tolist(), strict=True))
         results["spectrum"] = {"distance": spectrum.distance, **bands}
     return results
@@ -97,18 +131,22 @@ def evaluate(feature_sets: Sequence[FeatureSet], batches: Batches, reference: Re
 
 def _compare(generated: Measured, real: Measured) -> dict[str, float]:
     ours, theirs = generated.statistics.moments, real.statistics.moments
+    variance = float(np.trace(theirs["pool"].covariance))
     results = {"frechet": frechet_distance(ours["pool"], theirs["pool"])}
-    results["frechet_relative"] = results["frechet"] / float(np.trace(theirs["pool"].covariance))
+    if variance > 0:
+        results["frechet_relative"] = results["frechet"] / variance
     if "spatial" in ours and "spatial" in theirs:
         results["frechet_spatial"] = frechet_distance(ours["spatial"], theirs["spatial"])
-    if "probabilities" in generated.features:
+    if "probabilities" in generated.features and len(generated.features["probabilities"]) >= SPLITS:
         results["inception_score"], results["inception_score_std"] = inception_score(generated.features["probabilities"])
     if "pool" in real.features:
         x, y = generated.features["pool"], real.features["pool"]
         results["kernel"], results["kernel_std"] = kernel_distance(x, y)
         each_once = y[np.unique(y.round(4), axis=0, return_index=True)[1]]  # balanced data hold some several times
-        results["precision"], results["recall"] = precision_recall(_some(each_once), _some(x))
-        if theirs["pool"].count == len(y):
+        missing = left_out(len(x), len(each_once))
+        if "recall" not in missing:
+            results["precision"], results["recall"] = precision_recall(_some(each_once), _some(x))
+        if theirs["pool"].count == len(y) and "near_share" not in missing:
             copies = memorisation(x, each_once)
             results |= {"near_share": copies.near_share, "nearer_probability": copies.nearer_probability}
     return results

@@ -27,7 +27,8 @@ class SpectralRatios:
     @property
     def distance(self) -> float:
         """Root mean square over the bands of the ratios' natural logarithms: 0 is perfect, 0.1 is about 10 % off."""
-        return float(np.sqrt(np.square(np.log(self.ratios)).mean()))
+        with np.errstate(divide="ignore"):  # infinite if the generated images lack a band altogether
+            return float(np.sqrt(np.square(np.log(self.ratios)).mean()))
 
 
 def spectral_ratios(

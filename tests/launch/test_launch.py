@@ -122,7 +122,7 @@ def test_evaluate(quickstart, tmp_path):
     assert line["results"]["spectrum"]["distance"] < 1e-6 and line["results"]["low_pass"]["recall"] == 1
     write_png(tmp_path / "samples" / "odd.png", np.zeros((8, 9, 3), np.uint8))
     result = launch("launch.evaluate", f"--samples={tmp_path}/samples", "--reference=openmoji")
-    assert result.returncode == 2 and "odd.png" in result.stderr and "different sizes, 8x8 and 9x8" in result.stderr
+    assert result.returncode == 2 and "odd.png" in result.stderr and "odd.png is 9x8 pixels, but" in result.stderr
     statistics = Statistics("low_pass", (64, 64), {"pool": moments(np.random.default_rng(0).normal(size=(9, 3)))})
     save_statistics(tmp_path / "other.npz", statistics)
     result = launch(*evaluate, f"--reference={tmp_path}/other.npz")
