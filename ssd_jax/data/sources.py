@@ -1,7 +1,9 @@
 """Sources: random access to single images, all of one size; and the `data` section of a config that names them."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from typing import Protocol, SupportsIndex, runtime_checkable
 
@@ -60,6 +62,9 @@ class Source(Protocol):
     An item is {"image": uint8 [*shape, channels], "label": int32 scalar}, or None for an image that cannot be read. Label
     i is class_names[i]; sources without classes have none, and label 0. `labels` holds those of all items, int [len], or
     None if they are not known without reading the items.
+
+    A source may also have a `fingerprint`, a string that changes when its images do: by it statistics of them are kept.
+    Those of a source without one are measured anew each time.
     """
 
     @property
@@ -191,6 +196,11 @@ class ArraySource:
         """The last axis."""
         return self._images.shape[-1]
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the images themselves."""
+        return f"array {self._images.shape} {_digest(self._images)}"
+
     def __len__(self) -> int:
         return len(self._images)
 
@@ -217,11 +227,21 @@ class BalancedSource:
         self._indices = np.concatenate([np.resize(indices, largest) for indices in members if len(indices)])
         self.labels = source.labels[self._indices]
 
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """Of the source and of how often each image comes."""
+        inner = getattr(self._source, "fingerprint", None)
+        return None if inner is None else f"balanced {_digest(self._indices)} {inner}"
+
     def __len__(self) -> int:
         return len(self._indices)
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray] | None:
         return self._source[int(self._indices[index])]
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()[:16]
 
 
 def _given(name: str, value: str | None) -> str:

@@ -1,6 +1,5 @@
 """Everything there is to say of a set of generated images, against a set of real ones."""
 
-import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,11 +8,9 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ssd_jax.data.folder import fingerprint
 from ssd_jax.data.sources import DataConfig, Source, image_batches, make_source
 from ssd_jax.errors import InputError
 from ssd_jax.files.channels import WHITE, Colour
-from ssd_jax.files.json_file import json_text
 from ssd_jax.metrics.distances import (
     NEIGHBOURS,
     SPLITS,
@@ -70,7 +67,7 @@ def measure_reference(
     feature_sets: Sequence[FeatureSet],
     batches: Batches,
     *,
-    data: str,
+    data: str | None,
     shape: tuple[int, ...],
     background: Colour = WHITE,
 ) -> Reference:
@@ -79,25 +76,26 @@ def measure_reference(
     Args:
         feature_sets: the features.
         batches: reads the images.
-        data: says which images these are (`cached_measure`).
+        data: says which images these are (`cached_measure`); None if nothing does, so that they are measured anew.
         shape: (h, w) of the images.
         background: seen through transparent ones.
     """
-    measured = {
-        each.name: cached_measure(each, batches(), data=data, shape=shape, keep=KEEP, background=background)
-        for each in feature_sets
-    }
-    return Reference(measured, batches, background)
+
+    def measured(each: FeatureSet) -> Measured:
+        if data is None:
+            return measure(each, batches(), KEEP, background)
+        return cached_measure(each, batches(), data=data, shape=shape, keep=KEEP, background=background)
+
+    return Reference({each.name: measured(each) for each in feature_sets}, batches, background)
 
 
 def data_reference(
     config: DataConfig, feature_sets: Sequence[FeatureSet], shape: tuple[int, ...], source: Source | None = None
 ) -> Reference:
     """`measure_reference` of the data of a config, whose `source` is made if it is not given."""
-    source, name = source or make_source(config, shape), json_text(dataclasses.asdict(config))
-    if config.folder is not None:
-        name += fingerprint(config.folder)
-    batches = partial(image_batches, source)
+    source = source or make_source(config, shape)
+    images, batches = getattr(source, "fingerprint", None), partial(image_batches, source)
+    name = None if images is None else f"{images}, {source.channels} channels"
     return measure_reference(feature_sets, batches, data=name, shape=shape, background=config.background)
 
 

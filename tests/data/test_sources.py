@@ -1,14 +1,17 @@
 import logging
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from ssd_jax.data import DataConfig, check_classes, make_iterator, make_source
-from ssd_jax.data.folder import FolderSource, fingerprint
+from ssd_jax.data import ArraySource, DataConfig, check_classes, make_iterator, make_source
+from ssd_jax.data.folder import FolderSource
 from ssd_jax.data.openmoji import openmoji_names
 from ssd_jax.data.openmoji_classes import CLASSES, class_of
+from ssd_jax.data.sources import BalancedSource
+from ssd_jax.data.tfds import TfdsSource
 from ssd_jax.errors import InputError
 
 
@@ -35,14 +38,27 @@ def test_folder(folder):
     np.testing.assert_allclose([item["image"].mean() for item in items], np.arange(6) * 10, atol=2)
 
 
-def test_a_fingerprint_changes_with_the_images(folder):
-    before = fingerprint(str(folder))
-    (folder / "notes.txt").write_text("no image")
-    assert fingerprint(str(folder)) == before
+def test_sources_have_fingerprints(folder):
+    """By which statistics of their images are kept: of the images, the split file and how often each comes."""
+    split, images = folder / "split.txt", np.zeros((3, 8, 8, 1), np.uint8)
+    config = DataConfig(source="folder", folder=str(folder))
+
+    def of(**settings) -> str:
+        source = make_source(replace(config, **settings), (8, 8))
+        assert isinstance(source, FolderSource | BalancedSource) and source.fingerprint
+        return source.fingerprint
+
+    split.write_text("a/0.png\nb/3.PNG")
+    assert of() == of()
+    found = [of(), of(split_file=str(split)), of(split_file=str(split), balance=True)]
+    split.write_text("b/3.PNG\na/0.png")
+    found += [of(split_file=str(split))]
     cv2.imwrite(str(folder / "a" / "0.png"), np.zeros((9, 9, 3), np.uint8))
-    changed = fingerprint(str(folder))
-    (folder / "a" / "1.jpg").unlink()
-    assert len({before, changed, fingerprint(str(folder))}) == 3
+    found += [of(), ArraySource(images).fingerprint, ArraySource(images + 1).fingerprint]
+    assert len(set(found)) == len(found)
+    with tfds.testing.mock_data(num_examples=5):
+        names = [TfdsSource("mnist", split, (8, 8)).fingerprint for split in ("train", "test")]
+    assert "3.0.1 train" in names[0] and names[0] != names[1]
 
 
 def test_sources_must_be_named():
@@ -66,8 +82,29 @@ def test_split_file(folder):
     split.write_text("a/1.jpg\nmissing.png\n")
     with pytest.raises(InputError, match=r"1 missing file.*missing\.png"):
         FolderSource(str(folder), (8, 8), str(split))
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read as text: No such file"):
         FolderSource(str(folder), (8, 8), str(folder / "nowhere.txt"))
+
+
+def test_lines_of_a_split_file(folder):
+    """Relative or absolute, in any of the folder's names; classes keep their numbers."""
+    split, link = folder / "split.txt", folder.parent / "link"
+    link.symlink_to(folder)
+    split.write_bytes(f"\ufeff./b/3.PNG\r\n{folder}/b/4.jpeg\r\n{link.parent}/link/b/../b/deep/5.png".encode())
+    source = FolderSource(str(link), (8, 8), str(split))
+    items = [item for item in read(source, range(3)) if item is not None]
+    assert [int(item["label"]) for item in items] == [1, 1, 1] and source.class_names == ("a", "b")
+    assert [round(float(item["image"].mean()), -1) for item in items] == [30, 40, 50]
+    for lines, message in {
+        "../x.png\na/0.png": r"1 path\(s\) outside the folder, the first '\.\./x\.png'",
+        f"{folder.parent}/x.png": r"outside the folder, the first '/.*x\.png'",
+        "a/0.png\n./a/0.png": r"1 path\(s\) more than once, the first 'a/0\.png'",
+        "a/split.txt": "missing",
+        "\n \n": "is empty",
+    }.items():
+        split.write_text(lines)
+        with pytest.raises(InputError, match=message):
+            FolderSource(str(folder), (8, 8), str(split))
 
 
 def test_bad_folders(tmp_path):
@@ -88,7 +125,7 @@ def test_corrupt_images_are_named_counted_and_skipped(folder, caplog):
     with caplog.at_level(logging.WARNING, "ssd_jax"):
         batches = [next(iterator) for _ in range(20)]
     assert {round(float(image.mean()), -1) for batch in batches for image in batch["image"]} == {0, 10, 20, 30, 40, 50}
-    messages = [record.getMessage() for record in caplog.records]
+    messages = [record.getMessage() for record in caplog.records if record.name == "ssd_jax.data.folder"]
     assert len(messages) == 2
     assert any("broken.png" in m for m in messages) and any("cut.png" in m for m in messages)
     assert "(2 so far)" in messages[1]

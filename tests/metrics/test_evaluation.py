@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from ssd_jax.data import sources as data_sources
+from ssd_jax.data.sources import ArraySource, DataConfig, Source
 from ssd_jax.files.channels import shown
 from ssd_jax.metrics import (
     FeatureSet,
@@ -14,7 +16,7 @@ from ssd_jax.metrics import (
     measure,
     random_convolutions,
 )
-from ssd_jax.metrics.evaluation import measure_reference
+from ssd_jax.metrics.evaluation import data_reference, measure_reference
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 4, 4, 3), np.uint8)
 PIXELS = low_pass_pixels()
@@ -37,6 +39,28 @@ def test_images_against_themselves(cache):
     assert abs(found["frechet_relative"]) < 1e-6 and found["precision"] == found["recall"] == 1
     assert found["nearer_probability"] == found["near_share"] == 1  # copies
     assert spectrum["distance"] < 1e-6 and spectrum["1 cycle"] == pytest.approx(1)
+
+
+def test_statistics_are_kept_by_fingerprint(cache, monkeypatch):
+    """What two sources of one config hold may differ; a source that does not say what it holds is measured anew."""
+
+    class Plain:
+        channels, class_names, labels, fingerprint = 3, (), None, None
+
+        def __len__(self):
+            return len(IMAGES)
+
+        def __getitem__(self, index):
+            return {"image": IMAGES[int(index)] // 2, "label": np.int32(0)}
+
+    sources: dict[str, Source] = {}
+    monkeypatch.setattr(data_sources, "SOURCES", {"mine": lambda config, shape: sources["mine"]})
+    config, means = DataConfig(source="mine"), []
+    for source in (ArraySource(IMAGES), ArraySource(IMAGES[:30]), Plain(), ArraySource(IMAGES)):
+        sources["mine"] = source
+        reference = data_reference(config, [PIXELS], (4, 4))
+        means.append(reference.measured["low_pass"].statistics.moments["pool"].mean)
+    assert np.array_equal(means[0], means[3]) and not any(np.array_equal(means[0], mean) for mean in means[1:3])
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

@@ -1,0 +1,141 @@
+"""Which images a folder holds: the one lister for training, references, samples and fingerprints."""
+
+import errno
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ssd_jax.errors import InputError, few
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+OTHER_SUFFIXES = (
+    *(".avif", ".bmp", ".dng", ".exr", ".gif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jpe", ".jxl", ".pbm", ".pgm"),
+    *(".ppm", ".psd", ".svg", ".tga", ".tif", ".tiff"),
+)  # of images that are not read
+PRODUCTS = ("grid.png", "animation.gif", "animation.webp")  # what our commands write beside the images that they draw
+RECORD = "samples.json"  # and what says that they did
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Noticed:
+    """What a walk leaves out, to be told once."""
+
+    dangling: list[str] = field(default_factory=list)
+    products: list[str] = field(default_factory=list)
+    suffixes: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class _Visit:
+    """A folder on the way: what is left of it, and where it lies."""
+
+    prefix: str  # of the relative paths of what it holds
+    above: tuple[tuple[int, int], ...]  # device and inode of it and the folders on the way to it
+    drawn: bool  # whether our commands wrote it
+    entries: Iterator[os.DirEntry[str]]  # sorted
+
+
+def list_images(folder: Path) -> list[str]:
+    """The images at any depth below a folder: relative paths with forward slashes, sorted part by part.
+
+    Links are followed, but not around a loop. Left out are hidden names and `__MACOSX`, what our commands write beside the
+    images that they draw (PRODUCTS) and, with a warning, links that lead nowhere and images of other suffixes than
+    SUFFIXES. Whether an image can be read shows when it is read.
+
+    Raises:
+        InputError: if there is no such folder, it or one below it cannot be read, or it holds no image.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{str(folder)!r} is not a folder that can be read; give a folder of images")
+    noticed = _Noticed()
+    paths = list(_walk(str(folder), noticed))
+    others = ", ".join(f"{count} {suffix}" for suffix, count in sorted(noticed.suffixes.items()))
+    if noticed.dangling:
+        logger.warning("%r: left out links that lead nowhere: %s", str(folder), few(noticed.dangling))
+    if noticed.products:
+        logger.warning("%r: left out %s, a grid or animation by its name; rename it", str(folder), few(noticed.products))
+    if not paths:
+        instead = f", but {others}, which are not read; convert them" if others else ""
+        raise InputError(f"{str(folder)!r} holds no image ({', '.join(SUFFIXES)}) at any depth{instead}")
+    if others:
+        logger.warning("%r: left out images that are not read: %s; convert them to use them", str(folder), others)
+    return paths
+
+
+def _walk(root: str, noticed: _Noticed) -> Iterator[str]:
+    visits = [_visit(root, "", ())]
+    while visits:
+        here = visits[-1]
+        for entry in here.entries:
+            name, lower = entry.name, entry.name.lower()
+            if name.startswith(".") or name == "__MACOSX":
+                continue
+            kind = _kind(entry)
+            if kind == "folder":
+                visits.append(_visit(entry.path, f"{here.prefix}{name}/", here.above))
+                break
+            if kind == "nothing":
+                noticed.dangling.append(here.prefix + name)
+            elif kind == "file" and lower.endswith(SUFFIXES):
+                if name not in PRODUCTS:
+                    yield here.prefix + name
+                elif not here.drawn:
+                    noticed.products.append(here.prefix + name)
+            elif kind == "file" and lower.endswith(OTHER_SUFFIXES) and not (here.drawn and name in PRODUCTS):
+                noticed.suffixes[lower[lower.rindex(".") :]] += 1
+        else:
+            visits.pop()
+
+
+def _visit(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> _Visit:
+    """Opens a folder; one that lies on the way to itself holds nothing more."""
+    try:
+        status = os.stat(folder)
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            return _Visit(prefix, above, False, iter(()))
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return _Visit(prefix, (*above, identity), any(entry.name == RECORD for entry in entries), iter(entries))
+
+
+def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "nothing", "other"]:
+    """What an entry is, or what its link leads to."""
+    try:
+        if entry.is_file():
+            return "file"
+        if entry.is_dir():
+            return "folder"
+        return "nothing" if entry.is_symlink() and not os.path.exists(entry.path) else "other"
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself
+            return "nothing"
+        raise _unreadable(entry.path, error) from error
+
+
+def _unreadable(path: str, error: OSError) -> InputError:
+    return InputError(f"{path!r} cannot be read: {error.strerror}; make it readable, or move it out of the images")
+
+
+def fingerprint(folder: Path, paths: Iterable[str | Path]) -> str:
+    """A hash that changes when one of the images at `paths` below `folder` is renamed or written anew, or the list changes.
+
+    Of names, sizes and times: nothing is read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            status = os.stat(os.path.join(folder, path))
+            told = f"{status.st_size} {status.st_mtime_ns}"
+        except OSError as error:  # what is gone is another image, too
+            told = str(error.errno)
+        digest.update(f"{path}\0{told}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
