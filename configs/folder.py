@@ -3,8 +3,8 @@
 python -m launch.train --config configs/folder.py --workdir runs/mine --config.data.folder=PATH
 
 Images are centre-cropped, resized and flipped at random. `--config.data.split_file=FILE` restricts training to the paths
-listed in FILE. If the folder has one sub-folder per class, `--config.model.num_classes=N` makes a conditional model; its
-samples can be guided.
+listed in FILE; classes keep their numbers. If the folder has one sub-folder per class, `--config.model.num_classes=N`
+makes a conditional model, which knows its classes by name (`--label NAME`); its samples can be guided.
 """
 
 from typing import Any

@@ -54,7 +54,7 @@ def main() -> None:
     task, label, _ = _task(), sampler_flags.label(), sampler_flags.interval()
     trained = ssd_jax.load(WORKDIR.value)
     if INTERPOLATE.value and label is None and trained.config.model.num_classes:
-        raise InputError("--label is all, but an interpolation needs the number of one class")
+        raise InputError("--label is all, but an interpolation needs one class: its name or number")
     labels = trained.labels(label, num)
     denoise, plan, noise, start = task(trained, trained.noise(jax.random.key(sampler_flags.SEED.value), num))
     with tqdm(total=plan.calls, desc="drawing", unit="call") as bar:

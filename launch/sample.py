@@ -1,7 +1,7 @@
 """Samples a trained run: one PNG per image, a grid of the first ones and an .npz of all.
 
 python -m launch.sample --workdir runs/x --num 64 --solver dpmpp_2m --num_steps 30 --seed 0 --animation gif --out samples/x
-python -m launch.sample --workdir runs/x --label 3 --guidance 2 --guidance_interval=-4,4 --out samples/x3
+python -m launch.sample --workdir runs/x --label food --guidance 2 --guidance_interval=-4,4 --out samples/food
 python -m launch.sample --workdir runs/x --num 50000 --batch 512 --out samples/many
 
 Each image is written as soon as it is drawn. The same command again, or with another --num or --batch, goes on where it

@@ -72,7 +72,8 @@ def to_config_dict(config: Config) -> ConfigDict:
         fields = field_types(type(getattr(config, name)))
         for field_name in fields:
             if values.get(field_name) is None:
-                values[field_name] = placeholder(_alternatives(fields[field_name])[0])
+                kind = _alternatives(fields[field_name])[0]
+                values[field_name] = placeholder(typing.get_origin(kind) or kind)
     return ConfigDict(sections)
 
 

@@ -17,7 +17,7 @@ SOLVER = flags.DEFINE_string("solver", None, f"One of {', '.join(SOLVERS)}; the 
 NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Network calls per image; the run's if not given.")
 SPACING = flags.DEFINE_string("spacing", "log_snr", f"One of {', '.join(SPACINGS)}, optimal.")
 ETA = flags.DEFINE_float("eta", None, "0 (no fresh noise) to 1 (ancestral); overrides the solver's own.")
-LABEL = flags.DEFINE_string("label", "all", "Class of all images, a number, or all: the classes in turn.")
+LABEL = flags.DEFINE_string("label", "all", "Class of all images, a name or a number; or all: the classes in turn.")
 GUIDANCE = flags.DEFINE_float("guidance", None, "Scale of classifier-free guidance, 1 is none; the run's if not given.")
 INTERVAL = flags.DEFINE_list("guidance_interval", None, "LOW,HIGH: guide only where the log-SNR lies between them.")
 THRESHOLD = flags.DEFINE_float("threshold_quantile", None, "Threshold dynamically at this quantile, e.g. 0.995.")
@@ -34,12 +34,9 @@ BATCH = flags.DEFINE_integer(
 SEED = flags.DEFINE_integer("seed", 0, "Image i depends on (seed, i) only.", lower_bound=0, upper_bound=SEED_LIMIT - 1)
 
 
-def label() -> int | None:
-    """The value of --label, None for the classes in turn."""
-    try:
-        return None if LABEL.value == "all" else int(LABEL.value)
-    except ValueError as error:
-        raise InputError(f"--label is {LABEL.value!r}, but must be all or the number of a class") from error
+def label() -> str | None:
+    """The value of --label, None for the classes in turn; `Trained.labels` knows the classes."""
+    return None if LABEL.value == "all" else LABEL.value
 
 
 def interval() -> tuple[float, float] | None:

@@ -1,11 +1,14 @@
 """Sources: random access to single images, all of one size; and the `data` section of a config that names them."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from typing import Protocol, SupportsIndex, runtime_checkable
+from unicodedata import normalize
 
 import numpy as np
 from jaxtyping import Int
@@ -13,11 +16,14 @@ from jaxtyping import Int
 from ssd_jax.data.folder import FolderSource
 from ssd_jax.data.openmoji import OpenMojiSource
 from ssd_jax.data.tfds import TfdsSource
-from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name, check_range, section
+from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name, check_range, few, section
 from ssd_jax.files.channels import WHITE, Colour
 
 CHANNELS = (1, 3, 4)  # grey; RGB; RGB and alpha
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval", "evaluation"}
 PYTHON = "python"  # the source of runs that were trained on an object of the caller's
+
+logger = logging.getLogger(__name__)
 
 
 @section("data")
@@ -28,9 +34,11 @@ class DataConfig:
     Attributes:
         source: a key of SOURCES, e.g. "openmoji" (embedded), "folder" or "tfds".
         folder: root of an image folder, searched recursively; first-level sub-folders are its classes.
-        split_file: optional text file with one path (relative to folder) per line: only these images are used.
+        split_file: optional text file with one path a line, relative to folder or absolute: only these images are used.
         tfds_name: name of a prepared TFDS data set, e.g. "celeb_a"; read as array_record.
         tfds_split: its split.
+        classes: names of the classes, label i being classes[i]; what the source has if not given, and recorded in the run
+            of a model with classes. Data with others are refused.
         channels: 1 (grey), 3 (RGB) or 4 (RGB and alpha); what the source has if not given, and recorded in the run.
         background: RGB, 0..255 each: what shows through transparent images where they have no channel for it.
         flip: mirror half of the images at random.
@@ -42,6 +50,7 @@ class DataConfig:
     split_file: str | None = None
     tfds_name: str | None = None
     tfds_split: str = "train"
+    classes: tuple[str, ...] | None = None
     channels: int | None = None
     background: Colour = WHITE
     flip: bool = False
@@ -51,6 +60,8 @@ class DataConfig:
         check_name("data.source", self.source, (*SOURCES, PYTHON), HOW_TO_REGISTER)
         if self.channels is not None:
             check_name("data.channels", self.channels, CHANNELS)
+        if self.classes is not None:
+            _check_distinct("data.classes", self.classes)
         for value in self.background:
             check_range("data.background", value, low=0, high=256)
 
@@ -103,21 +114,26 @@ SOURCES: dict[str, Callable[[DataConfig, Shape], Source]] = {"openmoji": _openmo
 
 
 def make_source(config: DataConfig, shape: Shape) -> Source:
-    """The source that a config names, its images of spatial `shape`. Raises InputError if it cannot be read."""
+    """The source that a config names, its images of spatial `shape`.
+
+    Raises:
+        InputError: if it cannot be read, or has other classes than the config says.
+    """
     if config.source == PYTHON:
         raise InputError(
             "this run was trained on data given from Python, which no config can read again; give the data: "
             "ssd_jax.train(config, workdir, source=...), or --reference where images are compared with others"
         )
     source = SOURCES[config.source](config, shape)
+    _compare_classes(config.classes, source.class_names)
     return BalancedSource(source) if config.balance else source
 
 
-def python_source(source: Source | np.ndarray, shape: Shape, balance: bool) -> Source:
+def python_source(source: Source | np.ndarray, config: DataConfig, shape: Shape) -> Source:
     """A source or an array of the caller's as a source of images of spatial `shape`.
 
     Raises:
-        InputError: if it is neither, or its images have another shape.
+        InputError: if it is neither, its images have another shape, or it has other classes than the config says.
     """
     found = ArraySource(source) if isinstance(source, np.ndarray) else source
     if not isinstance(found, Source):
@@ -130,11 +146,42 @@ def python_source(source: Source | np.ndarray, shape: Shape, balance: bool) -> S
     if first is None or first["image"].shape != expected or first["image"].dtype != np.uint8:
         given = "none that can be read" if first is None else f"{first['image'].dtype} {first['image'].shape}"
         raise InputError(f"the images of source are {given}, but process.shape and its channels ask for uint8 {expected}")
-    return BalancedSource(found) if balance else found
+    _compare_classes(config.classes, found.class_names)
+    return BalancedSource(found) if config.balance else found
 
 
-def recorded(config: DataConfig, source: Source, *, from_python: bool = False) -> DataConfig:
+def _compare_classes(expected: tuple[str, ...] | None, found: Sequence[str]) -> None:
+    """Raises InputError, naming those that differ, unless label i has one name in both."""
+    if expected is None:
+        return
+    before, now = ({normalize("NFC", name): number for number, name in enumerate(names)} for names in (expected, found))
+    differences = {
+        "new": [name for name in now if name not in before],
+        "gone": [name for name in before if name not in now],
+        "moved": [f"{name} from {before[name]} to {now[name]}" for name in now if before.get(name, now[name]) != now[name]],
+    }
+    if any(differences.values()):
+        told = "; ".join(f"{what}: {few(names)}" for what, names in differences.items() if names)
+        raise InputError(
+            f"the data have other classes than data.classes says, which the model knows by number ({told}); restore them, "
+            "or train anew in another --workdir"
+        )
+
+
+def _check_distinct(name: str, names: Sequence[str]) -> None:
+    several = [each for each, count in Counter(names).items() if count > 1]
+    if several:
+        raise InputError(f"{name} names {few(several)} more than once; every class must have a name of its own")
+
+
+def recorded(config: DataConfig, source: Source, *, labelled: bool, from_python: bool = False) -> DataConfig:
     """The config as it is kept with a run: with the channels that the source has, and where it came from.
+
+    Args:
+        config: of the data.
+        source: what was made of it.
+        labelled: whether the model has classes, whose names are then kept.
+        from_python: whether the source was the caller's.
 
     Raises:
         InputError: if the config asks for other channels than the source has.
@@ -143,7 +190,8 @@ def recorded(config: DataConfig, source: Source, *, from_python: bool = False) -
         raise InputError(
             f"data.channels is {config.channels}, but the data have {source.channels}; correct the one or leave it out"
         )
-    return replace(config, channels=source.channels, source=PYTHON if from_python else config.source)
+    classes = tuple(source.class_names) if labelled else config.classes
+    return replace(config, channels=source.channels, classes=classes, source=PYTHON if from_python else config.source)
 
 
 def image_batches(source: Source, limit: int | None = None, batch_size: int = 64) -> Iterator[np.ndarray]:
@@ -212,7 +260,7 @@ class BalancedSource:
     """A source in which all classes are as large as the largest: the others' images come round again.
 
     Raises:
-        InputError: if the source has no classes, or does not know its labels.
+        InputError: if the source has no classes, does not know its labels, or has images in no class.
     """
 
     def __init__(self, source: Source):
@@ -220,6 +268,7 @@ class BalancedSource:
             raise InputError(
                 "data.balance is set, but the data has no classes known beforehand; set --config.data.balance=False"
             )
+        _check_labels(source)
         self.channels, self.class_names = source.channels, source.class_names
         self._source = source
         members = [np.flatnonzero(source.labels == label) for label in range(len(source.class_names))]
@@ -251,17 +300,37 @@ def _given(name: str, value: str | None) -> str:
 
 
 def check_classes(source: Source, num_classes: int) -> None:
-    """Raises InputError if the source has labels that the network has no class for, or none for one that needs them."""
+    """Raises InputError unless the labels of the source are those of a model's classes; warns of what may not be meant."""
+    names = tuple(source.class_names)
+    if names and all(name.lower() in SPLITS for name in names):
+        splits = f"the classes of the data are {few(names)}, which are splits of data rather than classes"
+        if num_classes:
+            raise InputError(f"{splits}; set --config.data.folder to one of these folders, .../{names[0]}")
+        logger.warning("%s: the model trains on all of them", splits)
     if not num_classes:
         return
-    found = len(source.class_names)
-    if found == 0:
+    if not names:
         raise InputError(
             f"model.num_classes is {num_classes}, but the data has no labels; set --config.model.num_classes=0 or "
             "use a source with classes (an image folder with one sub-folder per class)"
         )
-    if found > num_classes:
+    if len(names) != num_classes:
         raise InputError(
-            f"the data has labels 0..{found - 1}, but model.num_classes is {num_classes}; set "
-            f"--config.model.num_classes={found}"
+            f"the data has labels 0..{len(names) - 1} ({few(names)}), but model.num_classes is {num_classes}; set "
+            f"--config.model.num_classes={len(names)}"
+        )
+    _check_distinct("the data", names)
+    _check_labels(source)
+
+
+def _check_labels(source: Source) -> None:
+    """Raises InputError if an image is in none of the source's classes; where labels are not known, looks at one image."""
+    labels, classes = source.labels, len(source.class_names)
+    if labels is None:
+        labels = np.array([item["label"] for item in [source[0]] if item is not None], np.int64)
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(outside):
+        raise InputError(
+            f"{len(outside)} of {len(source)} images of the data are in no class, with labels such as {labels[outside[0]]} "
+            f"while there are 0..{classes - 1}; move them into folders of classes, or leave them out by a split file"
         )

@@ -18,13 +18,13 @@ from ssd_jax.config import Config
 from ssd_jax.data.pipeline import make_iterator
 from ssd_jax.data.sources import Source, check_classes, image_batches, make_source, python_source, recorded
 from ssd_jax.data.statistics import measure_statistics
-from ssd_jax.errors import InputError, checked_arguments
+from ssd_jax.errors import InputError, checked_arguments, few
 from ssd_jax.files import images
 from ssd_jax.files.lease import Lease
 from ssd_jax.run import checkpoint
 from ssd_jax.run.interruption import noted_signals
 from ssd_jax.run.trained import Trained
-from ssd_jax.run.workdir import claim_workdir, has_checkpoints, load_channels, load_statistics, workdir_lease
+from ssd_jax.run.workdir import claim_workdir, has_checkpoints, load_data, load_statistics, workdir_lease
 from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sharding import data_mesh, placed, replicated
 from ssd_jax.training.ema import MAIN
@@ -64,11 +64,10 @@ def train(
     """
     workdir, settings, mesh = Path(workdir), config.train, data_mesh()
     from_python, shape = source is not None, config.process.shape
-    if config.data.channels is None:  # a run goes on with those that it began with
-        config = replace(config, data=replace(config.data, channels=load_channels(workdir)))
-    source = make_source(config.data, shape) if source is None else python_source(source, shape, config.data.balance)
+    data, labelled = load_data(workdir, config.data), config.model.num_classes > 0
+    source = make_source(data, shape) if source is None else python_source(source, data, shape)
     check_classes(source, config.model.num_classes)
-    config = replace(config, data=recorded(config.data, source, from_python=from_python))
+    config = replace(config, data=recorded(data, source, labelled=labelled, from_python=from_python))
     experiment = build(config)
     batch_sizes = stage_batch_sizes(experiment.process.stages, settings, mesh.size)  # these fail before anything is written
     plan_steps(experiment.process, solver=config.sample.solver, num_steps=config.sample.num_steps)
@@ -104,7 +103,7 @@ def summary(experiment: Experiment, source: Source, batch_sizes: tuple[int, ...]
     config, encoding = experiment.config, experiment.encoding
     names = source.class_names if config.model.num_classes else ()
     size = "x".join(map(str, (*encoding.shape, encoding.channels)))
-    classes = f" in {len(names)} classes ({', '.join(names)})" if names else ""
+    classes = f" in {len(names)} classes ({few(names, 20)})" if names else ""
     count = sum(leaf.size for leaf in jax.tree.leaves(experiment.abstract_parameters))
     share = "" if config.train.stage_sampling == "mixed" else ", one of them a step"
     stages = ", ".join(f"{stage} {n}" for stage, n in zip(experiment.process.stages, batch_sizes, strict=True))

@@ -1,9 +1,11 @@
 """A trained model, ready to sample: `load` reads it from a run's workdir."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from unicodedata import normalize
 
 import jax
 import numpy as np
@@ -14,7 +16,7 @@ from ssd_jax.build import Experiment, build
 from ssd_jax.config import Config
 from ssd_jax.data.encoding import Encoding
 from ssd_jax.data.sources import make_source
-from ssd_jax.errors import InputError, checked_arguments
+from ssd_jax.errors import InputError, checked_arguments, few
 from ssd_jax.network import kind_of
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.protocol import null_label
@@ -28,6 +30,8 @@ from ssd_jax.sampling.plan import Plan, plan_steps
 from ssd_jax.sampling.sampler import Snapshot, iterate, with_progress
 from ssd_jax.sharding import data_mesh, placed, replicated, split_along_batch
 from ssd_jax.training.ema import MAIN
+
+Label = int | str | Sequence[int] | Sequence[str] | np.ndarray
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,12 +49,13 @@ class Trained:
     step: int
 
     def __repr__(self) -> str:
-        config, encoding = self.config, self.encoding
+        config, encoding, classes = self.config, self.encoding, self.config.data.classes
         count = sum(leaf.size for leaf in jax.tree.leaves(self.network.parameters))
         draws = config.sample
         rows = {
             "network": f"{kind_of(config.model)}, {count / 1e6:.3g} million parameters, {self.step} training steps",
-            "images": f"{'x'.join(map(str, (*encoding.shape, encoding.channels)))}, {config.model.num_classes} classes",
+            "images": f"{'x'.join(map(str, (*encoding.shape, encoding.channels)))}, {config.model.num_classes} classes"
+            + (f": {few(classes)}" if classes and config.model.num_classes else ""),
             "denoiser": f"{config.denoiser.parameterisation}, conditioned on {config.denoiser.conditioning}",
             "samples by": f"{draws.solver}, {draws.num_steps} calls, guidance {draws.guidance:g}",
         }
@@ -138,22 +143,37 @@ class Trained:
         return image_indices(num, first_index) % classes if classes else None
 
     @checked_arguments
-    def labels(self, label: int | Sequence[int] | np.ndarray | None, num: int, first_index: int = 0) -> np.ndarray | None:
-        """The label of every image, int [num]: one class, int [num], or None for the classes in turn.
+    def labels(self, label: Label | None, num: int, first_index: int = 0) -> np.ndarray | None:
+        """The label of every image, int [num]: of one class, [num] of them, or None for the classes in turn.
 
-        None for a model without classes. Raises InputError for labels that cannot be.
+        Classes are given by number or by name; a name that is a number counts as a name. None for a model without classes.
+        Raises InputError for labels that cannot be.
         """
         classes = self.config.model.num_classes
         if label is None:
             return self.classes_in_turn(num, first_index)
-        label = np.asarray(label)
+        found = np.asarray(label)
         if not classes:
             raise InputError("label is given, but the model has 0 classes; leave it out")
-        if label.shape not in ((), (num,)) or not np.issubdtype(label.dtype, np.integer):
-            raise InputError(f"label is {label.dtype} {label.shape}, but must be one int or int [{num}]")
-        if label.min() < 0 or label.max() >= classes:
-            raise InputError(f"label holds {label.min()}..{label.max()}, but the model's classes are 0..{classes - 1}")
-        return np.broadcast_to(label, num)
+        if found.dtype.kind == "U":
+            found = np.vectorize(self._number, otypes=[int])(found)
+        if found.shape not in ((), (num,)) or not np.issubdtype(found.dtype, np.integer):
+            raise InputError(f"label is {found.dtype} {found.shape}, but must be one int or int [{num}]")
+        if found.min() < 0 or found.max() >= classes:
+            raise InputError(f"label holds {found.min()}..{found.max()}, but the model's classes are 0..{classes - 1}")
+        return np.broadcast_to(found, num)
+
+    def _number(self, name: str) -> int:
+        """Of the class of a name."""
+        names = {normalize("NFC", each): number for number, each in enumerate(self.config.data.classes or ())}
+        number = names.get(normalize("NFC", name))
+        if number is not None:
+            return number
+        classes = self.config.model.num_classes
+        if re.fullmatch("[0-9]{1,9}", name) and int(name) < classes:
+            return int(name)
+        known = f"one of the classes {few(names)}, or a number" if names else "a number (the run keeps no names of classes)"
+        raise InputError(f"label is {name!r}, but must be {known} in 0..{classes - 1}")
 
     @checked_arguments
     def noise(self, key: Key[Array, ""], num: int, first_index: int = 0) -> NoiseSource:
@@ -194,7 +214,7 @@ class Trained:
         key: Key[Array, ""],
         num: int,
         *,
-        label: int | Sequence[int] | np.ndarray | None = None,
+        label: Label | None = None,
         first_index: int = 0,
         memory_limit: int | None = None,
         every: int | None = None,
@@ -233,7 +253,7 @@ class Trained:
         num_steps: int | None = None,
         spacing: str | Sequence[int] = "log_snr",
         eta: float | None = None,
-        label: int | Sequence[int] | np.ndarray | None = None,
+        label: Label | None = None,
         guidance: float | None = None,
         guidance_interval: Interval | None = None,
         threshold_quantile: float | None = None,
@@ -250,7 +270,8 @@ class Trained:
             key: the seed.
             num: images, all in one batch; on all devices if a multiple of their number.
             solver, num_steps, spacing, eta: as in `plan_steps`.
-            label: one class for all images or int [num], for a model with classes; the classes in turn if not given.
+            label: one class for all images or [num], for a model with classes, by number or name; the classes in turn if
+                not given.
             guidance, guidance_interval, threshold_quantile: as in `guided`.
             first_index: index of the first image.
             memory_limit: bytes of intermediate results on each device, as in `ssd_jax.sample`.

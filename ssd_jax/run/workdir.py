@@ -1,8 +1,10 @@
 """What lies in a workdir beside checkpoints: config.json, and statistics.json of the data that the run is trained on."""
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -10,12 +12,15 @@ import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all
 
 from ssd_jax.config import Config, config_from_json, config_json
+from ssd_jax.data.sources import DataConfig
 from ssd_jax.errors import InputError
 from ssd_jax.files.json_file import read_json, write_json
 from ssd_jax.files.lease import Lease, lease
 from ssd_jax.files.paths import write_atomically
 from ssd_jax.network.parameterisation import DataStatistics
 from ssd_jax.run.record import differences
+
+logger = logging.getLogger(__name__)
 
 LEASE = "lock.json"
 CONFIG = "config.json"
@@ -98,6 +103,15 @@ def load_statistics(workdir: Path) -> DataStatistics | None:
         raise InputError(f"{file} cannot be read: {error}; restore it, or train anew") from error
 
 
-def load_channels(workdir: Path) -> int | None:
-    """Those of the images of the run in `workdir`; None if nothing has been saved yet. Raises InputError if damaged."""
-    return load_config(workdir).data.channels if has_checkpoints(workdir) else None
+def load_data(workdir: Path, data: DataConfig) -> DataConfig:
+    """`data` with the channels and the names of classes that the run in `workdir` began with, once it has saved anything.
+
+    Those that `data` says itself stay. Warns of a run that keeps no names. Raises InputError if it cannot be read.
+    """
+    if not has_checkpoints(workdir):
+        return data
+    run = load_config(workdir)
+    if run.model.num_classes and run.data.classes is None:
+        logger.warning("%s keeps no names of classes, so that they cannot be compared with the data's; it will", workdir)
+    channels = run.data.channels if data.channels is None else data.channels
+    return replace(data, channels=channels, classes=run.data.classes if data.classes is None else data.classes)

@@ -218,7 +218,7 @@ def test_labels_must_fit_the_network(folder):
     source = FolderSource(str(folder), (8, 8))
     check_classes(source, 2)
     check_classes(source, 0)
-    with pytest.raises(InputError, match=r"labels 0\.\.1, but model.num_classes is 1"):
+    with pytest.raises(InputError, match=r"labels 0\.\.1 \(a, b\), but model.num_classes is 1"):
         check_classes(source, 1)
     source.class_names = ()
     with pytest.raises(InputError, match="no labels"):
