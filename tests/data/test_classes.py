@@ -22,8 +22,8 @@ from ssd_jax.data.sources import (
     recorded,
 )
 from ssd_jax.errors import InputError
-from ssd_jax.run import checkpoint
 from ssd_jax.run.trained import Trained
+from ssd_jax.run.workdir import claim_workdir, load_config, load_data
 from tests.conftest import tiny_config
 
 NAMES = ("ant", "bee", "cat")
@@ -155,17 +155,18 @@ def test_a_run_keeps_and_compares_names(folder, tmp_path, caplog):
     config, workdir = labelled(folder), tmp_path / "run"
     kept = recorded(config.data, source(folder), labelled=True)
     assert kept.classes == NAMES and recorded(config.data, source(folder), labelled=False).classes is None
-    checkpoint.claim_workdir(workdir, replace(config, data=kept))
-    assert checkpoint.load_config(workdir).data.classes == NAMES
-    assert checkpoint.load_data(workdir, config.data) == kept
+    claim_workdir(workdir, replace(config, data=kept))
+    (workdir / "checkpoints" / "1" / "ema").mkdir(parents=True)
+    assert load_config(workdir).data.classes == NAMES
+    assert load_data(workdir, config.data) == kept
     (folder / "bee").rename(folder / "bumblebee")
     with pytest.raises(InputError, match="new: bumblebee; gone: bee"):
         ssd_jax.train(config, workdir)
     with pytest.raises(InputError, match="new: bumblebee; gone: bee"):  # as evaluation, and sampling from data, read it
-        make_source(checkpoint.load_config(workdir).data, (8, 8))
+        make_source(load_config(workdir).data, (8, 8))
     given = replace(config.data, classes=("ant", "bumblebee", "cat"))
     with pytest.raises(InputError, match=r"run with data.classes = .*, but this config says"):
-        checkpoint.claim_workdir(workdir, replace(config, data=replace(given, channels=1)))
+        claim_workdir(workdir, replace(config, data=replace(given, channels=1)))
     assert not caplog.records
 
 
@@ -175,13 +176,13 @@ def test_runs_without_names_go_on(folder, tmp_path, caplog):
         run = replace(config, model=replace(config.model, num_classes=num_classes), data=replace(config.data, channels=1))
         plain = json.loads(config_json(run))
         del plain["data"]["classes"]
-        (tmp_path / name).mkdir()
+        (tmp_path / name / "checkpoints" / "1" / "ema").mkdir(parents=True)
         (tmp_path / name / "config.json").write_text(json.dumps(plain))
-        data = checkpoint.load_data(tmp_path / name, config.data)
+        data = load_data(tmp_path / name, config.data)
         assert data.classes is None
         run = replace(run, data=recorded(data, source(folder), labelled=num_classes > 0))
-        checkpoint.claim_workdir(tmp_path / name, run)
-        assert checkpoint.load_config(tmp_path / name).data.classes == (NAMES if num_classes else None)
+        claim_workdir(tmp_path / name, run)
+        assert load_config(tmp_path / name).data.classes == (NAMES if num_classes else None)
     (record,) = caplog.records
     assert "old keeps no names of classes" in record.getMessage()
 
@@ -206,7 +207,7 @@ def test_classes_are_asked_for_by_name_or_number():
         assert found is not None and found.tolist() == [number, number]
     found = trained.labels(["caf\u00e9", "food"], 2)
     assert found is not None and found.tolist() == [2, 0]
-    for label in ("foot", "3", "-1", "", "\u0661", "9" * 5000):
+    for label in ("foot", "3", "-1", "", "\u0661", "9" * 500):
         with pytest.raises(InputError, match="must be one of the classes food, 1, café, or a number in 0..2"):
             trained.labels(label, 2)
     with pytest.raises(InputError, match=r"must be one of the classes 0, 1, .* and 992 more, or a number in 0\.\.999"):
