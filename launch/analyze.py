@@ -64,9 +64,10 @@ def main() -> None:
     if OUT.value is not None:
         folders.check_output(Path(OUT.value))
     shape = config.process.shape
-    spectrum = natural_spectrum(shape, slope=SLOPE.value) if SPECTRUM.value == "natural" else _measure(config)
     process = make_process(config.process)
     whole = make_process(one_level(config.process))
+    _plan(process)  # wrong numbers show before the images are read
+    spectrum = natural_spectrum(shape, slope=SLOPE.value) if SPECTRUM.value == "natural" else _measure(config)
     found = analyze(config, process, spectrum, memory=MEMORY.value)
     baseline = gaussian_error(_plan(whole), spectrum)
     advised = advised_config(config.process, whole, spectrum, TOLERANCE.value)

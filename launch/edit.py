@@ -29,7 +29,7 @@ from ssd_jax.sampling.denoise import Denoise
 from ssd_jax.sampling.noise import NoiseSource, interpolated
 from ssd_jax.sampling.sampler import with_progress
 
-from .common import sampler_flags
+from .common import folders, sampler_flags
 from .common.command import run
 
 IMAGE = flags.DEFINE_string("image", None, "Image to vary, or to paint in; cropped and resized to the model's size.")
@@ -49,7 +49,8 @@ Drawing = tuple[Denoise, ssd_jax.Plan, NoiseSource, jax.Array | None]
 
 def main() -> None:
     out, num = Path(OUT.value), NUM.value
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    folders.check_output(out)
+    if out.exists() and any(out.iterdir()):
         raise InputError(f"--out {str(out)!r} is not an empty folder; choose another, nothing is overwritten")
     task, label, _ = _task(), sampler_flags.label(), sampler_flags.interval()
     trained = ssd_jax.load(WORKDIR.value)

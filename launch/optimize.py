@@ -44,15 +44,17 @@ IMAGES = flags.DEFINE_integer("images", 2048, "Images to measure the spectrum on
 def main() -> None:
     config = read_config()
     process = make_process(config.process)
-    spectrum = natural_spectrum(process.shape, slope=SLOPE.value) if SPECTRUM.value == "natural" else _measure(config)
     solver, pay, budget = SOLVERS[SOLVER.value], partial(call_cost, config), FLOPS.value
-    if budget is None:
-        if BOUNDARIES.value:
-            raise InputError("--boundaries needs --flops: with a number of calls alone full resolution is always best")
+    if budget is None and BOUNDARIES.value:
+        raise InputError("--boundaries needs --flops: with a number of calls alone full resolution is always best")
+    if budget is None:  # wrong numbers show before the images are read
         start = lay_out(process, NUM_STEPS.value, "log_snr")
-        found = optimal_timesteps(process, solver, start.tolist(), spectrum)
     else:
         start = affordable_timesteps(process, budget, pay(process))
+    spectrum = natural_spectrum(process.shape, slope=SLOPE.value) if SPECTRUM.value == "natural" else _measure(config)
+    if budget is None:
+        found = optimal_timesteps(process, solver, start.tolist(), spectrum)
+    else:
         found = optimal_timesteps(process, solver, start.tolist(), spectrum, cost=pay(process), budget=budget)
     contestants = {"spacing 'log_snr'": (process, start), "spacing 'optimal'": (process, found)}
     advice = []

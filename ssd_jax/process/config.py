@@ -76,6 +76,11 @@ class ProcessConfig:
             object.__setattr__(self, "shape", (image_size, image_size))
         check_name("process.noise_schedule", self.noise_schedule, NOISE_SCHEDULES)
         check_name("process.resolution_schedule", self.resolution_schedule, RESOLUTION_SCHEDULES)
+        if ":" in self.operator and self.operator not in OPERATORS:  # as configs of earlier versions named functions
+            raise InputError(
+                f"process.operator is {self.operator!r}, but nothing is imported because a config names it: have a module "
+                f"say OPERATORS[{self.operator!r}] = .. and give --import MODULE, or ssd_jax.load(workdir, operator=..)"
+            )
         check_name("process.operator", self.operator, OPERATORS, HOW_TO_REGISTER)
         check_name("process.snr_policy", self.snr_policy, SNR_POLICIES)
         check_range("process.num_levels", self.num_levels, low=1, high=MAX_SIDE.bit_length() + 1)

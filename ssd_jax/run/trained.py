@@ -17,13 +17,15 @@ from ssd_jax.config import Config
 from ssd_jax.data.encoding import Encoding
 from ssd_jax.data.sources import make_source
 from ssd_jax.errors import InputError, checked_arguments, few
+from ssd_jax.files.json_file import read_json
 from ssd_jax.network import kind_of
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.protocol import null_label
+from ssd_jax.process.operators import OPERATORS
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.run.checkpoint import restore_averages
 from ssd_jax.run.digest import combined, digests
-from ssd_jax.run.workdir import load_config, load_statistics
+from ssd_jax.run.workdir import CONFIG, load_config, load_statistics
 from ssd_jax.sampling.guidance import Interval, classifier_free, clipped, dynamically_thresholded
 from ssd_jax.sampling.noise import NoiseSource, image_indices, seeded
 from ssd_jax.sampling.plan import Plan, plan_steps
@@ -293,14 +295,31 @@ class Trained:
 
 
 @checked_arguments
-def load(workdir: str | Path) -> Trained:
+def load(workdir: str | Path, operator: Callable | None = None) -> Trained:
     """The latest checkpoint of the run in `workdir`, with averaged (EMA) parameters.
+
+    Args:
+        workdir: of the run; nothing that it names is imported.
+        operator: that of its config, a function of the spatial shape that returns the operator to the next level; it is
+            registered by its name there. Not needed if it is in `process.operators.OPERATORS`.
 
     Raises:
         InputError: if there is no run, no checkpoint, or it is damaged.
     """
     workdir = Path(workdir)
+    if operator is not None:
+        _register(workdir, operator)
     experiment = build(load_config(workdir), load_statistics(workdir))
     abstract = placed({MAIN: experiment.abstract_parameters}, replicated(data_mesh()))
     step, averages = restore_averages(workdir, experiment, abstract)
     return Trained(experiment, experiment.denoiser(averages[MAIN]), step)
+
+
+def _register(workdir: Path, operator: Callable) -> None:
+    """Gives the operator the name that the config of a run has for it. Raises InputError if that is another's."""
+    try:
+        name = str(read_json(workdir / CONFIG)["process"]["operator"])
+    except (FileNotFoundError, TypeError, KeyError):
+        return  # reading the config says what is wrong with it
+    if OPERATORS.setdefault(name, operator) is not operator:
+        raise InputError(f"operator is given, but the run's, {name!r}, is registered already: leave it out")
