@@ -5,9 +5,9 @@ python -m launch.edit --workdir runs/x --image cat.png --mask hole.png --resampl
 python -m launch.edit --workdir runs/x --thumbnail cat8.png --out edits/large
 python -m launch.edit --workdir runs/x --interpolate 3,17 --num 30 --label 0 --out edits/path
 
-A variation is the noisier the greater its strength. A mask is white where to paint. A thumbnail has the size of one of the
-model's lower resolutions, and keeps its pixels. Interpolation passes through the images of the seed that it names, and
-makes an animation as well.
+A variation is the noisier the greater its strength. A mask is white where to paint, or opaque if it is of one colour. A
+thumbnail has the size of one of the model's lower resolutions, and keeps its pixels. Interpolation passes through the
+images of the seed that it names, and makes an animation as well.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from tqdm import tqdm
 import ssd_jax
 from ssd_jax.errors import InputError
 from ssd_jax.files import images
-from ssd_jax.files.channels import with_channels
+from ssd_jax.files.channels import mask_of, with_channels
 from ssd_jax.files.decode import fit
 from ssd_jax.sampling import editing
 from ssd_jax.sampling.denoise import Denoise
@@ -34,7 +34,7 @@ from .common.command import run
 
 IMAGE = flags.DEFINE_string("image", None, "Image to vary, or to paint in; cropped and resized to the model's size.")
 STRENGTH = flags.DEFINE_float("strength", None, "How much to vary the image: a share of all timesteps, > 0 and <= 1.")
-MASK = flags.DEFINE_string("mask", None, "Where to paint in the image: white; of the model's size.")
+MASK = flags.DEFINE_string("mask", None, "Where to paint in the image: white, or opaque; of the model's size.")
 RESAMPLE = flags.DEFINE_integer("resample", 1, "Makes every step of inpainting so many times, for better seams.")
 THUMBNAIL = flags.DEFINE_string("thumbnail", None, "Image to enlarge.")
 INTERPOLATE = flags.DEFINE_list("interpolate", None, "Indices of the seed's images to pass through, 2 or more.")
@@ -83,8 +83,7 @@ def _task() -> Callable[[ssd_jax.Trained, NoiseSource], Drawing]:
     if IMAGE.value and STRENGTH.value is not None:
         tasks.append(partial(_vary, images.read_image(Path(IMAGE.value)), STRENGTH.value))
     if IMAGE.value and MASK.value:
-        files = images.read_image(Path(IMAGE.value)), images.read_image(Path(MASK.value), channels=3)
-        tasks.append(partial(_inpaint, *files))
+        tasks.append(partial(_inpaint, images.read_image(Path(IMAGE.value)), _mask(Path(MASK.value))))
     if THUMBNAIL.value:
         tasks.append(partial(_enlarge, images.read_image(Path(THUMBNAIL.value))))
     if INTERPOLATE.value:
@@ -94,6 +93,16 @@ def _task() -> Callable[[ssd_jax.Trained, NoiseSource], Drawing]:
     return tasks[0]
 
 
+def _mask(path: Path) -> np.ndarray:
+    """Where to paint, bool [h, w]."""
+    try:
+        mask = mask_of(images.read_image(path))
+    except InputError as error:
+        raise InputError(f"--mask {str(path)!r}: {error}") from error
+    print(f"painting {mask.mean():.1%} of the image")
+    return mask
+
+
 def _vary(image: np.ndarray, strength: float, trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
     plan = sampler_flags.plan(trained, editing.timestep_of(trained.process, strength))
     return sampler_flags.denoiser(trained), plan, noise, editing.noised(plan, _fitted(image, trained), noise)
@@ -101,7 +110,7 @@ def _vary(image: np.ndarray, strength: float, trained: ssd_jax.Trained, noise: N
 
 def _inpaint(image: np.ndarray, mask: np.ndarray, trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
     process, x0 = trained.process, _fitted(image, trained)
-    denoise = editing.inpainting(sampler_flags.denoiser(trained), process, x0, mask[..., 0] < 128)
+    denoise = editing.inpainting(sampler_flags.denoiser(trained), process, x0, ~mask)
     plan = sampler_flags.plan(trained)
     start = None if process.prior_is_noise else editing.noised(plan, x0, noise)
     return denoise, editing.resampled(plan, RESAMPLE.value), noise, start

@@ -13,7 +13,7 @@ import numpy as np
 
 from ssd_jax.errors import InputError, few
 from ssd_jax.files.channels import WHITE, Colour
-from ssd_jax.files.decode import decode, fit
+from ssd_jax.files.decode import decode, fit, read
 from ssd_jax.files.listing import fingerprint, list_images
 
 PROBED = 32  # images that tell how many channels a folder has
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 class FolderSource:
     """Images below a folder, centre-cropped and resized; first-level sub-folders that hold images are the classes.
 
-    An image that cannot be decoded is reported by name, with a running count, and read as None. Classes are numbered in
-    the order of their names, whatever the split file lists. An image beside the folders of the classes has label -1.
+    An image that cannot be read is reported by name, with the reason and a running count, and is None. Classes are numbered
+    in the order of their names, whatever the split file lists. An image beside the folders of the classes has label -1.
 
     Args:
         folder: searched by `list_images`.
@@ -36,8 +36,8 @@ class FolderSource:
         background: RGB, 0..255: shows through transparent images of 1 or 3 channels.
 
     Raises:
-        InputError: if the folder or the split file is missing or names no images, or others than the folder's, if channels
-            is 4 and no image is transparent, and, when read, if every image turns out to be corrupt.
+        InputError: if the folder or the split file is missing or names no images, or others than the folder's, or if
+            channels is 4 and no image is transparent.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class FolderSource:
         self._paths = _split(self._root, listed, Path(split_file)) if split_file else listed
         self.labels = _labels(self._paths, self.class_names)
         self._warn_of_classes()
-        self._corrupt: set[int] = set()
+        self._unreadable: set[int] = set()
         self.channels = self._probe(channels)
 
     @cached_property
@@ -69,16 +69,17 @@ class FolderSource:
     def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray] | None:
         index = int(index)
         image = self._read(index, self.channels)
-        if image is None:
-            self._report(index)
-            return None
-        return {"image": fit(image, self._shape), "label": self.labels[index]}
+        return None if image is None else {"image": fit(image, self._shape), "label": self.labels[index]}
 
     def _read(self, index: int, channels: int | None = None) -> np.ndarray | None:
-        """The image as it is, with its own channels unless told; None if it cannot be read."""
+        """The image as it is, with its own channels unless told; None, having said why, if it cannot be read."""
+        file = self._root / self._paths[index]
         try:
-            return decode(self._file(index).read_bytes(), channels, self._background)
-        except OSError:
+            return decode(read(file), channels, self._background)
+        except InputError as error:
+            if index not in self._unreadable:
+                self._unreadable.add(index)
+                logger.warning("image %r is left out: %s (%d so far)", str(file), error, len(self._unreadable))
             return None
 
     def _probe(self, channels: int | None) -> int:
@@ -96,17 +97,6 @@ class FolderSource:
         if channels == 4 or (images and all(transparent)):
             return 4
         return 1 if images and all(image.shape[-1] == 1 for image in images) else 3
-
-    def _report(self, index: int) -> None:
-        if index in self._corrupt:
-            return
-        self._corrupt.add(index)
-        logger.warning("skipping corrupt image %s (%d so far)", self._file(index), len(self._corrupt))
-        if len(self._corrupt) == len(self):
-            raise InputError(f"all {len(self)} images of {self._root} are corrupt or of an unknown format")
-
-    def _file(self, index: int) -> Path:
-        return self._root / self._paths[index]
 
     def _warn_of_classes(self) -> None:
         """Says what classes may not be what was meant."""

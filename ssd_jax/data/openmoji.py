@@ -68,7 +68,6 @@ def _render(shape: tuple[int, ...], channels: int, colour: str) -> np.ndarray:
         background = None if channels == 4 else f"#{colour}"
         png = resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side, background=background, skip_system_fonts=True)
         image = decode(bytes(png), channels)
-        assert image is not None, f"resvg rendered no PNG of {name}"
         return fit(image, shape) if min(shape) < side else image
 
     with ThreadPoolExecutor() as pool:

@@ -6,7 +6,7 @@ import grain
 import jax
 import numpy as np
 
-from ssd_jax.data.sources import Source
+from ssd_jax.data.sources import ReadableSource, Source
 from ssd_jax.errors import InputError
 
 
@@ -14,7 +14,7 @@ def make_iterator(source: Source, *, batch_size: int, seed: int, flip: bool) -> 
     """An endless iterator of this process's batches, with `get_state` / `set_state` for checkpoints.
 
     Args:
-        source: the images; None items are skipped.
+        source: the images; those that cannot be read are replaced as in `ReadableSource`.
         batch_size: images per batch over all processes; divisible by their number.
         seed: of the order and the flips.
         flip: mirror half of the images at random.
@@ -24,7 +24,8 @@ def make_iterator(source: Source, *, batch_size: int, seed: int, flip: bool) -> 
     """
     if batch_size % jax.process_count():
         raise InputError(f"train.batch_size is {batch_size}, but must be divisible by {jax.process_count()} processes")
-    data = grain.MapDataset.source(source).seed(seed).shuffle().repeat()[jax.process_index() :: jax.process_count()]
+    data = grain.MapDataset.source(ReadableSource(source)).seed(seed).shuffle().repeat()
+    data = data[jax.process_index() :: jax.process_count()]
     if flip:
         data = data.random_map(_Flip())
     threads = max(1, (os.cpu_count() or 1) // 2)  # decoding releases the GIL; more threads than this slow the host down

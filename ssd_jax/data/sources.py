@@ -21,6 +21,7 @@ from ssd_jax.files.channels import WHITE, Colour
 
 CHANNELS = (1, 3, 4)  # grey; RGB; RGB and alpha
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval", "evaluation"}
+NONE_READABLE = "none of {} images of the data can be read; the warnings say why"
 PYTHON = "python"  # the source of runs that were trained on an object of the caller's
 
 logger = logging.getLogger(__name__)
@@ -197,6 +198,8 @@ def recorded(config: DataConfig, source: Source, *, labelled: bool, from_python:
 def image_batches(source: Source, limit: int | None = None, batch_size: int = 64) -> Iterator[np.ndarray]:
     """Images in order, each once: uint8 [batch, *shape, channels]; images that cannot be read are left out.
 
+    Raises InputError if none can.
+
     Args:
         source: the data.
         limit: at most so many images, spread over the whole source.
@@ -206,8 +209,33 @@ def image_batches(source: Source, limit: int | None = None, batch_size: int = 64
     indices = np.unique(np.linspace(0, len(source) - 1, count).astype(int)).tolist()
     items = (source[index] for index in indices)
     images = (item["image"] for item in items if item is not None)
-    while chunk := list(islice(images, batch_size)):
+    if not (chunk := list(islice(images, batch_size))):
+        raise InputError(NONE_READABLE.format(count))
+    while chunk:
         yield np.stack(chunk)
+        chunk = list(islice(images, batch_size))
+
+
+class ReadableSource:
+    """A source without None: an image that cannot be read is replaced by the next one, in the source's order, that can.
+
+    So which image stands for it depends on its index alone, not on batches, processes or what was read before.
+    """
+
+    def __init__(self, source: Source):
+        self.channels, self.class_names, self.labels = source.channels, source.class_names, source.labels
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray]:
+        """Raises InputError if no image can be read."""
+        for offset in range(len(self)):
+            item = self._source[(int(index) + offset) % len(self)]
+            if item is not None:
+                return item
+        raise InputError(NONE_READABLE.format(len(self)))
 
 
 class ArraySource:

@@ -1,7 +1,7 @@
 """Channels of images: 1 is grey, 3 RGB, 4 RGB and alpha (0 transparent, 255 opaque)."""
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from ssd_jax.errors import InputError
 
@@ -31,6 +31,35 @@ def shown(images: UInt8[np.ndarray, "*n h w _"], background: Colour = WHITE) -> 
             return ((mixed + 127) // 255).astype(np.uint8)  # rounded
         case channels:
             raise InputError(f"images have {channels} channels, but must have 1 (grey), 3 (RGB) or 4 (RGB and alpha)")
+
+
+def mask_of(image: UInt8[np.ndarray, "h w _"]) -> Bool[np.ndarray, "h w"]:
+    """Where a mask says to paint: where it is white; or, if what it shows is of one colour, where it is opaque.
+
+    Args:
+        image: uint8 [h, w, 1, 3 or 4]. Beside black and white that can be seen, transparent is black.
+
+    Raises:
+        InputError: if it shows other colours and varies in transparency, so that either may be meant; or nothing to paint.
+    """
+    if image.shape[-1] < 4 or (image[..., 3] == 255).all():
+        mask = with_channels(image, 1)[..., 0] >= 128
+    else:
+        opaque = image[..., 3] >= 128
+        seen = image[opaque, :3].astype(int)
+        dark, light = (seen <= 32).all(axis=-1), (seen >= 223).all(axis=-1)
+        alike = len(seen) == 0 or (np.ptp(seen, axis=0) <= 32).all()
+        if not alike and not (dark | light).all():
+            raise InputError(
+                "the mask has several colours and is transparent in places, so that it may mean either; give one that is "
+                "white where to paint and black elsewhere"
+            )
+        mask = opaque.copy()
+        if not alike or opaque.all():
+            mask[opaque] = light
+    if not mask.any():
+        raise InputError("the mask has nothing to paint: it must be white, or opaque and of one colour, where to paint")
+    return mask
 
 
 def with_channels(

@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 
 from ssd_jax.errors import InputError
 from ssd_jax.files.channels import WHITE, Colour, shown
-from ssd_jax.files.decode import decode
+from ssd_jax.files.decode import decode, read
 from ssd_jax.files.paths import write_atomically
 
 WIDTH = 768  # pixels that an enlarged grid has at least, from side to side
@@ -93,10 +93,10 @@ def read_image(path: Path, channels: int | None = None, background: Colour = WHI
     Raises:
         InputError: if it cannot be read.
     """
-    image = decode(path.read_bytes(), channels, background) if path.is_file() else None
-    if image is None:
-        raise InputError(f"{path} is no image that can be read; give a PNG, JPEG or WebP file")
-    return image
+    try:
+        return decode(read(path), channels, background)
+    except InputError as error:
+        raise InputError(f"{path} is no image that can be read: {error}; give a PNG, JPEG or WebP file") from error
 
 
 def size_of(path: Path) -> tuple[int, int]:

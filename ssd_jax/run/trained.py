@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ssd_jax.build import Experiment, build
 from ssd_jax.config import Config
 from ssd_jax.data.encoding import Encoding
-from ssd_jax.data.sources import make_source
+from ssd_jax.data.sources import ReadableSource, make_source
 from ssd_jax.errors import InputError, checked_arguments, few
 from ssd_jax.files.json_file import read_json
 from ssd_jax.network import kind_of
@@ -197,14 +197,10 @@ class Trained:
         process, last = self.process, self.process.num_timesteps - 1
         if process.prior_is_noise:
             return None
-        source = make_source(self.config.data, process.shape)
+        source = ReadableSource(make_source(self.config.data, process.shape))
         noise = seeded(key, image_indices(num, first_index))
         chosen = jax.vmap(lambda k: jax.random.randint(k, (), 0, len(source)))(noise.keys[:, 0])
-        items = [source[int(index)] for index in chosen]
-        readable = [item for item in items if item is not None]
-        if not readable:
-            raise InputError(f"none of the {num} images drawn from the training data to start from can be read")
-        x0 = self.encoding.encode(np.stack([(item or readable[0])["image"] for item in items]))
+        x0 = self.encoding.encode(np.stack([source[int(index)]["image"] for index in chosen]))
         shape = (*process.level_shape(process.used_levels[-1]), x0.shape[-1])
         return process.noisy_state(x0, last, noise.draw(process.num_timesteps, shape))
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from ssd_jax.data import ArraySource, DataConfig, check_classes, make_iterator, make_source
+from ssd_jax.data import ArraySource, DataConfig, check_classes, image_batches, make_iterator, make_source
 from ssd_jax.data.folder import FolderSource
 from ssd_jax.data.openmoji import openmoji_names
 from ssd_jax.data.openmoji_classes import CLASSES, class_of
-from ssd_jax.data.sources import BalancedSource
+from ssd_jax.data.sources import BalancedSource, ReadableSource
 from ssd_jax.data.tfds import TfdsSource
 from ssd_jax.errors import InputError
 
@@ -126,15 +126,33 @@ def test_corrupt_images_are_named_counted_and_skipped(folder, caplog):
         batches = [next(iterator) for _ in range(20)]
     assert {round(float(image.mean()), -1) for batch in batches for image in batch["image"]} == {0, 10, 20, 30, 40, 50}
     messages = [record.getMessage() for record in caplog.records if record.name == "ssd_jax.data.folder"]
-    assert len(messages) == 2
-    assert any("broken.png" in m for m in messages) and any("cut.png" in m for m in messages)
-    assert "(2 so far)" in messages[1]
+    assert len(messages) == 4  # of two sources
+    assert any("broken.png' is left out: it is of an unknown format" in m for m in messages)
+    assert any("cut.png' is left out: it is corrupt or truncated" in m for m in messages) and "(2 so far)" in messages[1]
+    assert next(image_batches(source)).shape == (6, 8, 8, 3)
+
+
+def test_an_unreadable_image_is_replaced_by_the_next(folder):
+    """Whatever was read before, and by whichever process: all others stay where they are in the order."""
+
+    def batches() -> np.ndarray:
+        iterator = make_iterator(FolderSource(str(folder), (8, 8)), batch_size=3, seed=0, flip=True)
+        return np.concatenate([next(iterator)["image"].mean((1, 2, 3)) for _ in range(8)]).round(-1)
+
+    before = batches()
+    (folder / "a" / "2.webp").write_bytes(b"")
+    (folder / "b" / "3.PNG").write_bytes(b"")
+    np.testing.assert_array_equal(batches(), np.where((before == 20) | (before == 30), 40, before))
+    (folder / "b" / "deep" / "5.png").write_bytes(b"")
+    np.testing.assert_array_equal(batches() == 0, (before == 0) | (before == 50))
+    item = ReadableSource(FolderSource(str(folder), (8, 8)))[5]
+    assert item["label"] == 0  # that of the image
 
 
 def test_a_folder_of_corrupt_images_is_an_error(tmp_path):
     for name in ("x.png", "y.jpg"):
         (tmp_path / name).write_bytes(b"nothing")
-    with pytest.raises(InputError, match="all 2 images"):
+    with pytest.raises(InputError, match="none of 2 images of the data can be read"):
         next(make_iterator(FolderSource(str(tmp_path), (8, 8)), batch_size=1, seed=0, flip=False))
 
 

@@ -1,11 +1,15 @@
 import io
+import struct
+import tracemalloc
+import zlib
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from ssd_jax.files.decode import decode, fit
+from ssd_jax.errors import InputError
+from ssd_jax.files.decode import LARGEST_FILE, decode, fit, read
 
 RANDOM = np.random.default_rng(0)
 
@@ -22,9 +26,7 @@ def random_image(mode: str, height: int = 6, width: int = 9) -> tuple[Image.Imag
 
 
 def decoded(data: bytes, *arguments) -> np.ndarray:
-    image = decode(data, *arguments)
-    assert image is not None
-    return image
+    return decode(data, *arguments)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
@@ -111,9 +113,123 @@ def test_images_are_turned_upright(kind, mode):
 
 
 def test_what_cannot_be_decoded():
-    whole = encoded(random_image("RGBA")[0])
-    for data in (b"", b"text", whole[:40], whole[:-40]):
-        assert decode(data) is None and decode(data, 3) is None
+    """Nor half of it as if it were whole."""
+    reasons = {b"": "it is empty", b"text": "it is of an unknown format", b"%!PS-Adobe-3.0 EPSF": "unknown format"}
+    for kind, modes in {"PNG": ("L", "RGB", "RGBA", "LA"), "JPEG": ("L", "RGB"), "WEBP": ("RGB", "RGBA")}.items():
+        for mode in modes:
+            whole = encoded(random_image(mode, 64, 64)[0], kind)
+            reasons |= {whole[:end]: "corrupt or truncated" for end in (12, 40, len(whole) // 2, -40)}
+    whole = encoded(random_image("RGB", 64, 64)[0])
+    reasons[whole[:300] + bytes([whole[300] ^ 1]) + whole[301:]] = "corrupt or truncated"  # a flipped bit
+    for data, reason in reasons.items():
+        with pytest.raises(InputError, match=reason):
+            decode(data)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        read(tmp_path / "nowhere.png")
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        read(tmp_path)
+    with open(tmp_path / "x.png", "wb") as file:
+        file.truncate(LARGEST_FILE + 1)  # takes no disk
+    with pytest.raises(InputError, match="larger than 1024 MiB"):
+        read(tmp_path / "x.png")
+
+
+def png(
+    samples: np.ndarray, bits: int, colour: int, *chunks: tuple[bytes, bytes], size: tuple[int, int] | None = None
+) -> bytes:
+    """A PNG file of samples, int [h, w, ..], by the specification; `size`, (h, w), if it is to claim another."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width = samples.shape[:2] if size is None else size
+    lines = samples.reshape(len(samples), -1, 1) >> np.arange(bits - 1, -1, -1) & 1
+    data = b"".join(b"\0" + np.packbits(line.astype(np.uint8)).tobytes() for line in lines)
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(data)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("colour", [0, 2, 3, 4, 6])
+def test_every_kind_of_png(colour, bits, keyed):
+    """Grey 0, RGB 2, palette 3, grey and alpha 4, RGB and alpha 6; with one transparent colour, or opacities."""
+    if (colour == 3 and bits == 16) or (colour in (2, 4, 6) and bits < 8) or (colour in (4, 6) and keyed):
+        pytest.skip("there is none")
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    samples = RANDOM.integers(0, 2**bits, (6, 9, channels))
+    eight = samples >> 8 if bits == 16 else samples * 255 // (2**bits - 1)
+    key, chunks = samples[2, 3], []
+    opaque = np.full((6, 9, 1), 255)
+    if colour == 3:
+        palette, alphas = RANDOM.integers(0, 256, (2**bits, 3), np.uint8), np.r_[0, 128, np.full(2**bits, 255)]
+        chunks = [(b"PLTE", palette.tobytes()), (b"tRNS", bytes([0, 128]))][: 1 + keyed]
+        expected = np.concatenate([palette[samples[..., 0]], alphas[samples] if keyed else opaque], axis=-1)
+    elif colour in (0, 2):
+        chunks = [(b"tRNS", struct.pack(f">{channels}H", *key.tolist()))][:keyed]
+        if bits == 16:
+            samples[0, 0] = key ^ 1  # another colour, the same in 8 bits
+            eight[0, 0] = key >> 8
+        alpha = 255 * (samples != key).any(axis=-1, keepdims=True) if keyed else opaque
+        expected = np.concatenate([np.broadcast_to(eight, (6, 9, 3)), alpha], axis=-1)
+    else:
+        expected = eight if colour == 6 else eight[..., [0, 0, 0, 1]]
+    data = png(samples, bits, colour, *chunks)
+    np.testing.assert_array_equal(decode(data, 4), expected)
+    assert decode(data).shape[-1] == (4 if keyed or colour in (4, 6) else 1 if colour == 0 else 3)
+
+
+@pytest.mark.parametrize("adobe", [True, False])
+def test_printers_colours(adobe):
+    """CMYK, stored inverted by everybody."""
+    inks = np.array([[[0, 0, 0, 0], [255, 0, 0, 0]], [[0, 255, 0, 0], [0, 0, 255, 127]]], np.uint8)
+    seen = [[[255, 255, 255], [0, 255, 255]], [[255, 0, 255], [128, 128, 0]]]
+    data = encoded(Image.fromarray(inks.repeat(16, 0).repeat(16, 1), "CMYK"), "JPEG", quality=95)
+    found = decode(data if adobe else data.replace(b"Adobe", b"Other"))
+    np.testing.assert_allclose(found[8::16, 8::16], seen, atol=3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("PNG", {}), ("PNG", {"default_image": True}), ("WEBP", {"lossless": True, "exact": True})]
+)
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_animations_are_their_first_frame(kind, options, mode):
+    (first, array), *others = [random_image(mode) for _ in range(3)]
+    data = encoded(first, kind, save_all=True, append_images=[each for each, _ in others], duration=100, **options)
+    np.testing.assert_array_equal(decode(data, len(mode)), array)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_all_turns(turn):
+    """Those of Pillow, with a transparent colour of 16 bits and without."""
+    exif, samples = Image.Exif(), RANDOM.integers(0, 2**16, (6, 9, 3))
+    exif[0x0112] = turn
+    expected = Image.fromarray((samples >> 8).astype(np.uint8))
+    expected.getexif()[0x0112] = turn
+    tags = (b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    for chunks in ([tags], [(b"tRNS", struct.pack(">3H", *samples[2, 3].tolist())), tags]):
+        found = decode(png(samples, 16, 2, *chunks))
+        np.testing.assert_array_equal(found[..., :3], np.asarray(ImageOps.exif_transpose(expected)))
+
+
+def test_bombs_are_refused_before_memory_is_taken():
+    line = np.zeros((1, 1), int)
+    for size, reason in {
+        (30_000, 30_000): "too large to decode",
+        (10_000, 10_000): r"claims 10000x10000 pixels in \d+ bytes",
+        (1, 2**20 + 1): "too large to decode: 1048577x1",
+    }.items():
+        tracemalloc.start()
+        with pytest.raises(InputError, match=reason):
+            decode(png(line, 8, 0, size=size))
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+        tracemalloc.stop()
+    blank = np.zeros((4000, 5000), np.uint8)
+    assert decode(encoded(Image.fromarray(blank))).shape == (4000, 5000, 1)  # large, and honest
 
 
 def squares(image: np.ndarray, size: int) -> np.ndarray:
