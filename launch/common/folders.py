@@ -206,5 +206,5 @@ def _check_size(path: Path, size: tuple[int, ...], expected: tuple[int, ...], ot
     if size != expected:
         found, wanted = (f"{width}x{height}" for height, width in (size, expected))
         raise InputError(
-            f"{path} is {found} pixels, but {others} {wanted}; crop or resize it to {wanted}: images are compared as they are"
+            f"{path} is {found} pixels, but {others} {wanted}; crop or resize it to {wanted}: images are taken as they are"
         )
