@@ -45,6 +45,7 @@ def test_training_and_sampling(run):
     assert read_image(workdir / "samples" / "step_0000002.png").shape[-1] == (1 if channels == 1 else 3)
 
 
+@pytest.mark.nightly
 def test_commands(run, tmp_path):
     channels, workdir = run
     result = launch("launch.sample", f"--workdir={workdir}", "--num=5", "--animation=gif", f"--out={tmp_path}/drawn")

@@ -39,7 +39,6 @@ def test_quickstart_leaves_pictures_and_says_where(quickstart):
     assert "100%" in result.stderr and "Traceback" not in result.stderr
 
 
-@pytest.mark.smoke
 def test_train_goes_on_and_sample_repeats_itself(quickstart, tmp_path):
     workdir, _ = quickstart
     more = [*TINY, "--config.train.steps=5"]
@@ -129,6 +128,7 @@ def test_evaluate(quickstart, tmp_path):
     assert result.returncode == 2 and "holds statistics of 64 px images, not of 8 px" in result.stderr
 
 
+@pytest.mark.nightly
 def test_experiment(tmp_path):
     tiny = [*TINY, "--config.data.source=openmoji", "--variants=one_level,preserve", "--seeds=1", "--num=24"]
     experiment = ["launch.studies.experiment", f"--out={tmp_path}/runs", "--ancestral_num=8", *tiny]
