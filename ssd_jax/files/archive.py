@@ -7,10 +7,9 @@ import io
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 LARGEST_DIRECTORY = 2 << 20  # bytes of the list of members, of which a reader makes twenty times as many
 CHUNK = 1 << 20  # bytes read at a time
@@ -68,10 +67,10 @@ def check_sizes(archive: zipfile.ZipFile, names: Collection[str]) -> None:
         raise zipfile.BadZipFile(f"its members would take {total} bytes, far more than the {size} of the file")
 
 
-def read_into(member: IO[bytes], buffer: memoryview) -> None:
-    """Fills bytes from a member. Raises BadZipFile if it ends before, or does not have its checksum."""
+def read_into(buffer: memoryview, read: Callable[[int], bytes]) -> None:
+    """Fills bytes by the `read` of a member. Raises BadZipFile if it ends before, or does not have its checksum."""
     while len(buffer):
-        data = member.read(min(len(buffer), CHUNK))
+        data = read(min(len(buffer), CHUNK))
         if not data:
             raise zipfile.BadZipFile("one of its members ends too early")
         buffer[: len(data)] = data
@@ -85,5 +84,5 @@ def read_small(archive: zipfile.ZipFile, name: str, largest: int) -> bytes:
         raise zipfile.BadZipFile(f"its member {name!r:.80} has {size} bytes, but must have at most {largest}")
     buffer = bytearray(size)
     with archive.open(name) as member:
-        read_into(member, memoryview(buffer))
+        read_into(memoryview(buffer), member.read)
     return bytes(buffer)

@@ -58,7 +58,7 @@ class StoredArray:
             member.read(self.start)
             for start in range(0, self.shape[0], size):
                 batch = np.empty((min(size, self.shape[0] - start), *self.shape[1:]), self.dtype)
-                read_into(member, batch.reshape(-1).view(np.uint8).data)
+                read_into(batch.reshape(-1).view(np.uint8).data, member.read)
                 yield batch
 
 
@@ -123,5 +123,5 @@ def _array(archive: zipfile.ZipFile, stored: StoredArray) -> np.ndarray:
     array = np.empty(stored.shape[::-1] if stored.column_major else stored.shape, stored.dtype)
     with archive.open(f"{stored.name}.npy") as member:
         member.read(stored.start)
-        read_into(member, array.reshape(-1).view(np.uint8).data)
+        read_into(array.reshape(-1).view(np.uint8).data, member.read)
     return array.T if stored.column_major else array

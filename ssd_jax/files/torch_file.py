@@ -90,7 +90,7 @@ def _read_zip(path: str | Path) -> Any:
             _check_length(key, archive.getinfo(name).file_size, size * dtype.itemsize)
             data = np.empty(size, f"u{dtype.itemsize}")
             with archive.open(name) as member:
-                read_into(member, data.view(np.uint8).data)
+                read_into(data.view(np.uint8).data, member.read)
             return data.byteswap(inplace=True) if swap else data
 
         tensors = _Tensors(os.path.getsize(path), storage)
