@@ -19,6 +19,7 @@ LARGEST = 178_956_970  # pixels, Pillow's limit
 LONGEST = 2**20  # pixels a side, OpenCV's limit
 PIXELS_PER_BYTE = 50  # at most, of large images: more are bombs rather than pictures
 LARGEST_FILE = 2**30  # bytes
+ORIENTATION = 0x0112  # the EXIF tag
 BAND = 2**20  # pixels that are converted at a time, so that no copy of the whole image is made
 
 
@@ -90,14 +91,9 @@ def _decoded(file: Image.Image, encoded: bytes) -> UInt8[np.ndarray, "h w _"]:
     if file.info.get("default_image"):  # of an APNG: the picture to show where it cannot move, which OpenCV skips
         return _banded(_upright(file), "RGB")
     grey = file.mode in ("1", "L") or file.mode.startswith("I")
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR)
-    if image is None:
-        raise InputError("it is corrupt or truncated")
     if grey:
-        return image[..., None]
-    for rows in _bands(*image.shape[:2]):
-        cv2.cvtColor(image[rows], cv2.COLOR_BGR2RGB, dst=image[rows])
-    return image
+        return _opencv(encoded, cv2.IMREAD_GRAYSCALE)[..., None]
+    return _reordered(_opencv(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def _with_alpha(file: Image.Image, encoded: bytes) -> UInt8[np.ndarray, "h w 4"]:
@@ -108,17 +104,32 @@ def _with_alpha(file: Image.Image, encoded: bytes) -> UInt8[np.ndarray, "h w 4"]
         grey = np.repeat((deep >> 8).astype(np.uint8)[..., None], 3, axis=-1)
         return np.dstack([grey, np.where(deep == key, 0, 255).astype(np.uint8)])
     if file.format == "PNG" and file.mode == "RGB" and bits == 16:
-        deep = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
-        if deep is None:
-            raise InputError("it is corrupt or truncated")
-        colour = deep[..., 2::-1].astype(np.uint16)
+        colour = _opencv(encoded, cv2.IMREAD_UNCHANGED)[..., 2::-1].astype(np.uint16)
         alpha = np.where((colour == np.array(key)).all(axis=-1), 0, 255).astype(np.uint8)
         transparent = Image.fromarray(np.dstack([(colour >> 8).astype(np.uint8), alpha]))
         transparent.getexif().update(file.getexif())
         return _banded(_upright(transparent), "RGBA")
     if file.format == "PNG" and file.mode == "L" and bits < 8 and isinstance(key, int):
         file.info["transparency"] = key * 255 // (2**bits - 1)
+    if file.format == "WEBP" and getattr(file, "n_frames", 1) == 1 and file.getexif().get(ORIENTATION, 1) == 1:
+        image = _opencv(encoded, cv2.IMREAD_UNCHANGED)  # the same pixels, in a third of the memory
+        if image.shape[-1] == 4:
+            return _reordered(image, cv2.COLOR_BGRA2RGBA)
     return _banded(_upright(file), "RGBA")
+
+
+def _opencv(encoded: bytes, how: int) -> np.ndarray:
+    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), how)
+    if image is None:
+        raise InputError("it is corrupt or truncated")
+    return image
+
+
+def _reordered(image: np.ndarray, how: int) -> np.ndarray:
+    """With the channels in another order, in place."""
+    for rows in _bands(*image.shape[:2]):
+        cv2.cvtColor(image[rows], how, dst=image[rows])
+    return image
 
 
 def _upright(file: Image.Image) -> Image.Image:
