@@ -54,7 +54,7 @@ def run(main: Callable[[], None]) -> None:
         try:
             main()
         except InputError as error:
-            fail(str(error))
+            fail(str(error).partition("\n")[0])  # to errors of its workers Grain adds lines of its own
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             fail(f"{where}{error.strerror or error}; nothing is left half-written")
