@@ -7,8 +7,9 @@ digest of every array); an imported one has no "state". Those of format 1 have o
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -38,8 +39,31 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class Checkpoints:
+    """The checkpoints of a run, open.
+
+    Attributes:
+        orbax: reads and writes them.
+        saving: Orbax's response to what `save` started; None if there is nothing to wait for.
+    """
+
+    orbax: ocp.training.Checkpointer
+    saving: Any = None
+
+    @property
+    def folder(self) -> Path:
+        """Where they lie."""
+        return Path(self.orbax.directory)
+
+    @property
+    def steps(self) -> list[int]:
+        """Theirs, in order."""
+        return [each.step for each in self.orbax.checkpoints]
+
+
 @contextmanager
-def open_checkpoints(workdir: Path, *, writable: bool):
+def open_checkpoints(workdir: Path, *, writable: bool) -> Iterator[Checkpoints]:
     """The checkpoints of a run; if `writable`, removes what an interrupted save left behind. Waits for saves at its end.
 
     Raises:
@@ -53,18 +77,22 @@ def open_checkpoints(workdir: Path, *, writable: bool):
     keep_latest: Any = ocp.training.preservation_policies.LatestN(KEEP)
     folder = (workdir / "checkpoints").resolve()
     with _written(folder):
-        checkpoints = ocp.training.Checkpointer(
+        orbax = ocp.training.Checkpointer(
             str(folder), context=context, preservation_policy=keep_latest, cleanup_tmp_directories=writable
         )
+    checkpoints = Checkpoints(orbax)
     try:
         yield checkpoints
     finally:
         with _written(folder):
-            checkpoints.close()
+            try:
+                wait(checkpoints)
+            finally:
+                orbax.close()
 
 
 def save(
-    checkpoints: ocp.training.Checkpointer,
+    checkpoints: Checkpoints,
     step: int,
     experiment: Experiment,
     state: dict[str, Any],
@@ -91,19 +119,22 @@ def save(
     parts: dict[str, Any] = {"ema": state["ema"], "record": make_record(experiment, found, data)}
     if rest:
         parts |= {"state": rest, "data": data}
-    with _written(Path(checkpoints.directory)):
-        checkpoints.save_checkpointables_async(step, parts, force=True)
+    wait(checkpoints)
+    with _written(checkpoints.folder):
+        checkpoints.saving = checkpoints.orbax.save_checkpointables_async(step, parts, force=True)
 
 
-def last_said(checkpoints: ocp.training.Checkpointer) -> str:
+def last_said(checkpoints: Checkpoints) -> str:
     """Of which step the last checkpoint is, for messages."""
-    return f"the last checkpoint is of step {checkpoints.latest.step}" if checkpoints.latest else "there is no checkpoint"
+    return f"the last checkpoint is of step {checkpoints.steps[-1]}" if checkpoints.steps else "there is no checkpoint"
 
 
-def wait(checkpoints: ocp.training.Checkpointer) -> None:
+def wait(checkpoints: Checkpoints) -> None:
     """Waits for what `save` started. Raises InputError if it cannot be written."""
-    with _written(Path(checkpoints.directory)):
-        checkpoints.wait()
+    saving, checkpoints.saving = checkpoints.saving, None
+    with _written(checkpoints.folder):
+        if saving is not None:
+            saving.result()  # whoever does not ask for it leaves a thread and its files behind with every save
 
 
 class Restored(NamedTuple):
@@ -114,7 +145,7 @@ class Restored(NamedTuple):
     data: dict
 
 
-def restore(checkpoints: ocp.training.Checkpointer, experiment: Experiment, abstract: dict[str, Any]) -> Restored:
+def restore(checkpoints: Checkpoints, experiment: Experiment, abstract: dict[str, Any]) -> Restored:
     """The latest checkpoint that is whole; moves later ones, which are damaged, to workdir/damaged, saying so.
 
     Args:
@@ -127,7 +158,7 @@ def restore(checkpoints: ocp.training.Checkpointer, experiment: Experiment, abst
     """
 
     def read(step: int) -> Restored:
-        folder = Path(checkpoints.directory) / str(step)
+        folder = checkpoints.folder / str(step)
         if (folder / "ema").exists() and not (folder / "state").exists():
             raise InputError(
                 "it holds averaged parameters only, as imported ones do: it can be sampled, but training cannot go on from "
@@ -156,17 +187,17 @@ def restore_averages(workdir: Path, experiment: Experiment, abstract: dict[str, 
     if not (workdir / "checkpoints").is_dir():
         raise InputError(f"{str(workdir)!r} holds no checkpoint; train one with python -m launch.train --workdir {workdir}")
     with open_checkpoints(workdir, writable=False) as checkpoints:
-        if checkpoints.latest is None:
+        if not checkpoints.steps:
             raise InputError(f"{str(workdir)!r} holds no finished checkpoint yet")
         parts = {"ema": abstract}
         return _latest_whole(checkpoints, lambda step: (step, _load(checkpoints, step, experiment, parts)["ema"]))
 
 
-def _latest_whole(checkpoints: ocp.training.Checkpointer, read: Callable[[int], T]) -> T:
+def _latest_whole(checkpoints: Checkpoints, read: Callable[[int], T]) -> T:
     """What `read` makes of the latest checkpoint that is not Damaged; says which ones are."""
-    steps = [each.step for each in checkpoints.checkpoints][::-1]
+    steps = checkpoints.steps[::-1]
     for step, before in zip(steps, [*steps[1:], None], strict=True):
-        folder = Path(checkpoints.directory) / str(step)
+        folder = checkpoints.folder / str(step)
         try:
             return read(step)
         except Damaged as error:
@@ -178,12 +209,12 @@ def _latest_whole(checkpoints: ocp.training.Checkpointer, read: Callable[[int], 
     raise AssertionError("there is a checkpoint")
 
 
-def _move_later(checkpoints: ocp.training.Checkpointer, step: int) -> None:
+def _move_later(checkpoints: Checkpoints, step: int) -> None:
     """Moves the checkpoints after `step` out of the way of those that training is going to write."""
-    later = [each.step for each in checkpoints.checkpoints if each.step > step]
+    later = [each for each in checkpoints.steps if each > step]
     if not later:
         return
-    folder = Path(checkpoints.directory)
+    folder = checkpoints.folder
     if jax.process_index() == 0:
         for each in later:
             place, number = folder.parent / "damaged" / str(each), 0
@@ -193,14 +224,12 @@ def _move_later(checkpoints: ocp.training.Checkpointer, step: int) -> None:
             shutil.move(folder / str(each), place)
             logger.warning("moved the damaged checkpoint to %s", place)
     sync_global_devices("damaged checkpoints are moved")
-    checkpoints.reload()
+    checkpoints.orbax.reload()
 
 
-def _load(
-    checkpoints: ocp.training.Checkpointer, step: int, experiment: Experiment, abstract: dict[str, Any]
-) -> dict[str, Any]:
+def _load(checkpoints: Checkpoints, step: int, experiment: Experiment, abstract: dict[str, Any]) -> dict[str, Any]:
     """Parts of a checkpoint, checked. Raises Damaged, or InputError if it is of another model."""
-    folder = Path(checkpoints.directory) / str(step)
+    folder = checkpoints.folder / str(step)
     if not (folder / "record").exists():
         logger.warning("checkpoint %s is from before checkpoints had digests: it is not checked", folder)
         loaded = _parts(checkpoints, step, _abstract_of_format_1(abstract))
@@ -239,12 +268,12 @@ def _upgraded(loaded: dict[str, Any]) -> dict[str, Any]:
     return newer
 
 
-def _parts(checkpoints: ocp.training.Checkpointer, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+def _parts(checkpoints: Checkpoints, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
     """Parts of a checkpoint as Orbax reads them. Raises Damaged if it cannot."""
     try:
-        return checkpoints.load_checkpointables(step, abstract)
+        return checkpoints.orbax.load_checkpointables(step, abstract)
     except Exception as error:  # Orbax raises many kinds for files missing, truncated or of other shapes
-        missing = [name for name in abstract if not (Path(checkpoints.directory) / str(step) / name).exists()]
+        missing = [name for name in abstract if not (checkpoints.folder / str(step) / name).exists()]
         raise Damaged(f"it has no {missing[0]!r}" if missing else f"it cannot be read: {_reason(error)}") from error
 
 

@@ -5,7 +5,6 @@ import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import grain
 import jax
@@ -114,10 +113,10 @@ def summary(experiment: Experiment, source: Source, batch_sizes: tuple[int, ...]
 
 
 def _first_or_latest(
-    experiment: Experiment, mesh: jax.sharding.Mesh, checkpoints: Any, iterator: grain.DatasetIterator
+    experiment: Experiment, mesh: jax.sharding.Mesh, checkpoints: checkpoint.Checkpoints, iterator: grain.DatasetIterator
 ) -> tuple[TrainState, int]:
     """The state of the latest checkpoint, or a first one, and its step; sets the iterator to where it stood."""
-    if checkpoints.latest is None:
+    if not checkpoints.steps:
         return init_state(experiment.init_parameters, experiment.config.train.seed, mesh), 0
     abstract = abstract_state(experiment.abstract_parameters)
     restored = checkpoint.restore(checkpoints, experiment, placed(abstract.as_dict(), replicated(mesh)))
@@ -142,7 +141,7 @@ class Loop:
     experiment: Experiment
     workdir: Path
     train_step: TrainStep
-    checkpoints: Any
+    checkpoints: checkpoint.Checkpoints
     writer: tensorboardX.SummaryWriter
     lease: Lease | None
 

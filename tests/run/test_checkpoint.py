@@ -139,7 +139,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(copy, monkeypa
     with checkpoint.open_checkpoints(copy, writable=True) as checkpoints:
         with pytest.raises(InputError, match=r"step 6 was not saved: 1 of .* ema/main/stem/bias; .* of step 4;.*rate"):
             checkpoint.save(checkpoints, 6, experiment, state, {"next_index": 0})
-        assert [each.step for each in checkpoints.checkpoints] == [2, 4]
+        assert checkpoints.steps == [2, 4]
         with monkeypatch.context() as patched:
             patched.setattr(checkpoint, "check_finite", lambda found: None)
             checkpoint.save(checkpoints, 6, experiment, state, {"next_index": 0})
@@ -153,7 +153,7 @@ def test_checkpoints_of_format_1_load_and_are_said_to_be_unchecked(tmp_path, cap
     rest = {name: value for name, value in state.items() if name not in ("ema", "skipped_in_a_row")}
     with checkpoint.open_checkpoints(tmp_path, writable=True) as checkpoints:
         parts = {"ema": state["ema"][MAIN], "state": rest, "data": {"next_index": 7}}
-        checkpoints.save_checkpointables(4, parts, force=True)
+        checkpoints.orbax.save_checkpointables(4, parts, force=True)
     assert values(ssd_jax.load(tmp_path).network.parameters) == {4.0}
     (said,) = [record for record in caplog.records if "not checked" in record.getMessage()]
     assert said.levelname == "WARNING"
