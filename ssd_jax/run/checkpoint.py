@@ -293,6 +293,8 @@ def _written(folder: Path):
 
 def _reason(error: BaseException) -> str:
     """The first cause of an error in a few words."""
-    while cause := error.__cause__ or error.__context__:
+    seen: list[BaseException] = []  # causes may go round in a circle
+    while error not in seen and (cause := error.__cause__ or error.__context__):
+        seen.append(error)
         error = cause
     return " ".join(str(error).split())[:200] or type(error).__name__
