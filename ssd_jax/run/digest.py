@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 SEEDS = (0x243F6A88, 0x85A308D3)  # of the two words of a digest
+SMALL = 2**20  # elements
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,17 @@ class Digest:
 def digests(tree: Any) -> dict[str, Digest]:
     """The digest of every array of a pytree by its path, e.g. "ema/main/stem/kernel"; waits for them."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    words = jax.device_get([_words(leaf) for _, leaf in leaves])
+    fetched = jax.device_get([leaf if _is_small(leaf) else _on_device(leaf) for _, leaf in leaves])
+    words = [_on_host(each) if _is_small(leaf) else each for (_, leaf), each in zip(leaves, fetched, strict=True)]
     return {
         "/".join(map(_name, path)): Digest(kind(leaf), "".join(f"{word:08x}" for word in each[:2]), not each[2])
         for (path, leaf), each in zip(leaves, np.array(words).tolist(), strict=True)
     }
+
+
+def _is_small(array: Any) -> bool:
+    """Whether this process has all of an array, and fetching it takes less time than compiling a program for its shape."""
+    return array.size <= SMALL and (not isinstance(array, jax.Array) or array.is_fully_replicated)
 
 
 def kinds(tree: Any) -> dict[str, str]:
@@ -57,24 +64,44 @@ def combined(of: dict[str, Digest]) -> str:
 
 
 @jax.jit
-def _words(array: jax.Array) -> jax.Array:
-    """uint32 [3]: two sums over all elements, mod 2^32, and 1 if any is not finite.
+def _on_device(array: jax.Array) -> jax.Array:
+    """`_words`, compiled."""
+    bits = jax.lax.bitcast_convert_type(array, _unsigned(array.dtype)) if array.dtype != jnp.bool_ else array
+    place = jnp.zeros(bits.shape, jnp.uint32)
+    for axis, size in enumerate(bits.shape):
+        place = place * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+    return jnp.stack(_words(array, bits, place))
+
+
+def _on_host(array: np.ndarray) -> np.ndarray:
+    """`_words` by NumPy, of arrays for which compiling takes longer."""
+    array = np.ascontiguousarray(array).reshape(-1)
+    bits = array.view(_unsigned(array.dtype)) if array.dtype != np.bool_ else array
+    return np.stack(_words(array, bits, np.arange(bits.size, dtype=np.uint32)))
+
+
+def _unsigned(dtype: np.dtype) -> np.dtype:
+    """Of the same size, at most 32 bits."""
+    return np.dtype(f"uint{8 * min(dtype.itemsize, 4)}")
+
+
+def _words(array: Any, bits: Any, place: Any) -> list[Any]:
+    """Two sums over all elements, mod 2^32, and 1 if any is not finite; uint32 each.
 
     Every summand is a bijection of its element's bits, so that a change of one element always changes both sums; and a
     different one at every place, so that a permutation does as well.
     """
-    array = jnp.asarray(array)
-    array = array.astype(jnp.uint8) if array.dtype == jnp.bool_ else array
-    bits = jax.lax.bitcast_convert_type(array, f"uint{8 * min(array.dtype.itemsize, 4)}").astype(jnp.uint32)
-    place = jnp.zeros(bits.shape, jnp.uint32)
-    for axis, size in enumerate(bits.shape):
-        place = place * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-    sums = [jnp.sum(_mixed(bits ^ _mixed(place + np.uint32(seed))), dtype=jnp.uint32) for seed in SEEDS]
-    wrong = jnp.any(~jnp.isfinite(array)) if jnp.issubdtype(array.dtype, jnp.floating) else jnp.zeros((), bool)
-    return jnp.stack([*sums, wrong.astype(jnp.uint32)])
+    sums = [_mixed(bits.astype(np.uint32) ^ _mixed(place + np.uint32(seed))).sum(dtype=np.uint32) for seed in SEEDS]
+    floating = jnp.issubdtype(array.dtype, jnp.floating)
+    return [
+        *sums,
+        (~(jnp if isinstance(array, jax.Array) else np).isfinite(array)).any().astype(np.uint32)
+        if floating
+        else np.uint32(0),
+    ]
 
 
-def _mixed(x: jax.Array) -> jax.Array:
+def _mixed(x: Any) -> Any:
     """The finaliser of MurmurHash3: a bijection of 32 bits that has every bit of the one depend on all of the other."""
     x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)

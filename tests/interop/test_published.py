@@ -318,8 +318,11 @@ def test_bad_input_is_one_line(arguments, message, tmp_path):
         ({f"input_blocks.{i}.x": np.zeros(1) for i in range(300)}, "are not those of a published Flexi-UNet"),
         ({f"input_blocks.{'9' * 5000}.0.op.": np.zeros(1)}, "are not those of a published Flexi-UNet"),
         ({"stem\n\x1b[31m" + "x" * 1000: np.zeros(1)}, "unknown: stem"),
-        ({"input_blocks.0.0.bias": np.full(32, np.nan, np.float32)}, "not finite numbers: input_blocks.0.0.bias;"),
-        ({"step": [[]] * 3}, "step is list and"),
+        (
+            {"input_blocks.0.0.bias": np.full(32, np.nan, np.float32)},
+            "1 of 178 arrays hold numbers that are not finite, the first stem/bias;",
+        ),
+        ({"step": [[]] * 3}, r"step is \[\[\], \[\], \[\]\] and"),
         ({"step": 2**40}, "step is 1099511627776 and"),
     ],
     ids=lambda value: str(value)[:40],

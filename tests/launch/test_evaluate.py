@@ -83,9 +83,9 @@ def refused(given, *parts, shape=(8, 8)):
 
 
 def test_what_cannot_be_compared_is_refused(folder, tmp_path):
-    refused(folder, "000000.png is 8x8 pixels, but the images are 16x16; resize it", shape=(16, 16))
+    refused(folder, "000000.png is 8x8 pixels, but the images are 16x16; crop or resize it to 16x16", shape=(16, 16))
     write_png(folder / "odd.png", np.zeros((8, 9, 3), np.uint8))
-    refused(folder, "odd.png is 9x8 pixels", "resize it, or leave it out")
+    refused(folder, "odd.png is 9x8 pixels", "crop or resize it to 8x8")
     (folder / "odd.png").write_bytes(b"text")
     refused(folder, "odd.png is no image")
     np.savez(tmp_path / "floats.npz", IMAGES / 255)

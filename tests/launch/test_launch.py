@@ -68,6 +68,7 @@ def test_train_goes_on_and_sample_repeats_itself(quickstart, tmp_path):
     assert result.returncode == 2 and "not an empty folder" in result.stderr
 
 
+@pytest.mark.nightly
 def test_edit(quickstart, tmp_path):
     workdir, _ = quickstart
     edit = ["launch.edit", f"--workdir={workdir}", "--num=3", "--num_steps=5", "--label=0"]
@@ -191,6 +192,7 @@ def test_what_is_known_before_training_comes_as_tables(tmp_path):
     assert result.stdout.count("stage  resolution") == 3 and "timesteps: 19," in result.stdout
 
 
+@pytest.mark.nightly
 def test_gaussian_error(tmp_path):
     result = launch("launch.studies.gaussian_error", "--size=8", "--num_timesteps=20", f"--out={tmp_path}")
     assert result.returncode == 0, result.stderr
@@ -212,7 +214,7 @@ def test_gaussian_error(tmp_path):
             ["launch.train", "--config.train.steps=3"],
             "--config is missing: give a Python file or one of: ben",
         ),
-        (["launch.train", "--config=openmoji32", "--wrkdir=nowhere"], "'wrkdir'. Did you mean: workdir"),
+        (["launch.train", "--config=openmoji32", "--wrkdir=nowhere"], "flag is '--wrkdir', but must be one of: --workdir"),
         (["launch.train", "--config=configs/openmoji32.py", "--config.process.image_size=30"], "multiples of 4"),
         (["launch.train", "--config=configs/folder.py", "--config.data.folder=nowhere"], "'nowhere'"),
         (["launch.sample", "--out=nowhere"], "no config.json"),

@@ -214,6 +214,15 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line_and_the_others_stay(cop
     assert ssd_jax.load(copy).step == 4
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int32", "bool", "uint8", "int8"])
+@pytest.mark.parametrize("shape", [(), (0, 3), (4, 3, 5)])
+def test_host_and_device_compute_the_same_digest(dtype, shape, monkeypatch):
+    tree = {"a": jnp.asarray(50 * np.random.default_rng(0).normal(size=shape)).astype(dtype)}
+    on_host = digests(tree)
+    monkeypatch.setattr("ssd_jax.run.digest.SMALL", -1)
+    assert digests(tree) == on_host
+
+
 def test_digests_do_not_depend_on_where_an_array_lies():
     array = np.random.default_rng(0).normal(size=(16, 6, 3)).astype(np.float32)
     split = jax.sharding.NamedSharding(mesh_of(8), jax.sharding.PartitionSpec("data"))
