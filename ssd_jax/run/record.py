@@ -32,8 +32,10 @@ def make_record(experiment: Experiment, arrays: dict[str, Digest], data: dict | 
     return record | {"sha256": _sha256(record)}
 
 
-def check_record(record: dict[str, Any]) -> None:
+def check_record(record: Any) -> None:
     """Raises Damaged if a record is not as it was written, InputError if a newer version wrote it."""
+    if not isinstance(record, dict):
+        raise Damaged("its record is not as it was written")
     written = record.get("format")
     if record.get("sha256") != _sha256({name: value for name, value in record.items() if name != "sha256"}):
         raise Damaged("its record is not as it was written")

@@ -28,7 +28,7 @@ def config(channels: int | None, **data) -> Config:
     )
 
 
-@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.nightly), 4], ids=["grey", "transparent"])
+@pytest.fixture(scope="module", params=[1, 4], ids=["grey", "transparent"])
 def run(request, tmp_path_factory):
     """A trained run with so many channels, rectangular."""
     workdir = tmp_path_factory.mktemp("run")
@@ -36,6 +36,7 @@ def run(request, tmp_path_factory):
     return request.param, workdir
 
 
+@pytest.mark.nightly
 def test_training_and_sampling(run):
     channels, workdir = run
     trained = ssd_jax.load(workdir)

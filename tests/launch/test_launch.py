@@ -173,6 +173,7 @@ def columns(line: str) -> list[str]:
     return re.split(r"\s{2,}", line.strip())
 
 
+@pytest.mark.nightly
 def test_what_is_known_before_training_comes_as_tables(tmp_path):
     config = ["--config=configs/openmoji32.py", *TINY, "--spectrum=natural"]
     result = launch("launch.analyze", *config, "--num_steps=10", f"--out={tmp_path}")

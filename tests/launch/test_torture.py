@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from launch.studies.torture import configs
+from launch.studies.torture import checkpoints, configs, hostile
 from ssd_jax.config import from_config_dict
+from tests.conftest import tiny_config
 
 
 def test_random_configs_are_refused_or_built():
@@ -28,3 +29,14 @@ def test_a_fault_is_counted(monkeypatch):
     result = configs.run(10, seed=3, num_trained=0)
     assert result["faults"] and result["accepted"] == 0
     assert all("KeyError in broken" in fault and len(fault.splitlines()) == 1 for fault in result["faults"])
+
+
+def test_hostile_files_are_refused():
+    result = hostile.run(40, seed=1)
+    assert result["files"] == 40 and result["faults"] == [] and result["refused"] > 20
+
+
+def test_flips_are_counted():
+    result = checkpoints.flips(tiny_config(), 3, seed=0)
+    assert result["faults"] == [] and "wrong" not in result
+    assert sum(result.get(name, 0) for name in ("untouched", "the one before", "refused")) == result["read"] == 6

@@ -287,6 +287,7 @@ def tiny_network() -> tuple[Any, dict]:
     return graphdef, nnx.to_pure_dict(state)
 
 
+@pytest.mark.nightly
 def test_x0_adds_no_operation():
     """The loss, its gradient and the denoiser are the programs of a network that is called by itself."""
     process, (graphdef, parameters) = PROCESSES["box"], tiny_network()
@@ -331,6 +332,7 @@ def program(function, *arguments) -> str:
     return jax.jit(main).lower(*arguments).as_text()
 
 
+@pytest.mark.nightly
 def test_a_tiny_network_learns_v_and_samples():
     process, (graphdef, parameters) = PROCESSES["blur"], tiny_network()
     images = 0.8 + 0.1 * jax.random.normal(jax.random.key(0), (16, 4, 4, 3))

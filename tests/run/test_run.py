@@ -97,6 +97,7 @@ def test_a_run_goes_on_with_the_channels_that_it_began_with(tmp_path):
     assert ssd_jax.load(tmp_path / "run").step == 2 and ssd_jax.load(tmp_path / "run").encoding.channels == 3
 
 
+@pytest.mark.nightly
 def test_another_parameterisation_is_kept_with_its_statistics(folder, tmp_path):
     config = replace(tiny_config(folder, steps=2), denoiser=DenoiserConfig("v", "log_snr"))
     ssd_jax.train(config, tmp_path)
@@ -163,6 +164,7 @@ def test_load_and_sample(run):
         trained.sample(jax.random.key(0), 1, guidance=2.0)
 
 
+@pytest.mark.nightly
 def test_a_conditional_run(folder, tmp_path):
     config = tiny_config(folder, steps=2)
     model, process = replace(config.model, num_classes=2, label_dropout=0.5), replace(config.process, num_levels=1)

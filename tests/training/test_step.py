@@ -159,6 +159,7 @@ def test_updates_that_are_not_finite_are_skipped_and_counted(single, mesh):
         chex.assert_trees_all_equal(getattr(before, name), jax.device_get(getattr(after, name)))
 
 
+@pytest.mark.nightly
 def test_training_fits_a_batch_with_doubled_blocks(mesh):
     config = with_train(tiny_config(), learning_rate=3e-3, steps=60)
     config = replace(config, model=replace(config.model, num_res_blocks=2))
