@@ -45,7 +45,9 @@ def run(main: Callable[[], None]) -> None:
     logger.setLevel(logging.INFO)
     logger.addHandler(_BarHandler())
     logger.propagate = False
-    absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax tells at length what our own checks say in a line
+    absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax tells at length what our own checks say in a line,
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and leaves tasks that failed to be found one by one
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     warnings.showwarning = lambda message, *_: tqdm.write(f"warning: {message}", file=sys.stderr)
 
     def guarded(argv: list[str]) -> None:

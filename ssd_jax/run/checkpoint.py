@@ -202,7 +202,9 @@ def _latest_whole(checkpoints: Checkpoints, read: Callable[[int], T]) -> T:
             return read(step)
         except Damaged as error:
             if before is None:
-                raise InputError(f"checkpoint {folder} is damaged ({error}), and none before it is whole") from error
+                raise InputError(
+                    f"checkpoint {folder} is damaged ({error}), and none before it is whole; train anew"
+                ) from error
             logger.warning("checkpoint %s is damaged (%s); going back to that of step %d", folder, error, before)
         except InputError as error:
             raise InputError(f"checkpoint {folder} cannot be used: {error}") from error

@@ -127,7 +127,6 @@ def test_samples_are_drawn_as_the_run_says(run):
     np.testing.assert_array_equal(other.sample(key, 2), trained.sample(key, 2, solver="dpmpp_2m_sde", num_steps=4))
 
 
-@pytest.mark.smoke
 def test_resuming_is_bit_equal_to_not_stopping(run, tmp_path):
     config, whole = run
     ssd_jax.train(replace(config, train=replace(config.train, steps=2)), tmp_path)
