@@ -100,6 +100,7 @@ def test_edit(quickstart, tmp_path):
     assert not (tmp_path / "large").exists()
 
 
+@pytest.mark.nightly
 def test_evaluate(quickstart, tmp_path):
     workdir, _ = quickstart
     evaluate = ["launch.evaluate", f"--workdir={workdir}", "--num=16", "--num_steps=4", f"--samples={tmp_path}/samples"]

@@ -82,6 +82,7 @@ def test_trained_prints_as_a_small_table(run):
         assert part in text
 
 
+@pytest.mark.nightly
 def test_a_run_goes_on_with_the_channels_that_it_began_with(tmp_path):
     """Also one of grey images that was begun when all images were read as RGB."""
     (tmp_path / "grey").mkdir()
