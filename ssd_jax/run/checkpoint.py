@@ -19,7 +19,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 from orbax.checkpoint import v1 as ocp
 
 from ssd_jax.build import Experiment
-from ssd_jax.errors import InputError
+from ssd_jax.errors import InputError, one_line
 from ssd_jax.run.digest import Digest, digests
 from ssd_jax.run.record import (
     Damaged,
@@ -299,4 +299,4 @@ def _reason(error: BaseException) -> str:
     while error not in seen and (cause := error.__cause__ or error.__context__):
         seen.append(error)
         error = cause
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return one_line(error) or type(error).__name__

@@ -4,7 +4,6 @@ import dataclasses
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -39,7 +38,7 @@ def workdir_lease(workdir: Path) -> Iterator[Lease | None]:
         if jax.process_index() == 0:
             try:
                 held = stack.enter_context(lease(workdir / LEASE))
-            except InputError as error:
+            except (InputError, OSError) as error:  # the others must not wait for ever
                 refused = error
         if jax.process_count() > 1 and broadcast_one_to_all(np.array(refused is not None)):
             refused = refused or InputError(f"{str(workdir)!r} is in use by another run")
@@ -114,4 +113,4 @@ def load_data(workdir: Path, data: DataConfig) -> DataConfig:
     if run.model.num_classes and run.data.classes is None:
         logger.warning("%s keeps no names of classes, so that they cannot be compared with the data's; it will", workdir)
     channels = run.data.channels if data.channels is None else data.channels
-    return replace(data, channels=channels, classes=run.data.classes if data.classes is None else data.classes)
+    return dataclasses.replace(data, channels=channels, classes=run.data.classes if data.classes is None else data.classes)
