@@ -18,11 +18,11 @@ from ssd_jax.errors import (
     HOW_TO_REGISTER,
     InputError,
     as_type,
+    brief,
     check_name,
     checked_fields,
     field_types,
     section,
-    shown,
     unknown_name,
 )
 from ssd_jax.files.json_file import json_text, parse_json
@@ -117,7 +117,7 @@ def _check_sections(plain: dict) -> None:
         if name not in SECTIONS:
             raise unknown_name("config section", name, SECTIONS)
         if not isinstance(values, dict):
-            raise InputError(f"config section {name} is {shown(values)}, but must hold fields with their values")
+            raise InputError(f"config section {name} is {brief(values)}, but must hold fields with their values")
 
 
 def _upgraded(plain: dict, written: int) -> dict:

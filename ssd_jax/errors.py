@@ -35,7 +35,7 @@ class InputError(ValueError):
     """
 
 
-def shown(value: object) -> str:
+def brief(value: object) -> str:
     """A value as messages show it: its repr on one line, shortened."""
     try:
         text = " ".join(repr(value).split())
@@ -47,9 +47,9 @@ def shown(value: object) -> str:
 def unknown_name(what: str, name: object, known: Iterable[object]) -> InputError:
     """The error for a `name` that is not among the `known` ones (any iterable of strings)."""
     names = [str(each) for each in known]
-    near = difflib.get_close_matches(name if isinstance(name, str) else shown(name), names, 1)
+    near = difflib.get_close_matches(name if isinstance(name, str) else brief(name), names, 1)
     suggested = f" (did you mean {near[0]}?)" if near else ""
-    return InputError(f"{what} is {shown(name)}, but must be one of: {', '.join(names)}{suggested}")
+    return InputError(f"{what} is {brief(name)}, but must be one of: {', '.join(names)}{suggested}")
 
 
 def check_name(name: str, value: object, known, hint: str = "") -> None:
@@ -74,7 +74,7 @@ def check_range(name: str, value, *, low, high=None, open_low: bool = False) -> 
     What is no finite real number is refused, and so is a float that is out of range as the float32 that devices get.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise InputError(f"{name} is {shown(value)}, but must be a number")
+        raise InputError(f"{name} is {brief(value)}, but must be a number")
     whole = isinstance(value, numbers.Integral)
     with np.errstate(over="ignore", under="ignore"):
         rounded = value if whole else np.float32(float(value))
@@ -84,7 +84,7 @@ def check_range(name: str, value, *, low, high=None, open_low: bool = False) -> 
         ):
             bounds = f"{'>' if open_low else '>='} {low}" + (f" and < {high}" if high is not None else " and finite")
             as_float32 = "" if each is value else f" ({each} in float32)"
-            raise InputError(f"{name} is {shown(value)}{as_float32}, but must be {bounds}")
+            raise InputError(f"{name} is {brief(value)}{as_float32}, but must be {bounds}")
 
 
 def check_seed(name: str, value) -> None:
@@ -103,7 +103,7 @@ def as_type(name: str, value: object, kind: Any) -> Any:
     try:
         return _converted(value, kind)
     except TypeError as error:
-        raise InputError(f"{name} is {shown(value)}, but must be {error}") from None
+        raise InputError(f"{name} is {brief(value)}, but must be {error}") from None
 
 
 def _converted(value: Any, kind: Any) -> Any:
@@ -200,7 +200,7 @@ def checked_fields(section: str, cls: Any, values: dict) -> dict[str, Any]:
             raise unknown_name(f"config field of {section}", name, kinds)
         value = checked[name] = as_type(f"{section}.{name}", value, kinds[name])
         if not all(math.isfinite(each) for each in (value if isinstance(value, tuple) else [value]) if type(each) is float):
-            raise InputError(f"{section}.{name} is {shown(value)}, but must be finite")
+            raise InputError(f"{section}.{name} is {brief(value)}, but must be finite")
     return checked
 
 

@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from ssd_jax.config import Config, from_config_dict
-from ssd_jax.errors import InputError, shown, unknown_name
+from ssd_jax.errors import InputError, brief, unknown_name
 
 # The shipped configs, and the package that they are: `configs` in the repository, `ssd_jax.configs` once installed.
 FOLDER = Path(__file__).parents[2] / "configs"
@@ -68,7 +68,7 @@ def parse_fields(name: str | None, argv: list[str]) -> list[str]:
         section, field = written["path"].split(".")[:2]
         fields: Any = config[section]
         kind = fields.get_type(field).__name__
-        raise InputError(f"{section}.{field} is {shown(written['value'])}, but must be of type {kind}") from error
+        raise InputError(f"{section}.{field} is {brief(written['value'])}, but must be of type {kind}") from error
 
 
 def check_field(config: ConfigDict, path: str) -> None:
@@ -78,7 +78,7 @@ def check_field(config: ConfigDict, path: str) -> None:
         raise unknown_name("config section", section, config)
     fields = config[section]
     if not isinstance(fields, ConfigDict):
-        raise InputError(f"config section {section} is {shown(fields)}, but must hold fields with their values")
+        raise InputError(f"config section {section} is {brief(fields)}, but must hold fields with their values")
     if not rest:
         some = next(iter(fields))
         raise InputError(f"config section {section} is set field by field: --config.{section}.{some}=...")

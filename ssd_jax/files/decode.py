@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ssd_jax.errors import InputError
+from ssd_jax.errors import InputError, one_line
 from ssd_jax.files.channels import WHITE, Colour, with_channels
 
 # Formats that are read whatever the suffix says; of the others that Pillow knows some run programs.
@@ -62,7 +62,7 @@ def decode(encoded: bytes, channels: int | None = None, background: Colour = WHI
             "it is empty" if not encoded else "it is corrupt or truncated" if known else "it is of an unknown format"
         ) from error
     except Exception as error:  # a broken file raises almost anything
-        raise InputError(f"it is corrupt or truncated ({' '.join(str(error).split())[:80]})") from error
+        raise InputError(f"it is corrupt or truncated ({one_line(error, 80)})") from error
     if channels is None or channels == image.shape[-1]:
         return image
     converted = np.empty((*image.shape[:2], channels), np.uint8)

@@ -19,7 +19,7 @@ from flax import nnx
 from ssd_jax.build import Experiment, build
 from ssd_jax.config import Config
 from ssd_jax.data.sources import DataConfig
-from ssd_jax.errors import InputError, one_line, shown
+from ssd_jax.errors import InputError, brief, one_line
 from ssd_jax.files.torch_file import read_torch_file
 from ssd_jax.network.flexi_unet import FlexiUNet, FlexiUNetConfig
 from ssd_jax.process.config import ProcessConfig
@@ -295,7 +295,7 @@ def _weights(path: str | Path) -> tuple[dict[str, np.ndarray], int]:
     if others or not isinstance(step, int) or not 0 <= step < 2**31:
         raise InputError(
             f"{str(path)!r} must hold tensors by name, or these as 'model' beside an integer 'step', 0 <= step < 2^31, but "
-            f"step is {shown(step)} and these are no tensors: {_some(others)}"
+            f"step is {brief(step)} and these are no tensors: {_some(others)}"
         )
     return state_dict, step
 

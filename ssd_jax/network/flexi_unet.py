@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
-from ssd_jax.errors import InputError, check_name, check_range, section, shown
+from ssd_jax.errors import InputError, brief, check_name, check_range, section
 from ssd_jax.network.blocks import AttentiveResBlock, GroupNorm, adapt, adapter, conv3x3, timestep_embedding
 from ssd_jax.network.protocol import Shapes, num_labels
 
@@ -54,7 +54,7 @@ class FlexiUNetConfig:
             raise InputError(f"model.widths is {self.widths}, but must hold one positive width per level")
         if len(self.widths) > MAX_LEVELS or max(self.widths) > MAX_WIDTH:
             raise InputError(
-                f"model.widths is {shown(self.widths)}, but must hold at most {MAX_LEVELS} widths of at most {MAX_WIDTH}"
+                f"model.widths is {brief(self.widths)}, but must hold at most {MAX_LEVELS} widths of at most {MAX_WIDTH}"
             )
         check_range("model.num_res_blocks", self.num_res_blocks, low=1, high=MAX_RES_BLOCKS + 1)
         check_range("model.dropout", self.dropout, low=0, high=1)

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name, check_range, checked_arguments, section, shown
+from ssd_jax.errors import HOW_TO_REGISTER, InputError, brief, check_name, check_range, checked_arguments, section
 from ssd_jax.process.operators import OPERATORS
 from ssd_jax.process.process import PRIOR_LOG_SNR, LinearOperator, ScaleSpaceProcess, preserving_shift
 from ssd_jax.process.schedules import (
@@ -101,7 +101,7 @@ class ProcessConfig:
         factor = 2 ** (self.num_levels - 1)
         if len(self.shape) > MAX_AXES or max(self.shape, default=1) > MAX_SIDE or math.prod(self.shape) > MAX_PIXELS:
             raise InputError(
-                f"process.shape is {shown(self.shape)}, but must have at most {MAX_AXES} sides of at most {MAX_SIDE} and "
+                f"process.shape is {brief(self.shape)}, but must have at most {MAX_AXES} sides of at most {MAX_SIDE} and "
                 f"{MAX_PIXELS} pixels together"
             )
         if self.blur and math.prod(self.shape) * self.num_timesteps > MAX_BLURRED:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ssd_jax.errors import INDEX_LIMIT, InputError, check_range, checked_arguments, shown
+from ssd_jax.errors import INDEX_LIMIT, InputError, brief, check_range, checked_arguments
 
 MAX_IMAGES = 2**24  # in a batch
 
@@ -85,6 +85,6 @@ def _check_indices(given: Sequence[int] | np.ndarray) -> None:
     except ValueError:  # lists in a list
         indices = np.empty(0)
     if indices.ndim != 1 or not np.issubdtype(indices.dtype, np.integer) or not len(indices):
-        raise InputError(f"indices of images are {shown(given)}, but must be whole numbers, one or more")
+        raise InputError(f"indices of images are {brief(given)}, but must be whole numbers, one or more")
     if indices.min() < 0 or indices.max() >= INDEX_LIMIT:
         raise InputError(f"indices of images are {indices.min()} .. {indices.max()}, but must be >= 0 and < {INDEX_LIMIT}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssd_jax.errors import InputError, shown
+from ssd_jax.errors import InputError, brief
 from ssd_jax.process.process import ScaleSpaceProcess
 
 EDM_RHO = 7.0
@@ -88,7 +88,7 @@ def check_timesteps(process: ScaleSpaceProcess, timesteps: Sequence[int] | np.nd
     fine = array.ndim == 1 and np.issubdtype(array.dtype, np.integer) and (np.diff(array) < 0).all()
     if not fine or not array.size or (array[0], array[-1]) != (fixed[0], 0) or not set(fixed) <= set(array.tolist()):
         raise InputError(
-            f"timesteps are {shown(timesteps)}, but timesteps must be whole numbers that fall from {fixed[0]} to 0 and "
+            f"timesteps are {brief(timesteps)}, but timesteps must be whole numbers that fall from {fixed[0]} to 0 and "
             f"include {fixed}"
         )
     return array

@@ -18,7 +18,7 @@ from tqdm import tqdm
 import ssd_jax
 from ssd_jax.config import SECTIONS, Config, as_dict, from_config_dict
 from ssd_jax.data import SOURCES
-from ssd_jax.errors import InputError, field_types, shown
+from ssd_jax.errors import InputError, brief, field_types
 from ssd_jax.network.parameterisation import CONDITIONINGS, PARAMETERISATIONS
 from ssd_jax.process.config import NOISE_SCHEDULES, OPERATORS, RESOLUTION_SCHEDULES, SNR_POLICIES
 from ssd_jax.sampling.solvers import SOLVERS
@@ -230,4 +230,4 @@ def _fault(overrides: dict, error: Exception) -> str:
 
 
 def _shown(overrides: dict) -> str:
-    return ", ".join(f"{section}.{name}={shown(value)}" for (section, name), value in overrides.items())
+    return ", ".join(f"{section}.{name}={brief(value)}" for (section, name), value in overrides.items())
