@@ -63,12 +63,17 @@ def test_links_are_followed_but_not_around(tmp_path, caplog):
 
 
 def test_depth_has_no_limit_but_the_file_systems(tmp_path):
-    folder = tmp_path
+    folders = [tmp_path]
     for _ in range(1200):
-        folder = folder / "d"
-        os.mkdir(folder)
-    touch(folder, "x.png")
-    assert list_images(tmp_path) == ["d/" * 1200 + "x.png"]
+        folders.append(folders[-1] / "d")
+        os.mkdir(folders[-1])
+    touch(folders[-1], "x.png")
+    try:
+        assert list_images(tmp_path) == ["d/" * 1200 + "x.png"]
+    finally:  # shutil.rmtree, by which pytest tidies up, recurses before Python 3.13
+        os.remove(folders[-1] / "x.png")
+        for folder in reversed(folders[1:]):
+            os.rmdir(folder)
 
 
 def test_folders_that_cannot_be_read_are_refused_by_name(tmp_path, monkeypatch):
