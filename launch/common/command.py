@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ssd_jax.errors import InputError
 
+from .compilation_cache import keep_compiled_programs
 from .config_flag import FIRST, parse_fields
 from .usage import unknown_flag, usage
 
@@ -53,6 +54,7 @@ def run(main: Callable[[], None]) -> None:
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}; options are written --name=value")
+        keep_compiled_programs()
         try:
             main()
         except InputError as error:

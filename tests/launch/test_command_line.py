@@ -108,6 +108,36 @@ def test_own_config_and_own_modules(tmp_path):
     assert result.stderr.startswith("error: --import kindz: ModuleNotFoundError: No module named 'kindz'")
 
 
+COMPILES = """
+import jax
+from launch.common.command import run
+run(lambda: print(jax.jit(lambda x: (x @ x).sum())(jax.numpy.ones((4, 4)))))
+"""
+
+
+def test_compiled_programs_are_kept_and_checked(tmp_path):
+    def command(cache: str = str(tmp_path)) -> tuple[str, str]:
+        seconds = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0"
+        environment = ["env", f"XDG_CACHE_HOME={cache}", "JAX_COMPILATION_CACHE_DIR=", seconds]
+        result = run([*environment, sys.executable, "-c", COMPILES])
+        assert result.returncode == 0, result.stderr
+        return result.stdout, result.stderr
+
+    assert command() == ("64.0\n", "")
+    files = sorted((tmp_path / "ssd_jax" / "compiled").glob("jit_*-cache"))
+    written = [path.read_bytes() for path in files]
+    assert files and command() == ("64.0\n", "") and [path.read_bytes() for path in files] == written
+    for path, content in zip(files, written, strict=True):
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    result, said = command()
+    assert result == "64.0\n" and said.count("warning: Error reading persistent compilation cache entry") == len(files)
+    result, said = command("/dev/null")
+    assert result == "64.0\n" and said.splitlines() == [
+        "compiled programs are not kept: /dev/null/ssd_jax/compiled cannot be made: Not a directory"
+    ]
+
+
 def test_missing_extra_is_one_line():
     hidden = "import sys; sys.modules['matplotlib'] = None; import launch.analyze"
     result = run([sys.executable, "-c", hidden])
