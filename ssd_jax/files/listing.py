@@ -4,6 +4,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ OTHER_SUFFIXES = (
 )  # of images that are not read
 PRODUCTS = ("grid.png", "animation.gif", "animation.webp")  # what our commands write beside the images that they draw
 RECORD = "samples.json"  # and what says that they did
+WORKDIR = ("config.json", "checkpoints")  # what shows that a folder is a workdir,
+IN_WORKDIR = ("samples.png", "denoising.png")  # and what our commands write there
+GRID = re.compile(r"step_\d{7,}\.png")  # and, of training, into the folder samples in it
 logger = logging.getLogger(__name__)
 
 
@@ -37,16 +41,16 @@ class _Visit:
 
     prefix: str  # of the relative paths of what it holds
     above: tuple[tuple[int, int], ...]  # device and inode of it and the folders on the way to it
-    drawn: bool  # whether our commands wrote it
-    entries: Iterator[os.DirEntry[str]]  # sorted
+    entries: Iterator[os.DirEntry[str]]  # sorted, without what our commands wrote beside images
 
 
 def list_images(folder: Path) -> list[str]:
     """The images at any depth below a folder: relative paths with forward slashes, sorted part by part.
 
-    Links are followed, but not around a loop. Left out are hidden names and `__MACOSX`, what our commands write beside the
-    images that they draw (PRODUCTS) and, with a warning, links that lead nowhere and images of other suffixes than
-    SUFFIXES. Whether an image can be read shows when it is read.
+    Links are followed, but not around a loop. Left out are hidden names and `__MACOSX`, the grids and animations that our
+    commands write beside the images that they draw and into workdirs and, with a warning, what has a name of theirs
+    (PRODUCTS) elsewhere, links that lead nowhere and images of other suffixes than SUFFIXES. Whether an image can be read
+    shows when it is read.
 
     Raises:
         InputError: if there is no such folder, it or one below it cannot be read, or it holds no image.
@@ -85,9 +89,9 @@ def _walk(root: str, noticed: _Noticed) -> Iterator[str]:
             elif kind == "file" and lower.endswith(SUFFIXES):
                 if name not in PRODUCTS:
                     yield here.prefix + name
-                elif not here.drawn:
+                else:
                     noticed.products.append(here.prefix + name)
-            elif kind == "file" and lower.endswith(OTHER_SUFFIXES) and not (here.drawn and name in PRODUCTS):
+            elif kind == "file" and lower.endswith(OTHER_SUFFIXES):
                 noticed.suffixes[lower[lower.rindex(".") :]] += 1
         else:
             visits.pop()
@@ -99,12 +103,23 @@ def _visit(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> _Vis
         status = os.stat(folder)
         identity = (status.st_dev, status.st_ino)
         if identity in above:
-            return _Visit(prefix, above, False, iter(()))
+            return _Visit(prefix, above, iter(()))
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise _unreadable(folder, error) from error
-    return _Visit(prefix, (*above, identity), any(entry.name == RECORD for entry in entries), iter(entries))
+    ours = _products(folder, {entry.name for entry in entries})
+    return _Visit(prefix, (*above, identity), (entry for entry in entries if entry.name not in ours))
+
+
+def _products(folder: str, names: set[str]) -> set[str]:
+    """Which of the names in a folder are grids and animations that our commands wrote."""
+    run, name = os.path.split(os.path.abspath(folder))
+    if name == "samples" and all(os.path.exists(os.path.join(run, each)) for each in WORKDIR):
+        return set(filter(GRID.fullmatch, names))
+    if names.issuperset(WORKDIR):
+        return names & {*IN_WORKDIR}
+    return names & {*PRODUCTS} if RECORD in names else set()
 
 
 def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "nothing", "other"]:

@@ -43,6 +43,19 @@ def test_what_is_no_image_of_the_user_is_left_out(tmp_path, caplog):
     assert "a/grid.png" in record.getMessage() and "drawn" not in record.getMessage()
 
 
+def test_grids_of_a_workdir_are_left_out(tmp_path, caplog):
+    run = ("config.json", "checkpoints/5/x", "samples.png", "denoising.png", "samples/step_0000005.png")
+    touch(tmp_path, *(f"run/{name}" for name in run), "run/more/samples.json", "run/more/grid.png", "run/more/000000.png")
+    touch(tmp_path, "photos/samples/step_0000005.png", "photos/samples.png")
+    assert list_images(tmp_path / "run") == ["more/000000.png"]
+    assert list_images(tmp_path) == ["photos/samples/step_0000005.png", "photos/samples.png", "run/more/000000.png"]
+    with pytest.raises(InputError, match="samples' holds no image"):
+        list_images(tmp_path / "run" / "samples")
+    touch(tmp_path, "run/samples/of mine.png")
+    assert list_images(tmp_path / "run" / "samples") == ["of mine.png"]
+    assert not caplog.records
+
+
 def test_links_are_followed_but_not_around(tmp_path, caplog):
     touch(tmp_path, "elsewhere/1.png", "root/a/1.png")
     root = tmp_path / "root"
