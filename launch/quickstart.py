@@ -28,7 +28,7 @@ def main() -> None:
     times = [time.perf_counter()]
     make_source(config.data, config.process.shape)  # rendered once, then cached
     times.append(time.perf_counter())
-    ssd_jax.train(config, workdir)
+    ssd_jax.train(config, WORKDIR.value)
     times.append(time.perf_counter())
     trained = ssd_jax.load(workdir)
     snapshots, decode, background = draw(trained), trained.encoding.decode, config.data.background

@@ -11,6 +11,7 @@ import types
 import typing
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -111,6 +112,8 @@ def _converted(value: Any, kind: Any) -> Any:
     origin, of = typing.get_origin(kind), typing.get_args(kind)
     wrong = TypeError(f"of type {type_name(kind)}{HOW_TO_MAKE.get(getattr(kind, '__name__', ''), '')}")
     if origin in (typing.Union, types.UnionType):
+        if isinstance(value, str) and not value and Path in of:  # which Path takes for the current folder
+            raise TypeError("a path; '.' is the current folder")
         for each in of:
             try:
                 return _converted(value, each)

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 import ssd_jax
+from ssd_jax import metrics
 from ssd_jax.build import build
 from ssd_jax.config import to_config_dict
+from ssd_jax.data.pipeline import make_iterator
+from ssd_jax.data.sources import python_source
 from ssd_jax.errors import InputError
 from ssd_jax.run.trained import Trained
 from ssd_jax.sampling import editing, guidance, noise
@@ -34,7 +37,10 @@ def _trained() -> Trained:
 
 
 TRAINED: Any = _trained()
+FEATURES = np.ones((4, 3))
 lib: Any = ssd_jax
+metrics: Any = metrics
+SOURCE = python_source(np.zeros((4, 8, 8, 3), np.uint8), CONFIG.data, (8, 8))
 edit: Any = editing
 edit_noise: Any = noise
 edit_guidance: Any = guidance
@@ -100,6 +106,7 @@ WRONG = {
     "workdir is None": lambda: lib.load(None),
     "workdir is 'a\\x00b', but must be one line": lambda: lib.load("a\0b"),
     "source is 3": lambda: lib.train(CONFIG, "x", source=3),
+    "workdir is '', but must be a path; '.' is the current folder": lambda: lib.train(CONFIG, ""),
     "argument of load is 'workdirr'": lambda: lib.load(workdirr="x"),
     "config is SampleConfig": lambda: lib.make_process(CONFIG.sample),
     "strength is nan": lambda: edit.timestep_of(PROCESS, float("nan")),
@@ -112,6 +119,11 @@ WRONG = {
     "indices of images are -1 .. 3, but must be": lambda: noise.interpolated(KEY, [3, -1], 4),
     "indices of images are 0 .. 4294967296": lambda: noise.interpolated(KEY, [0, 2**32], 4),
     "indices is [0.5, 1.5]": lambda: edit_noise.interpolated(KEY, [0.5, 1.5], 4),
+    "seed is 4294967296, but must be >= 0 and < 4294967296": lambda: metrics.random_convolutions(2**32),
+    "seed is -1": lambda: metrics.kernel_distance(FEATURES, FEATURES, seed=-1),
+    "seed is 4294967298": lambda: metrics.inception_score(FEATURES, 2, seed=2**32 + 2),
+    "subsets is 0": lambda: metrics.kernel_distance(FEATURES, FEATURES, subsets=0),
+    "seed is 4294967297": lambda: make_iterator(SOURCE, batch_size=8, seed=2**32 + 1, flip=False),
     "scale is None": lambda: edit_guidance.classifier_free(denoise, None, null_label=3),
 }
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from ssd_jax.data.sources import ReadableSource, Source
-from ssd_jax.errors import InputError
+from ssd_jax.errors import InputError, check_seed
 
 
 def make_iterator(source: Source, *, batch_size: int, seed: int, flip: bool) -> grain.DatasetIterator:
@@ -16,12 +16,16 @@ def make_iterator(source: Source, *, batch_size: int, seed: int, flip: bool) -> 
     Args:
         source: the images; those that cannot be read are replaced as in `ReadableSource`.
         batch_size: images per batch over all processes; divisible by their number.
-        seed: of the order and the flips.
+        seed: of the order and the flips, 0 <= seed < 2^32.
         flip: mirror half of the images at random.
 
     Yields:
         {"image": uint8 [batch, *shape, channels], "label": int32 [batch]} with batch = batch_size / processes.
+
+    Raises:
+        InputError: for other seeds and numbers of images.
     """
+    check_seed("seed", seed)
     if batch_size % jax.process_count():
         raise InputError(f"train.batch_size is {batch_size}, but must be divisible by {jax.process_count()} processes")
     data = grain.MapDataset.source(ReadableSource(source)).seed(seed).shuffle().repeat()

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from scipy.linalg import eigh, svdvals
 from scipy.special import rel_entr
 
-from ssd_jax.errors import InputError, check_range
+from ssd_jax.errors import InputError, check_range, check_seed
 from ssd_jax.metrics.statistics import Moments
 
 NEIGHBOURS = 3  # of `precision_recall`
@@ -48,15 +48,18 @@ def kernel_distance(
         a, b: features.
         subsets: how many.
         subset_size: features in each, or all of the smaller set if it has fewer.
-        seed: of the subsets, which are those that torch-fidelity draws from the same features.
+        seed: of the subsets, 0 <= seed < 2^32; they are those that torch-fidelity draws from the same features.
 
     Returns:
         Mean and standard deviation over the subsets. The mean may be negative if the distance is about 0.
 
     Raises:
-        InputError: if there are fewer than two features in a subset, or the features are not of one length.
+        InputError: if there is no subset or fewer than two features in it, the features are not of one length, or the seed
+            is another one.
     """
     _check_lengths(a, b)
+    check_seed("seed", seed)
+    check_range("subsets", subsets, low=1)
     size = min(subset_size, len(a), len(b))
     check_range("features in a subset", size, low=2)
     random = np.random.RandomState(seed)  # its stream is frozen
@@ -81,14 +84,15 @@ def inception_score(
     Args:
         probabilities: of the classes.
         splits: the images are shared out among these.
-        seed: of the shuffling, which is that of torch-fidelity.
+        seed: of the shuffling, 0 <= seed < 2^32, which is that of torch-fidelity.
 
     Returns:
         Mean and standard deviation over the splits, between 1 and the number of classes.
 
     Raises:
-        InputError: if there are fewer images than splits.
+        InputError: if there are fewer images than splits, or for another seed.
     """
+    check_seed("seed", seed)
     count = len(probabilities)
     if not 1 <= splits <= count:
         raise InputError(f"splits is {splits}, but must be between 1 and the number of images, {count}")

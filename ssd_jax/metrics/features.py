@@ -9,6 +9,7 @@ from flax import nnx
 from jax.lax import Precision, conv_general_dilated
 from jaxtyping import Array, Float, UInt8
 
+from ssd_jax.errors import check_seed
 from ssd_jax.process.dct import dct_basis
 
 HIGHEST = Precision.HIGHEST  # float32 whatever the accelerator's default
@@ -56,8 +57,12 @@ def random_convolutions(seed: int = 0) -> FeatureSet:
     Learning"). For images of at least 16 px.
 
     Args:
-        seed: of the weights, which are the same on every platform.
+        seed: of the weights, 0 <= seed < 2^32; they are the same on every platform.
+
+    Raises:
+        InputError: for other seeds.
     """
+    check_seed("seed", seed)
     kernels = _random_kernels(seed)
 
     def function(images: UInt8[Array, "n h w 3"]) -> dict[str, Float[Array, "n 256"]]:
