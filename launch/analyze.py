@@ -19,7 +19,7 @@ from ssd_jax.analysis.error import GaussianError, StageInformation, gaussian_err
 from ssd_jax.config import Config, ProcessConfig
 from ssd_jax.data import image_batches, make_source
 from ssd_jax.files.json_file import write_json
-from ssd_jax.files.paths import write_atomically
+from ssd_jax.files.paths import check_writable, write_atomically
 from ssd_jax.process.config import make_process
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.schedules import information_levels
@@ -34,7 +34,7 @@ from ssd_jax.process.spectrum import (
 from ssd_jax.sampling.plan import Plan, plan_steps
 from ssd_jax.sampling.solvers import SOLVERS
 
-from .common import folders, report
+from .common import report
 from .common.command import run
 from .common.config_flag import define_config, read_config
 from .common.figures import Figure
@@ -62,7 +62,7 @@ class Analysis:
 def main() -> None:
     config = read_config()
     if OUT.value is not None:
-        folders.check_output(Path(OUT.value))
+        check_writable(Path(OUT.value))
     shape = config.process.shape
     process = make_process(config.process)
     whole = make_process(one_level(config.process))

@@ -24,12 +24,13 @@ from ssd_jax.errors import InputError
 from ssd_jax.files import images
 from ssd_jax.files.channels import mask_of, with_channels
 from ssd_jax.files.decode import fit
+from ssd_jax.files.paths import check_writable
 from ssd_jax.sampling import editing
 from ssd_jax.sampling.denoise import Denoise
 from ssd_jax.sampling.noise import NoiseSource, interpolated
 from ssd_jax.sampling.sampler import with_progress
 
-from .common import folders, sampler_flags
+from .common import sampler_flags
 from .common.command import run
 
 IMAGE = flags.DEFINE_string("image", None, "Image to vary, or to paint in; cropped and resized to the model's size.")
@@ -49,7 +50,7 @@ Drawing = tuple[Denoise, ssd_jax.Plan, NoiseSource, jax.Array | None]
 
 def main() -> None:
     out, num = Path(OUT.value), NUM.value
-    folders.check_output(out)
+    check_writable(out)
     if out.exists() and any(out.iterdir()):
         raise InputError(f"--out {str(out)!r} is not an empty folder; choose another, nothing is overwritten")
     task, label, _ = _task(), sampler_flags.label(), sampler_flags.interval()

@@ -33,6 +33,7 @@ from ssd_jax.errors import InputError
 from ssd_jax.files.channels import WHITE, Colour
 from ssd_jax.files.json_file import json_text
 from ssd_jax.files.npz import stored_arrays
+from ssd_jax.files.paths import check_writable
 from ssd_jax.metrics import (
     FeatureSet,
     Measured,
@@ -137,7 +138,7 @@ def _drawn(trained: ssd_jax.Trained) -> Samples:
     record, num = sampler_flags.record(trained), NUM.value
     digest = hashlib.sha256(json_text(record).encode()).hexdigest()[:8]
     out = Path(SAMPLES.value or Path(str(WORKDIR.value), "samples", f"evaluation-{digest}"))
-    folders.check_output(Path(str(WORKDIR.value)))  # where the numbers go
+    check_writable(Path(str(WORKDIR.value)))  # where the numbers go
 
     def draw() -> tuple[Batches, dict]:
         print(f"drawn by {record['solver']}, {plan.calls} calls, guidance {record['guidance']:g}: {out}")

@@ -8,9 +8,9 @@ project mseitzer/pytorch-fid hold. The converted weights go to $XDG_CACHE_HOME/s
 
 from absl import flags
 
+from ssd_jax.files.paths import check_writable
 from ssd_jax.metrics.inception import default_weights_path, import_weights
 
-from .common import folders
 from .common.command import run
 
 WEIGHTS = flags.DEFINE_string("weights", None, "pt_inception-2015-12-05-6726825d.pth.", required=True)
@@ -18,7 +18,7 @@ WEIGHTS = flags.DEFINE_string("weights", None, "pt_inception-2015-12-05-6726825d
 
 def main() -> None:
     path = default_weights_path()
-    folders.check_output(path.parent)
+    check_writable(path.parent)
     import_weights(WEIGHTS.value, path)
     print(f"Inception-v3 is at {path}")
 

@@ -24,9 +24,8 @@ from tqdm import tqdm
 
 from ssd_jax.config import Config
 from ssd_jax.files.json_file import write_json
-from ssd_jax.files.paths import write_atomically
+from ssd_jax.files.paths import check_writable, write_atomically
 
-from ..common import folders
 from ..common.command import provenance, run
 from ..common.config_flag import define_config, read_config
 from ..common.figures import Axes, Figure
@@ -45,7 +44,7 @@ REFERENCE_CODE = flags.DEFINE_string("reference-code", None, "A checkout of the 
 
 def main() -> None:
     config, out = read_config(), Path(OUT.value)
-    folders.check_output(out)
+    check_writable(out)
     jax.config.update("jax_enable_compilation_cache", False)  # or compile times would be those of reading files
     place, tables = provenance(), {}
     for part in tqdm(parts(config, REPEATS.value, REFERENCE_CODE.value), "benchmark", unit="part"):

@@ -1,7 +1,6 @@
 """Folders of images: claimed for what they will hold, filled without drawing anything twice, read in batches."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,16 +19,10 @@ from ssd_jax.files import images
 from ssd_jax.files.json_file import json_text, parse_json, read_json, write_json
 from ssd_jax.files.listing import fingerprint, list_images
 from ssd_jax.files.npz import stored_arrays
+from ssd_jax.files.paths import check_writable
 from ssd_jax.sampling.sampler import with_progress
 
 READ_AT_A_TIME = 64  # images
-
-
-def check_output(folder: Path) -> None:
-    """Raises InputError unless `folder` is one that can be written to, or can be made; makes nothing."""
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"{str(folder)!r} cannot be written to: {str(there)!r} is no folder, or not yours; choose another")
 
 
 def origin(trained: ssd_jax.Trained) -> dict:
@@ -47,7 +40,7 @@ def claim(out: Path, record: dict) -> None:
         InputError: if `out` holds anything else, or cannot be written to.
     """
     file, record = out / "samples.json", parse_json(json_text(record))
-    check_output(out)
+    check_writable(out)
     if not file.exists():
         if out.exists() and any(out.iterdir()):
             raise InputError(f"{str(out)!r} is not an empty folder; choose another, nothing is overwritten")

@@ -21,7 +21,7 @@ from ssd_jax.config import Config
 from ssd_jax.errors import unknown_name
 from ssd_jax.files import images
 from ssd_jax.files.json_file import read_json, write_json
-from ssd_jax.files.paths import write_atomically
+from ssd_jax.files.paths import check_writable, write_atomically
 from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
 
 from ..common import folders, report
@@ -67,7 +67,7 @@ def main() -> None:
         if name not in VARIANTS:
             raise unknown_name("variant", name, VARIANTS)
         vary(config, name, seed=0)  # fails before anything is trained
-    folders.check_output(out)
+    check_writable(out)
     samplers = {"dpmpp_2m": (min(30, config.process.num_timesteps), NUM.value)}
     if ANCESTRAL.value:
         samplers["ancestral"] = (config.process.num_timesteps, ANCESTRAL.value)

@@ -18,12 +18,12 @@ from ssd_jax.analysis.cost import plan_cost
 from ssd_jax.analysis.error import GaussianError, gaussian_error
 from ssd_jax.config import FlexiUNetConfig, ProcessConfig
 from ssd_jax.files.json_file import json_text
-from ssd_jax.files.paths import write_atomically
+from ssd_jax.files.paths import check_writable, write_atomically
 from ssd_jax.process.config import make_process
 from ssd_jax.process.spectrum import natural_spectrum
 from ssd_jax.sampling.plan import plan_steps
 
-from ..common import folders, report
+from ..common import report
 from ..common.command import run
 from ..common.figures import Figure
 
@@ -54,7 +54,7 @@ class MeasuredProcess:
 
 
 def main() -> None:
-    folders.check_output(Path(OUT.value))
+    check_writable(Path(OUT.value))
     measured = [measure(config) for config in tqdm(configs(SIZES.value, NUM_TIMESTEPS.value), desc="processes")]
     lines = ",\n".join(json_text(asdict(each)) for each in measured)
     files = {"json": f"[\n{lines}\n]\n", "md": markdown(measured)}

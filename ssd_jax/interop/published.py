@@ -20,6 +20,7 @@ from ssd_jax.build import Experiment, build
 from ssd_jax.config import Config
 from ssd_jax.data.sources import DataConfig
 from ssd_jax.errors import InputError, brief, one_line
+from ssd_jax.files.paths import check_writable
 from ssd_jax.files.torch_file import read_torch_file
 from ssd_jax.network.flexi_unet import FlexiUNet, FlexiUNetConfig
 from ssd_jax.process.config import ProcessConfig
@@ -265,6 +266,7 @@ def import_checkpoint(
     workdir = Path(workdir).resolve()
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise InputError(f"{str(workdir)!r} is not an empty folder; choose another --workdir, nothing is overwritten")
+    check_writable(workdir.parent)
     state_dict, step = _weights(path)
     image_size, num_levels = process.shape[0], process.num_levels
     model = config_from_reference(

@@ -20,6 +20,7 @@ from ssd_jax.data.statistics import measure_statistics
 from ssd_jax.errors import InputError, checked_arguments, few
 from ssd_jax.files import images
 from ssd_jax.files.lease import Lease
+from ssd_jax.files.paths import check_writable
 from ssd_jax.run import checkpoint
 from ssd_jax.run.interruption import noted_signals
 from ssd_jax.run.trained import Trained
@@ -62,6 +63,7 @@ def train(
         KeyboardInterrupt, SystemExit: after SIGINT; after SIGTERM and SIGHUP, with code 143 and 129.
     """
     workdir, settings, mesh = Path(workdir), config.train, data_mesh()
+    check_writable(workdir)
     from_python, shape = source is not None, config.process.shape
     data, labelled = load_data(workdir, config.data), config.model.num_classes > 0
     source = make_source(data, shape) if source is None else python_source(source, data, shape)

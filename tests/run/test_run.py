@@ -57,6 +57,13 @@ def test_a_run_leaves_what_it_promises(run):
     assert b"samples" in events.read_bytes() and b"PNG" in events.read_bytes()  # the grid
 
 
+def test_a_workdir_that_cannot_be_written_is_refused_before_the_data_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("ssd_jax.run.train.make_source", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file/run' cannot be written to: .*file' is no folder"):
+        ssd_jax.train(tiny_config(), tmp_path / "file" / "run")
+
+
 def test_a_training_run_builds_one_process_and_says_what_it_will_do(folder, tmp_path, monkeypatch, caplog):
     """Sample grids, losses and all, everybody uses the same process; so does a model that is loaded."""
     made, check = [], ScaleSpaceProcess.__post_init__
