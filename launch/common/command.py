@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import absl.logging
 import jax
@@ -49,6 +49,7 @@ def run(main: Callable[[], None]) -> None:
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax tells at length what our own checks say in a line,
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and leaves tasks that failed to be found one by one
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    sys.unraisablehook = _tell_unraisable
     warnings.showwarning = lambda message, *_: tqdm.write(f"warning: {message}", file=sys.stderr)
 
     def guarded(argv: list[str]) -> None:
@@ -70,6 +71,12 @@ def run(main: Callable[[], None]) -> None:
     for each in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, _end)
     app.run(guarded, flags_parser=_parse)
+
+
+def _tell_unraisable(unraisable: Any) -> None:
+    """Python's own, but for what every thread of TensorStore tells of a save that failed: an InputError says it already."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _end(number: int, _) -> NoReturn:

@@ -9,7 +9,6 @@ from pathlib import Path
 import grain
 import jax
 import numpy as np
-import tensorboardX
 from tqdm import tqdm
 
 from ssd_jax.build import Experiment, build
@@ -19,6 +18,7 @@ from ssd_jax.data.sources import Source, check_classes, image_batches, make_sour
 from ssd_jax.data.statistics import measure_statistics
 from ssd_jax.errors import InputError, checked_arguments, few
 from ssd_jax.files import images
+from ssd_jax.files.events import Events, open_events
 from ssd_jax.files.lease import Lease
 from ssd_jax.files.paths import check_writable
 from ssd_jax.run import checkpoint
@@ -83,8 +83,8 @@ def train(
                 logger.info("%s is at step %d already; raise train.steps to go on", workdir, step)
                 return
             train_step = compile_train_step(experiment.objective, settings, mesh)
-            with tensorboardX.SummaryWriter(str(workdir), write_to_disk=jax.process_index() == 0) as writer:
-                Loop(experiment, workdir, train_step, checkpoints, writer, lease).run(state, step, iterator)
+            with open_events(workdir, write=jax.process_index() == 0) as events:
+                Loop(experiment, workdir, train_step, checkpoints, events, lease).run(state, step, iterator)
 
 
 def with_statistics(experiment: Experiment, workdir: Path, source: Source) -> Experiment:
@@ -136,7 +136,7 @@ class Loop:
         workdir: its folder.
         train_step: the programs.
         checkpoints: open, to write to.
-        writer: of TensorBoard events.
+        events: of TensorBoard.
         lease: of the workdir; the first process holds it.
     """
 
@@ -144,7 +144,7 @@ class Loop:
     workdir: Path
     train_step: TrainStep
     checkpoints: checkpoint.Checkpoints
-    writer: tensorboardX.SummaryWriter
+    events: Events
     lease: Lease | None
 
     def run(self, state: TrainState, step: int, iterator: grain.DatasetIterator) -> None:
@@ -189,8 +189,7 @@ class Loop:
         scalars["images_per_second"] = steps_per_second * settings.batch_size
         scalars["learning_rate"] = float(np.asarray(learning_rate(settings)(step)))
         scalars["skipped_updates"] = float(state.skipped)
-        for name, value in scalars.items():
-            self.writer.add_scalar(name, value, step)
+        self.events.scalars(scalars, step)
         skipped = f", {int(state.skipped)} updates skipped" if state.skipped else ""
         shown = f"loss={scalars['loss']:.4f}, img/s={scalars['images_per_second']:.0f}{skipped}"
         bar.set_postfix_str(shown, refresh=False)
@@ -222,7 +221,7 @@ class Loop:
         if jax.process_index() == 0:
             grid = images.enlarged_grid(pictures, background=trained.config.data.background)
             images.write_png(self.workdir / "samples" / f"step_{step:07d}.png", grid)
-            self.writer.add_image("samples", grid, step, dataformats="HWC")
+            self.events.picture("samples", grid, step)
 
 
 def mean_losses(steps: list[dict[str, jax.Array]], train_step: TrainStep) -> dict[str, float]:

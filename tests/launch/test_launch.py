@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from ssd_jax.files.decode import decode
 from ssd_jax.files.images import write_png
 from ssd_jax.metrics import Statistics, moments, save_statistics
-from tests.commands import ROOT, TINY, launch
+from tests.commands import ROOT, TINY, launch, run
 from tests.conftest import FAST_COMPILE
 
 
@@ -66,6 +68,24 @@ def test_train_goes_on_and_sample_repeats_itself(quickstart, tmp_path):
     assert result.returncode == 2 and "their seed is 3, not 4" in result.stderr
     result = launch(*sample, f"--out={ROOT}/tests")
     assert result.returncode == 2 and "not an empty folder" in result.stderr
+
+
+def test_a_full_disk_is_one_line(quickstart, tmp_path):
+    workdir = shutil.copytree(quickstart[0], tmp_path / "run")
+    before = sorted(os.listdir(workdir / "checkpoints"))
+    train = [sys.executable, "-m", "launch.train", "--config=openmoji32", f"--workdir={workdir}", *TINY]
+    limited = [
+        "bash",
+        "-c",
+        'ulimit -f 60; exec "$@"',
+        "bash",
+        *train,
+    ]
+    result = run([*limited, "--config.train.steps=6"], XLA_FLAGS=FAST_COMPILE)
+    told = [line for line in result.stderr.splitlines() if line.strip()]
+    assert result.returncode == 2 and told[-1].startswith("error: checkpoints cannot be written to"), result.stderr
+    assert "Traceback" not in result.stderr and "earlier ones are as they were" in told[-1]
+    assert [name for name in sorted(os.listdir(workdir / "checkpoints")) if name.isdecimal()] == before
 
 
 @pytest.mark.nightly

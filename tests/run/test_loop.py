@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tensorboardX
 
 from ssd_jax.build import build
 from ssd_jax.errors import InputError
+from ssd_jax.files.events import Events
 from ssd_jax.files.lease import lease
 from ssd_jax.run import checkpoint
 from ssd_jax.run.train import Loop
@@ -59,8 +59,7 @@ def loop(workdir, checkpoints, held=None, update=lambda state: state, **train):
         updates={None: lambda state, gradient: update(replace(state, step=state.step + 1))},
         zeros=lambda parameters: None,
     )
-    writer = tensorboardX.SummaryWriter(str(workdir), write_to_disk=False)
-    return Loop(experiment, workdir, step, checkpoints, writer, held)
+    return Loop(experiment, workdir, step, checkpoints, Events(None), held)
 
 
 def run(workdir, batches, held=None, update=lambda state: state, **train) -> list[int]:
