@@ -38,7 +38,7 @@ def _config() -> Config:
         process=ProcessConfig(image_size=8, num_levels=2, num_timesteps=20),
         model=FlexiUNetConfig(widths=(8, 16), attention_levels=(), num_heads=2),
         train=TrainConfig(
-            steps=600, batch_size=8 * jax.device_count(), log_every=50, checkpoint_every=25, sample_every=10_000
+            steps=200, batch_size=8 * jax.device_count(), log_every=20, checkpoint_every=10, sample_every=10_000
         ),
         sample=SampleConfig(num=4, num_steps=4),
     )
