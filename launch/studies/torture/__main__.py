@@ -45,11 +45,11 @@ def _config() -> Config:
 
 
 PARTS = {
+    "memory": lambda: checkpoints.saves(_config(), _many(200)),  # first, while the process is small
     "kills": lambda: interruptions.run(_config(), _many(40), _many(20), SEED.value),
     "flips": lambda: checkpoints.flips(_config(), _many(200), SEED.value),
     "configs": lambda: configs.run(_many(1000), SEED.value, _many(50)),
     "files": lambda: hostile.run(_many(100), SEED.value),
-    "memory": lambda: checkpoints.saves(_config(), _many(200)),
 }
 PART = flags.DEFINE_multi_enum("part", list(PARTS), list(PARTS), "What to do; all by default.")
 
