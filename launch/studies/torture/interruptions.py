@@ -38,8 +38,10 @@ def run(config: Config, kills: int, terminations: int, seed: int) -> dict[str, A
         )
         command = [sys.executable, "-m", f"{__name__.partition('.studies')[0]}.train", f"--config={file}"]
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled"}
-        started = time.monotonic()
         whole = _weights(_uninterrupted(command, environment, Path(folder, "whole")))
+        started = time.monotonic()  # now that the programs are compiled
+        if _weights(_uninterrupted(command, environment, Path(folder, "again"))) != whole:
+            faults.append("two runs that nothing interrupted differ")
         length = time.monotonic() - started
         workdir, codes, ended, differing = Path(folder, "run"), [], 0, 0
         for number in tqdm(signals, "signals"):
