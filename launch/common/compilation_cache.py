@@ -1,4 +1,4 @@
-"""Compiled programs are kept in the user's cache folder, so that no command compiles the same stages twice."""
+"""Compiled programs are kept in the user's cache folder, so that the next command need not compile the same stages."""
 
 import importlib.util
 import logging

@@ -74,13 +74,7 @@ def test_a_full_disk_is_one_line(quickstart, tmp_path):
     workdir = shutil.copytree(quickstart[0], tmp_path / "run")
     before = sorted(os.listdir(workdir / "checkpoints"))
     train = [sys.executable, "-m", "launch.train", "--config=openmoji32", f"--workdir={workdir}", *TINY]
-    limited = [
-        "bash",
-        "-c",
-        'ulimit -f 60; exec "$@"',
-        "bash",
-        *train,
-    ]
+    limited = ["bash", "-c", 'ulimit -f 60; exec "$@"', "bash", *train]  # KiB a file, as on a disk that is full
     result = run([*limited, "--config.train.steps=6"], XLA_FLAGS=FAST_COMPILE)
     told = [line for line in result.stderr.splitlines() if line.strip()]
     assert result.returncode == 2 and told[-1].startswith("error: checkpoints cannot be written to"), result.stderr
