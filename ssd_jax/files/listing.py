@@ -114,12 +114,13 @@ def _visit(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> _Vis
 
 def _products(folder: str, names: set[str]) -> set[str]:
     """Which of the names in a folder are grids and animations that our commands wrote."""
+    ours = {*PRODUCTS} if RECORD in names else set()
     run, name = os.path.split(os.path.abspath(folder))
     if name == "samples" and all(os.path.exists(os.path.join(run, each)) for each in WORKDIR):
-        return set(filter(GRID.fullmatch, names))
+        ours |= set(filter(GRID.fullmatch, names))
     if names.issuperset(WORKDIR):
-        return names & {*IN_WORKDIR}
-    return names & {*PRODUCTS} if RECORD in names else set()
+        ours |= {*IN_WORKDIR}
+    return ours
 
 
 def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "nothing", "other"]:

@@ -51,7 +51,7 @@ def test_grids_of_a_workdir_are_left_out(tmp_path, caplog):
     assert list_images(tmp_path) == ["photos/samples/step_0000005.png", "photos/samples.png", "run/more/000000.png"]
     with pytest.raises(InputError, match="samples' holds no image"):
         list_images(tmp_path / "run" / "samples")
-    touch(tmp_path, "run/samples/of mine.png")
+    touch(tmp_path, "run/samples/of mine.png", "run/samples/samples.json", "run/samples/grid.png")  # drawn there, too
     assert list_images(tmp_path / "run" / "samples") == ["of mine.png"]
     assert not caplog.records
 
