@@ -1,4 +1,7 @@
-"""Options for XLA that programs carry themselves, so that whoever runs them need set nothing."""
+"""Compiled programs: options that they carry themselves, so that whoever runs them need set nothing; what they exchange."""
+
+import math
+import re
 
 import jax
 
@@ -11,3 +14,14 @@ COMPILER_OPTIONS = (
     if jax.__version_info__ < (0, 11)
     else None
 )
+
+_COLLECTIVE = re.compile(
+    r" = (.*?) (?:all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|ragged-all-to-all)(?:-start)?\("
+)
+_ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
+
+
+def collective_bytes(program: str) -> int:
+    """Bytes of what the collectives of a compiled program result in on a device; `program` is the `as_text()` of it."""
+    arrays = [each for results in _COLLECTIVE.findall(program) for each in _ARRAY.findall(results)]
+    return sum(int(bits or 8) * math.prod(int(n) for n in shape.split(",") if n) for _, bits, shape in arrays) // 8

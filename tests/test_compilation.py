@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ssd_jax.compilation import COMPILER_OPTIONS
+from ssd_jax.compilation import COMPILER_OPTIONS, collective_bytes
 
 
 @pytest.mark.smoke
@@ -20,3 +20,13 @@ def test_convolutions_are_eigens():
     needed = jax.__version_info__ < (0, 11)
     assert text is not None and needed == (COMPILER_OPTIONS is not None)
     assert not needed or ("convolution(" in text and "ynn_fusion" not in text)
+
+
+def test_bytes_of_collectives():
+    program = """
+  ROOT %all-reduce.2 = (f32[5,3]{1,0}, /*index=1*/bf16[7]{0}, pred[]) all-reduce(%bitcast, %b, %c), channel_id=1
+  %gather = u8[16]{0} all-gather-start(%p), dimensions={0}
+  %done = u8[16]{0} all-gather-done(%gather)
+  %sum = f32[100]{0} add(%all-reduce.2, %b), metadata={op_name="all-reduce(x)"}
+"""
+    assert collective_bytes(program) == 5 * 3 * 4 + 7 * 2 + 1 + 16

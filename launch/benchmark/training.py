@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from ssd_jax.build import build
+from ssd_jax.compilation import collective_bytes
 from ssd_jax.config import Config
 from ssd_jax.process.config import make_process
 from ssd_jax.process.stages import Stage
@@ -59,6 +60,16 @@ class Training:
         """Operations of the stage's gradient program."""
         return self.step.gradients[stage].cost_analysis()["flops"]
 
+    def exchanged(self) -> float:
+        """What devices tell each other in a step, in units of the gradient."""
+        gradients, updates = self.step.gradients, self.step.updates
+        if self.step.config.stage_sampling == "mixed":
+            steps = [[*gradients.values(), *updates.values()]]
+        else:
+            steps = [[gradients[stage], updates[stage]] for stage in self.step.stages]
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(self.state.parameters))
+        return max(sum(collective_bytes(each.as_text()) for each in programs) for programs in steps) / size
+
 
 def prepare(config: Config) -> Training:
     """Compiles a training step and makes its first state."""
@@ -100,6 +111,7 @@ def training(config: Config, levels: Sequence[int], repeats: int) -> Tables:
             "FLOPs ratio": flops / one_level,
             "memory ratio": memory[0] / memory[1],
             "time ratio": time / seconds[levels[0]],
+            "exchanged/gradient": trained.exchanged(),
             "compile s": trained.compile_seconds,
         }
 

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Key, Num
 
 
 def conv3x3(in_width: int, out_width: int, *, stride: int = 1, zero: bool = False, dtype, rngs: nnx.Rngs) -> nnx.Conv:
@@ -60,6 +60,17 @@ def timestep_embedding(t: Num[Array, "batch"], width: int) -> Float[Array, "batc
     return jnp.pad(jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1), ((0, 0), (0, width % 2)))
 
 
+def drop(x: Float[Array, "batch *shape"], rate: float, keys: Key[Array, "batch"] | None) -> Float[Array, "batch *shape"]:
+    """Dropout (Srivastava et al. 2014) by a key per image, [batch, ...] -> the same shape; without keys x as it is.
+
+    Every number is zero with probability `rate`, or else divided by 1 - rate.
+    """
+    if keys is None or not rate:
+        return x
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
+    return jnp.where(kept, x / (1 - rate), 0)
+
+
 class ResBlock(nnx.Module):
     """GroupNorm, SiLU, conv twice, scaled and shifted by the embedding, around a skip connection.
 
@@ -71,7 +82,7 @@ class ResBlock(nnx.Module):
         self.conv1 = conv3x3(in_width, out_width, dtype=dtype, rngs=rngs)
         self.scale_shift = nnx.Linear(embedding, 2 * out_width, dtype=dtype, rngs=rngs)
         self.norm2 = GroupNorm(out_width)
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = dropout
         self.conv2 = conv3x3(out_width, out_width, zero=True, dtype=dtype, rngs=rngs)
         self.skip = adapter(in_width, out_width, dtype=dtype, rngs=rngs)
 
@@ -80,14 +91,13 @@ class ResBlock(nnx.Module):
         x: Float[Array, "batch h w in_width"],
         embedding: Float[Array, "batch embedding"],
         *,
-        train: bool,
-        rngs: nnx.Rngs | None,
+        dropout_keys: Key[Array, "batch"] | None,
     ) -> Float[Array, "batch h w out_width"]:
         """x: [batch, h, w, in_width], embedding: [batch, embedding] -> [batch, h, w, out_width]."""
         h = self.conv1(nnx.silu(self.norm1(x)))
         scale, shift = jnp.split(self.scale_shift(nnx.silu(embedding))[:, None, None], 2, axis=-1)
         h = nnx.silu(self.norm2(h) * (1 + scale) + shift)
-        h = self.conv2(self.dropout(h, deterministic=not train, rngs=rngs))
+        h = self.conv2(drop(h, self.dropout, dropout_keys))
         return h + adapt(self.skip, x)
 
 
@@ -126,9 +136,8 @@ class AttentiveResBlock(nnx.Module):
         x: Float[Array, "batch h w in_width"],
         embedding: Float[Array, "batch embedding"],
         *,
-        train: bool,
-        rngs: nnx.Rngs | None,
+        dropout_keys: Key[Array, "batch"] | None,
     ) -> Float[Array, "batch h w out_width"]:
         """As ResBlock."""
-        x = self.residual(x, embedding, train=train, rngs=rngs)
+        x = self.residual(x, embedding, dropout_keys=dropout_keys)
         return x if self.attention is None else self.attention(x)

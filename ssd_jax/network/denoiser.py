@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int, Key, Num
 
 from ssd_jax.network.parameterisation import Parameterisation
 from ssd_jax.process.stages import Stage
@@ -38,8 +38,7 @@ class Denoiser:
         label: Int[Array, "batch"] | None = None,
         *,
         stage: Stage,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
+        dropout_keys: Key[Array, "batch"] | None = None,
     ) -> Float[Array, "batch height width channels"]:
         """z-hat at stage.out_level.
 
@@ -48,10 +47,10 @@ class Denoiser:
             t: timesteps, [batch].
             label: classes, int [batch], exactly if the network has classes.
             stage: which path of the network to take.
-            train: whether dropout is on.
-            rngs: a source of dropout keys, needed when `train` and dropout > 0.
+            dropout_keys: one per image, in training; None for no dropout.
         """
         network = nnx.merge(self.graphdef, self.parameters)
         scaled, told = self.parameterisation.inputs(x, t)
-        output = network(scaled, told, label, in_level=stage.in_level, out_level=stage.out_level, train=train, rngs=rngs)
+        levels = {"in_level": stage.in_level, "out_level": stage.out_level}
+        output = network(scaled, told, label, **levels, dropout_keys=dropout_keys)
         return self.parameterisation.z_hat(output, x, t, stage=stage)

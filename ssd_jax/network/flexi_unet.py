@@ -11,11 +11,12 @@ An up-step into level 0 resizes the state bilinearly and takes path (0, 0) inste
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int, Key, Num
 
 from ssd_jax.errors import InputError, brief, check_name, check_range, section
 from ssd_jax.network.blocks import AttentiveResBlock, GroupNorm, adapt, adapter, conv3x3, timestep_embedding
@@ -146,8 +147,7 @@ class FlexiUNet(nnx.Module):
         *,
         in_level: int,
         out_level: int,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
+        dropout_keys: Key[Array, "batch"] | None = None,
     ) -> Float[Array, "batch height width channels"]:
         """One path through the network.
 
@@ -156,8 +156,7 @@ class FlexiUNet(nnx.Module):
             t: timesteps, [batch].
             label: classes, int [batch], exactly if the network has classes; with label dropout also the null label.
             in_level, out_level: static ints, 0 <= out_level <= in_level < number of levels.
-            train: whether dropout is on.
-            rngs: a source of dropout keys, needed when `train` and dropout > 0.
+            dropout_keys: one per image, in training; None for no dropout.
 
         Returns:
             float32 [batch, *shapes[out_level], out_channels].
@@ -174,8 +173,11 @@ class FlexiUNet(nnx.Module):
         if self.embed_label is not None and label is not None:
             embedding += self.embed_label(label)
 
+        number = count()  # of a block on this path
+
         def run(block: AttentiveResBlock, h: jax.Array, *skip: jax.Array) -> jax.Array:
-            return block(jnp.concatenate([h, *skip], axis=-1), embedding, train=train, rngs=rngs)
+            keys = None if dropout_keys is None else jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, next(number))
+            return block(jnp.concatenate([h, *skip], axis=-1), embedding, dropout_keys=keys)
 
         def decode(h: jax.Array, level: int, skips: list[jax.Array]) -> jax.Array:
             for block in self.decoders[level]:

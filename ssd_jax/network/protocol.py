@@ -2,8 +2,7 @@
 
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from flax import nnx
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int, Key, Num
 
 Shapes = tuple[tuple[int, ...], ...]  # spatial shape of every level of a process, finest first
 
@@ -49,10 +48,12 @@ class Network(Protocol):
         *,
         in_level: int,
         out_level: int,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
+        dropout_keys: Key[Array, "batch"] | None = None,
     ) -> Float[Array, "batch *shape out_channels"]:
-        """[batch, *shapes[in_level], in_channels] -> float32 [batch, *shapes[out_level], out_channels]."""
+        """[batch, *shapes[in_level], in_channels] -> float32 [batch, *shapes[out_level], out_channels].
+
+        `dropout_keys`, one per image, are given in training only: what an image loses is its own, whatever the batch.
+        """
         ...
 
 

@@ -1,11 +1,11 @@
 """The training loss: weighted squared error of the predicted clean image, one stage at a time."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.stages import Stage
@@ -23,7 +23,7 @@ def stage_loss(
     stage: Stage,
     images: Float[Array, "batch h w channels"],
     label: Int[Array, "batch"] | None,
-    key: jax.Array,
+    keys: Key[Array, "batch"],
     weighting: str,
     *,
     label_dropout: float = 0.0,
@@ -39,7 +39,7 @@ def stage_loss(
         denoiser: what is trained, or any function with the signature of `Denoiser.__call__`; dropout is on.
         images: x_0, float32 [batch, *process.shape, channels] in [-1, 1].
         label: classes, int [batch], or None.
-        key: for timesteps, noise, dropout and label dropout.
+        keys: one per image, for its timestep, noise, dropout and label dropout: they do not depend on the batch.
         weighting: a key of LOSS_WEIGHTINGS.
         label_dropout: probability that an image's label is replaced by `null_label` (Ho & Salimans 2022).
         null_label: the label of "any class"; needed if labels are dropped.
@@ -47,14 +47,15 @@ def stage_loss(
     Returns:
         float32 scalar.
     """
-    time_key, noise_key, dropout_key, label_key = jax.random.split(key, 4)
-    t = jax.random.randint(time_key, images.shape[:1], stage.t_min, stage.t_max + 1)
+    time_keys, noise_keys, dropout_keys, label_keys = jax.vmap(partial(jax.random.split, num=4), out_axes=1)(keys)
+    t = jax.vmap(lambda key: jax.random.randint(key, (), stage.t_min, stage.t_max + 1))(time_keys)
     target = process.degrade(images, stage.out_level)
-    shape = (len(images), *process.level_shape(stage.in_level), images.shape[-1])
-    noise = jax.random.normal(noise_key, shape, images.dtype)
+    shape = (*process.level_shape(stage.in_level), images.shape[-1])
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape, images.dtype))(noise_keys)
     x = process.noisy_state(target, t, noise, level=stage.in_level, start=stage.out_level)
     if label is not None and null_label is not None:
-        label = jnp.where(jax.random.bernoulli(label_key, label_dropout, label.shape), null_label, label)
-    predicted = denoiser(x, t, label, stage=stage, train=True, rngs=nnx.Rngs(dropout=dropout_key))
+        dropped = jax.vmap(lambda key: jax.random.bernoulli(key, label_dropout))(label_keys)
+        label = jnp.where(dropped, null_label, label)
+    predicted = denoiser(x, t, label, stage=stage, dropout_keys=dropout_keys)
     weight = LOSS_WEIGHTINGS[weighting](jnp.exp(jnp.asarray(process.log_snr, jnp.float32))[t])
     return jnp.mean(weight * jnp.mean(jnp.square(predicted - target), axis=range(1, target.ndim)))

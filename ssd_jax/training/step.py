@@ -1,6 +1,7 @@
 """The compiled programs of a training step.
 
-A step computes the gradient of each of its stages in a program of that stage alone, adds them up, and updates once.
+A step computes the gradient of each of its stages in a program of that stage alone. Every device adds up those of its own
+images; the update sums them over the devices, once.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from tqdm import tqdm
 
 from ssd_jax.compilation import COMPILER_OPTIONS
@@ -32,9 +34,10 @@ class TrainStep:
         stages: all stages of the process.
         probabilities: that an image belongs to each, [stages].
         batch_sizes: images that the program of each stage takes, over all devices.
-        gradients: (parameters, total, batch, step) -> total + weighted gradient, loss.
-        updates: (state, gradient) -> state; one for each stage in "single" stage sampling, one under None in "mixed".
-        zeros: parameters -> zeros like them.
+        gradients: (parameters, total, batch, step) -> total + weighted gradient, loss. Every device has its own total: the
+            devices are the first axis.
+        updates: (state, total) -> state; one for each stage in "single" stage sampling, one under None in "mixed".
+        zeros: parameters -> a total of zeros.
     """
 
     config: TrainConfig
@@ -59,20 +62,22 @@ class TrainStep:
         Returns:
             The new state and the loss of each stage that took part, by name, still on the device.
         """
+        count = jax.process_count()
+        batch = batch | {"index": np.arange(len(batch["image"]), dtype=np.int32) * count + jax.process_index()}
         if self.config.stage_sampling == "single":
             chosen = pick_stage(self.stages, self.probabilities, self.config.seed, step)
             parts = {chosen: batch}
         else:
             chosen = None
-            ends = np.cumsum(self.batch_sizes)[:-1] // jax.process_count()
+            ends = np.cumsum(self.batch_sizes)[:-1] // count
             split = {name: np.split(array, ends) for name, array in batch.items()}
             parts = {stage: {name: split[name][i] for name in batch} for i, stage in enumerate(self.stages)}
-        gradient, losses = self.zeros(state.parameters), {}
+        total, losses = self.zeros(state.parameters), {}
         for stage, part in parts.items():
-            gradient, losses[str(stage)] = self.gradients[stage](
-                state.parameters, gradient, put_batch(part, self.mesh), state.step
+            total, losses[str(stage)] = self.gradients[stage](
+                state.parameters, total, put_batch(part, self.mesh), state.step
             )
-        return self.updates[chosen](state, gradient), losses
+        return self.updates[chosen](state, total), losses
 
 
 def compile_train_step(objective: Objective, config: TrainConfig, mesh: jax.sharding.Mesh) -> TrainStep:
@@ -92,13 +97,13 @@ def compile_train_step(objective: Objective, config: TrainConfig, mesh: jax.shar
     used = {stage: _used(losses[stage], state.parameters, batches[stage], state.step) for stage in stages}
     if mixed:
         used = {None: tuple(any(flags) for flags in zip(*used.values(), strict=True))}
+    zeros = jax.jit(partial(_zeros, mesh.size), out_shardings=split_along_batch(mesh))
+    total = jax.eval_shape(zeros, state.parameters)
     gradients = {
-        stage: _gradient_program(losses[stage], weight, mesh).lower(
-            state.parameters, state.parameters, batches[stage], state.step
-        )
+        stage: _gradient_program(losses[stage], weight, mesh).lower(state.parameters, total, batches[stage], state.step)
         for stage, weight in zip(stages, weights, strict=True)
     }
-    updates = {flags: _update_program(config, flags, mesh).lower(state, state.parameters) for flags in set(used.values())}
+    updates = {flags: _update_program(config, flags, mesh).lower(state, total) for flags in set(used.values())}
     programs = _compiled(gradients | updates)
     return TrainStep(
         config,
@@ -108,41 +113,55 @@ def compile_train_step(objective: Objective, config: TrainConfig, mesh: jax.shar
         batch_sizes,
         {stage: programs[stage] for stage in stages},
         {stage: programs[flags] for stage, flags in used.items()},
-        jax.jit(partial(jax.tree.map, jnp.zeros_like), out_shardings=replicated(mesh)),
+        zeros,
     )
+
+
+def _zeros(num_devices: int, parameters: Tree) -> Tree:
+    """A total of no gradients."""
+    return jax.tree.map(lambda leaf: jnp.zeros((num_devices, *leaf.shape), leaf.dtype), parameters)
 
 
 def _loss(
     objective: Objective, config: TrainConfig, stage: Stage, parameters: Tree, batch: Batch, step: jax.Array
 ) -> jax.Array:
-    """The mean loss of a stage's images; all that is random in it depends on (seed, step, stage)."""
-    number = objective.process.stages.index(stage)
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), step), number)
+    """The mean loss of a stage's images; all that is random about one depends on (seed, step, its number in the step)."""
+    key = jax.random.fold_in(jax.random.key(config.seed), step)
     return objective.loss(stage, config.loss_weighting, parameters, batch, key)
 
 
 def _gradient_program(loss: Callable, weight: float, mesh: jax.sharding.Mesh) -> Any:
-    """(parameters, total, batch, step) -> (total + weight * gradient, loss); `total` is donated."""
+    """(parameters, total, batch, step) -> (total + weight * gradient, loss); `total` is donated.
+
+    Devices say nothing to each other but their losses.
+    """
 
     def add_gradient(parameters: Tree, total: Tree, batch: Batch, step: jax.Array):
         value, gradient = jax.value_and_grad(loss)(parameters, batch, step)
-        return jax.tree.map(lambda a, b: a + weight * b, total, gradient), value
+        total = jax.tree.map(lambda a, b: a + weight / mesh.size * b, total, gradient)
+        return total, jax.lax.pmean(value, "data")
 
-    everywhere = replicated(mesh)
-    return jax.jit(
+    everywhere, shared = PartitionSpec(), PartitionSpec("data")
+    # Without check_vma=False, the gradient of replicated parameters would be summed over the devices at once.
+    on_each_device = jax.shard_map(
         add_gradient,
-        in_shardings=(everywhere, everywhere, split_along_batch(mesh), everywhere),
-        out_shardings=everywhere,
-        donate_argnums=1,
-        compiler_options=COMPILER_OPTIONS,
+        mesh=mesh,
+        in_specs=(everywhere, shared, shared, everywhere),
+        out_specs=(shared, everywhere),
+        check_vma=False,
     )
+    return jax.jit(on_each_device, donate_argnums=1, compiler_options=COMPILER_OPTIONS)
 
 
 def _update_program(config: TrainConfig, used: Sequence[bool], mesh: jax.sharding.Mesh) -> Any:
-    """(state, gradient) -> state, which is donated."""
+    """(state, total) -> state, which is donated."""
+
+    def update(state: TrainState, total: Tree) -> TrainState:
+        return updated(config, used, state, jax.tree.map(lambda each: each.sum(axis=0), total))
+
     everywhere = replicated(mesh)
-    update = partial(updated, config, used)
-    return jax.jit(update, in_shardings=everywhere, out_shardings=everywhere, donate_argnums=0)
+    shardings = {"in_shardings": (everywhere, split_along_batch(mesh)), "out_shardings": everywhere}
+    return jax.jit(update, **shardings, donate_argnums=0)
 
 
 def _compiled(lowered: dict[Any, Any]) -> dict[Any, Any]:

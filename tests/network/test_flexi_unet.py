@@ -1,3 +1,4 @@
+from functools import partial
 from typing import cast
 
 import jax
@@ -8,7 +9,7 @@ from flax import nnx
 
 from ssd_jax.config import FlexiUNetConfig
 from ssd_jax.errors import InputError
-from ssd_jax.network.blocks import ResBlock, timestep_embedding
+from ssd_jax.network.blocks import AttentiveResBlock, ResBlock, drop, timestep_embedding
 from ssd_jax.network.flexi_unet import FlexiUNet
 from tests.networks import randomised
 
@@ -75,7 +76,7 @@ def test_a_new_block_is_its_skip_connection_and_a_used_one_is_scaled_and_shifted
     block = ResBlock(8, 8, 6, 0.0, dtype=jnp.float32, rngs=nnx.Rngs(0))
 
     def run(block):
-        return block(x, embedding, train=False, rngs=None)
+        return block(x, embedding, dropout_keys=None)
 
     np.testing.assert_array_equal(run(block), x)
     block.conv2 = cast(nnx.Conv, lambda h: h)  # what it would convolve
@@ -86,18 +87,41 @@ def test_a_new_block_is_its_skip_connection_and_a_used_one_is_scaled_and_shifted
     assert scale_shift.out_features == 16
 
 
-def test_dropout_only_in_training():
+def test_dropout_is_an_image_s_own_and_only_in_training():
     config = FlexiUNetConfig(widths=(8,), attention_levels=(), num_heads=1, dropout=0.5)
     graphdef, state = nnx.split(make(config, (4, 4)))
     state = jax.tree.map(lambda p: p + 0.1, nnx.to_pure_dict(state))
     model = nnx.merge(graphdef, state)
-    x, t = jax.random.normal(jax.random.key(0), (1, 4, 4, 3)), jnp.array([5])
-    outs = [
-        model(x, t, in_level=0, out_level=0, train=train, rngs=nnx.Rngs(dropout=seed))
-        for train, seed in ((False, 0), (False, 1), (True, 0), (True, 1))
-    ]
-    np.testing.assert_array_equal(outs[0], outs[1])
-    assert np.abs(outs[2] - outs[3]).max() > 0 and np.abs(outs[0] - outs[2]).max() > 0
+    x, t = jnp.tile(jax.random.normal(jax.random.key(0), (1, 4, 4, 3)), (3, 1, 1, 1)), jnp.full(3, 5)
+    keys = jax.random.split(jax.random.key(1), 3)
+    call = partial(model, in_level=0, out_level=0)
+    still, dropped = call(x, t), call(x, t, dropout_keys=keys)
+    np.testing.assert_array_equal(still[0], still[1])
+    assert all(np.abs(dropped[i] - other).max() > 0 for i, other in ((0, dropped[1]), (1, dropped[2]), (2, still[2])))
+    alone = call(x[:1], t[:1], dropout_keys=keys[1:2])  # in a batch of its own, at another place
+    np.testing.assert_allclose(alone[0], dropped[1], rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_keeps_the_mean():
+    x, keys = jnp.ones((2, 64, 64, 8)), jax.random.split(jax.random.key(0), 2)
+    dropped = drop(x, 0.25, keys)
+    assert set(np.unique(dropped)) == {np.float32(0), np.float32(1 / 0.75)}
+    np.testing.assert_allclose(dropped.mean(axis=(1, 2, 3)), 1, atol=5 * (0.25 / 0.75 / 2**15) ** 0.5)
+    assert drop(x, 0.25, None) is x and drop(x, 0.0, keys) is x
+
+
+def test_dropout_differs_from_block_to_block(monkeypatch):
+    given = []
+
+    def block(self, x, embedding, *, dropout_keys):
+        given.append(np.asarray(jax.random.key_data(dropout_keys)))
+        return x[..., :8]
+
+    monkeypatch.setattr(AttentiveResBlock, "__call__", block)
+    model = make(FlexiUNetConfig(widths=(8,), attention_levels=(), num_heads=1, dropout=0.5), (4, 4))
+    keys = jax.random.split(jax.random.key(0), 2)
+    model(jnp.zeros((2, 4, 4, 3)), jnp.zeros(2), in_level=0, out_level=0, dropout_keys=keys)
+    assert len(given) > 2 and len(np.unique(np.concatenate(given), axis=0)) == 2 * len(given)
 
 
 def test_bfloat16_computes_small_and_answers_in_float32():

@@ -136,7 +136,7 @@ class Case:
         """The network F = W x, which is told c_in x, as a denoiser."""
         c_in = 1.0 if chosen.c_in is None else chosen.c_in[self.t]
 
-        def denoise(x, t, label=None, *, stage, train=False, rngs=None):
+        def denoise(x, t, label=None, *, stage, dropout_keys=None):
             told, _ = chosen.inputs(x, t)
             output = (told.reshape(len(x), -1) / c_in) @ w.T
             return chosen.z_hat(output.reshape(len(x), *self.out_shape, 1), x, t, stage=stage)
@@ -175,11 +175,18 @@ def test_the_expected_loss_is_least_there(case, kind, monkeypatch):
     images = np.concatenate([(vectors * np.sqrt(values)).T, np.zeros((states, pixels))]) * np.sqrt(count)
     noise = np.concatenate([np.zeros((pixels, states)), np.eye(states)]) * np.sqrt(count)
     images = jnp.asarray(images.reshape(count, 4, 4, 1), case.dtype)
-    monkeypatch.setattr(jax.random, "normal", lambda *_: jnp.asarray(noise.reshape(count, *case.in_shape, 1), case.dtype))
+    noise = jnp.asarray(noise.reshape(count, *case.in_shape, 1), case.dtype)
+    keys = jax.random.split(jax.random.key(0), count)
+    drawn = jax.random.key_data(jax.vmap(lambda key: jax.random.split(key, 4)[1])(keys))
+
+    def normal(key, *_):
+        return noise[jnp.argmax((jax.random.key_data(key) == drawn).all(axis=1))]
+
+    monkeypatch.setattr(jax.random, "normal", normal)
 
     def loss(w):
         denoise = case.network(w, chosen)
-        return stage_loss(denoise, case.process, case.stage, images, None, jax.random.key(0), "constant")
+        return stage_loss(denoise, case.process, case.stage, images, None, keys, "constant")
 
     best = jnp.asarray(case.regression(chosen), case.dtype)
     value, gradient = jax.value_and_grad(loss)(best)
@@ -251,8 +258,8 @@ def test_inputs_have_variance_1(name):
 class Echo(nnx.Module):
     """Says what it is told: x, the path, t, and whether it is trained."""
 
-    def __call__(self, x, t, label, *, in_level, out_level, train=False, rngs=None):
-        told = t + 1000.0 * train + (0.0 if rngs is None else 1e4)
+    def __call__(self, x, t, label, *, in_level, out_level, dropout_keys=None):
+        told = t + (0.0 if dropout_keys is None else 1e4)
         return x + told[:, None, None, None]
 
 
@@ -268,8 +275,8 @@ def test_a_denoiser_tells_its_network_c_in_x_and_c_noise():
         denoiser = Denoiser({}, cast(Any, graphdef), chosen)
         alpha, sigma = (table[t][:, None, None, None] for table in (process.alpha, process.sigma))
         np.testing.assert_allclose(denoiser(x, t, stage=stage), alpha * x - sigma * output, rtol=1e-4)
-        trained = denoiser(x, t, stage=stage, train=True, rngs=nnx.Rngs(0))
-        np.testing.assert_allclose(trained, alpha * x - sigma * (output + 1.1e4), rtol=1e-4)
+        trained = denoiser(x, t, stage=stage, dropout_keys=jax.random.split(jax.random.key(1), 2))
+        np.testing.assert_allclose(trained, alpha * x - sigma * (output + 1e4), rtol=1e-4)
 
 
 def test_log_snr_tells_timesteps_apart():
@@ -293,23 +300,23 @@ def test_x0_adds_no_operation():
     process, (graphdef, parameters) = PROCESSES["box"], tiny_network()
     chosen = make_parameterisation(DenoiserConfig(), process)
     assert jax.tree.leaves(chosen) == [] and chosen == Parameterisation()
-    images, key = jnp.zeros((2, 4, 4, 3)), jax.random.key(0)
+    images, keys = jnp.zeros((2, 4, 4, 3)), jax.random.split(jax.random.key(0), 2)
     for stage in process.stages:
         path: dict[str, Any] = {"in_level": stage.in_level, "out_level": stage.out_level}
 
         def plain_loss(parameters, stage=stage, path=path):
-            time_key, noise_key, dropout_key, _ = jax.random.split(key, 4)
-            t = jax.random.randint(time_key, images.shape[:1], stage.t_min, stage.t_max + 1)
+            time_keys, noise_keys, dropout_keys, _ = jax.vmap(partial(jax.random.split, num=4), out_axes=1)(keys)
+            t = jax.vmap(lambda key: jax.random.randint(key, (), stage.t_min, stage.t_max + 1))(time_keys)
             target = process.degrade(images, stage.out_level)
-            noise = jax.random.normal(noise_key, (2, *process.level_shape(stage.in_level), 3))
+            shape = (*process.level_shape(stage.in_level), 3)
+            noise = jax.vmap(lambda key: jax.random.normal(key, shape))(noise_keys)
             x = process.add_noise(process.degrade(target, stage.in_level, start=stage.out_level), t, noise)
-            rngs = nnx.Rngs(dropout=dropout_key)
-            predicted = nnx.merge(graphdef, parameters)(x, t, None, **path, train=True, rngs=rngs)
+            predicted = nnx.merge(graphdef, parameters)(x, t, None, **path, dropout_keys=dropout_keys)
             weight = LOSS_WEIGHTINGS["min_snr"](jnp.exp(jnp.asarray(process.log_snr, jnp.float32))[t])
             return jnp.mean(weight * jnp.mean(jnp.square(predicted - target), axis=(1, 2, 3)))
 
         def loss(parameters, stage=stage):
-            return stage_loss(Denoiser(parameters, graphdef, chosen), process, stage, images, None, key, "min_snr")
+            return stage_loss(Denoiser(parameters, graphdef, chosen), process, stage, images, None, keys, "min_snr")
 
         assert program(jax.value_and_grad(loss), parameters) == program(jax.value_and_grad(plain_loss), parameters)
         x, t = jnp.zeros((2, *process.level_shape(stage.in_level), 3)), jnp.full(2, stage.t_min)
@@ -342,8 +349,9 @@ def test_a_tiny_network_learns_v_and_samples():
     @jax.jit
     @partial(jax.value_and_grad, has_aux=True)
     def total(parameters, key):
+        keys = jax.random.split(key, len(images))
         denoiser = Denoiser(parameters, graphdef, chosen)
-        losses = [stage_loss(denoiser, process, stage, images, None, key, "constant") for stage in stages]
+        losses = [stage_loss(denoiser, process, stage, images, None, keys, "constant") for stage in stages]
         return sum(losses), jnp.stack(losses)
 
     state = adam.init(parameters)

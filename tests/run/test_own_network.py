@@ -46,7 +46,7 @@ class Dense(nnx.Module):
     def num_levels(self) -> int:
         return len(self.shapes)
 
-    def __call__(self, x, t, label=None, *, in_level, out_level, train=False, rngs=None):
+    def __call__(self, x, t, label=None, *, in_level, out_level, dropout_keys=None):
         flat = jnp.concatenate([x.reshape(len(x), -1), t[:, None] / 100], axis=1)
         out = self.outward[out_level](nnx.silu(self.inward[in_level](flat)))
         return out.reshape(len(x), *self.shapes[out_level], self.out_channels)

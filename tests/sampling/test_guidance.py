@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -129,16 +130,15 @@ def test_thresholding():
 def test_labels_are_dropped_at_the_given_rate(rate):
     """The model is wrong by 1 for the null class and right for the image's own, so the loss is the rate."""
     images, label = jnp.full((4096, 4, 4, 3), 0.5), jnp.tile(jnp.array([0, 2]), 2048)
+    settings: dict[str, Any] = {"label_dropout": rate, "null_label": NULL}
 
     def model(x, t, given, **_):
         error = jnp.where(given == NULL, 1.0, jnp.where(given == label, 0.0, 100.0))
         return images + error[:, None, None, None]
 
     losses = [
-        stage_loss(
-            model, PROCESS, STAGE, images, label, jax.random.key(seed), "constant", label_dropout=rate, null_label=NULL
-        )
-        for seed in (0, 1)
+        stage_loss(model, PROCESS, STAGE, images, label, jax.random.split(key, 4096), "constant", **settings)
+        for key in (jax.random.key(0), jax.random.key(1))
     ]
     np.testing.assert_allclose(np.array(losses), rate, atol=5 * (rate * (1 - rate) / 4096) ** 0.5)
     assert (losses[0] != losses[1]) == (rate > 0)
@@ -152,7 +152,11 @@ def test_the_null_class_is_one_more_row_and_trains(network):
     @jax.jit
     @jax.grad
     def gradient(parameters):
-        denoiser, label, key = replace(network, parameters=parameters), jnp.zeros(4, int), jax.random.key(2)
+        denoiser, label, key = (
+            replace(network, parameters=parameters),
+            jnp.zeros(4, int),
+            jax.random.split(jax.random.key(2), 4),
+        )
         return stage_loss(denoiser, process, stage, X, label, key, "constant", label_dropout=0.5, null_label=NULL)
 
     rows = gradient(network.parameters)["embed_label"]["embedding"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ssd_jax.build import build
+from ssd_jax.compilation import collective_bytes
 from ssd_jax.config import TrainConfig
 from ssd_jax.errors import InputError
 from ssd_jax.network.denoiser import Denoiser
@@ -55,7 +56,7 @@ def single():
     return config, compiled(config, mesh_of(1))
 
 
-def oracle(x, t, label, *, stage, train, rngs):
+def oracle(x, t, label, *, stage, dropout_keys):
     """Is wrong by a half everywhere, for images of 0.5."""
     return jnp.ones((x.shape[0], 8 >> stage.out_level, 8 >> stage.out_level, 3))
 
@@ -68,7 +69,7 @@ def test_loss_is_the_weighted_squared_error(weighting):
     weights = {"min_snr": np.minimum(snr, 5), "snr": snr, "constant": np.ones_like(snr)}[weighting]
     for stage in process.stages:
         images = jnp.full((4096, 8, 8, 3), 0.5)
-        loss = stage_loss(oracle, process, stage, images, None, jax.random.key(0), weighting)
+        loss = stage_loss(oracle, process, stage, images, None, jax.random.split(jax.random.key(0), 4096), weighting)
         expected = 0.25 * weights[stage.t_min : stage.t_max + 1].mean()
         np.testing.assert_allclose(loss, expected, rtol=0.1 if stage.t_max > stage.t_min else 1e-5)
 
@@ -87,7 +88,8 @@ def test_mixed_and_single_have_the_same_expected_loss(single, mixed):
         state, seen = randomised(first_state(config, mesh_of(1))), []
         for i in range(200):
             for stage, p in zip(step.stages, step.probabilities, strict=True):
-                part = {"image": jnp.asarray(IMAGES[: step.batch_sizes[step.stages.index(stage)]])}
+                size = step.batch_sizes[step.stages.index(stage)]
+                part = {"image": jnp.asarray(IMAGES[:size]), "index": jnp.arange(size)}
                 chosen = config.train.stage_sampling == "mixed" or pick(step, i) == str(stage)
                 if chosen:
                     total = step.zeros(state.parameters)
@@ -111,18 +113,19 @@ def test_mixed_gradient_is_the_probability_weighted_sum_of_the_stages(mixed, mes
     key = jax.random.fold_in(jax.random.key(config.train.seed), 0)
     probabilities = stage_probabilities(step.stages, config.train.up_share)
     for i, (stage, size) in enumerate(zip(step.stages, step.batch_sizes, strict=True)):
-        part = IMAGES[start : start + size]
+        part, index = IMAGES[start : start + size], jnp.arange(start, start + size)
         start += size
-        total, _ = step.gradients[stage](state.parameters, total, {"image": jnp.asarray(part)}, state.step)
+        total, _ = step.gradients[stage](state.parameters, total, {"image": jnp.asarray(part), "index": index}, state.step)
 
-        def loss(parameters, stage=stage, part=part, i=i):
+        def loss(parameters, stage=stage, part=part, index=index):
             denoiser = Denoiser(parameters, graphdef, Parameterisation())
             images = jnp.asarray(part, jnp.float32) / 127.5 - 1
-            return stage_loss(denoiser, process, stage, images, None, jax.random.fold_in(key, i), "min_snr")
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+            return stage_loss(denoiser, process, stage, images, None, keys, "min_snr")
 
         gradient = jax.tree.map(lambda g, i=i: probabilities[i] * g, jax.jit(jax.grad(loss))(state.parameters))
         expected = gradient if expected is None else jax.tree.map(jnp.add, expected, gradient)
-    chex.assert_trees_all_close(total, expected, atol=1e-6)
+    chex.assert_trees_all_close(jax.tree.map(lambda each: each[0], total), expected, atol=1e-6)
 
 
 def test_unused_blocks_do_not_drift(single, mesh):
@@ -152,7 +155,7 @@ def test_updates_that_are_not_finite_are_skipped_and_counted(single, mesh):
     config, step = single
     state = randomised(first_state(config, mesh))
     before = jax.device_get(state)
-    broken = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), state.parameters)
+    broken = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), step.zeros(state.parameters))
     after = next(iter(step.updates.values()))(state, broken)
     assert int(after.skipped) == 1 and int(after.step) == 1
     for name in ("parameters", "ema", "adam"):
@@ -172,20 +175,53 @@ def test_training_fits_a_batch_with_doubled_blocks(mesh):
     assert int(state.skipped) == 0
 
 
-def test_eight_devices_give_the_losses_of_one(single):
-    config, on_one = single
-    on_eight = compiled(config, mesh_of(8))
-    losses = []
-    for step in (on_one, on_eight):
-        state, seen = randomised(first_state(config, step.mesh)), []
-        for i in range(8):
-            state, by_stage = step(state, i, {"image": IMAGES})
-            seen.extend(by_stage.items())
-        losses.append(seen)
-    assert {name for name, _ in losses[0]} == {"stay0", "stay1", "up1to0"}
-    for (name, one), (other_name, eight) in zip(*losses, strict=True):
+SHARES = (24, 8, 8)  # images of stay1, up1to0, stay0
+
+
+@pytest.fixture(scope="module")
+def mixed_on():
+    """Number of devices -> a compiled "mixed" step with unequal shares, dropout and dropped labels; the one for 1 and 8."""
+    config = with_train(tiny_config(), steps=100, batch_size=sum(SHARES), cosine_decay=False)
+    config = replace(config, model=replace(config.model, dropout=0.3, num_classes=3, label_dropout=0.3))
+    with pytest.MonkeyPatch.context() as patch:  # by themselves the shares would follow the number of devices
+        patch.setattr("ssd_jax.training.step.stage_batch_sizes", lambda *_: SHARES)
+        return config, {devices: compiled(config, mesh_of(devices)) for devices in (1, 8)}
+
+
+def trained(config, step, batch, count):
+    state, seen = randomised(first_state(config, step.mesh)), []
+    for i in range(count):
+        state, by_stage = step(state, i, batch)
+        seen.extend(by_stage.items())
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["single", "mixed"])
+def test_eight_devices_give_the_losses_of_one(single, mixed_on, kind):
+    """What is random about an image is its own."""
+    if kind == "single":
+        config, steps, batch = single[0], (single[1], compiled(single[0], mesh_of(8))), {"image": IMAGES}
+    else:
+        config, steps = mixed_on[0], mixed_on[1].values()
+        images = np.random.default_rng(1).integers(0, 256, (sum(SHARES), 8, 8, 3), np.uint8)
+        batch = {"image": images, "label": np.arange(sum(SHARES), dtype=np.int32) % 3}
+    losses, other_losses = (trained(config, step, batch, 8) for step in steps)
+    assert {name for name, _ in losses} == {"stay0", "stay1", "up1to0"}
+    for (name, value), (other_name, other) in zip(losses, other_losses, strict=True):
         assert name == other_name
-        np.testing.assert_allclose(one, eight, rtol=1e-5)
+        np.testing.assert_allclose(value, other, rtol=1e-5)
+
+
+def test_a_step_reduces_its_gradient_once(mixed_on):
+    """Bytes that the programs of a step exchange, of the gradient's; a loss per stage comes on top."""
+    config, steps = mixed_on
+    gradient = sum(leaf.size * 4 for leaf in jax.tree.leaves(build(config).abstract_parameters))
+    exchanged = {
+        devices: sum(collective_bytes(each.as_text()) for each in (*step.gradients.values(), *step.updates.values()))
+        for devices, step in steps.items()
+    }
+    assert exchanged[1] < 100 and gradient <= exchanged[8] <= 1.05 * gradient
+    assert max(collective_bytes(each.as_text()) for each in steps[8].gradients.values()) == 4
 
 
 def test_no_compilation_after_warm_up(single, mesh):
