@@ -49,6 +49,7 @@ from ssd_jax.metrics import (
 )
 from ssd_jax.metrics.evaluation import Batches
 from ssd_jax.metrics.inception import NAME as INCEPTION
+from ssd_jax.processes import first_does
 
 from .common import folders, report, sampler_flags
 from .common.command import provenance, run
@@ -98,7 +99,7 @@ def main() -> None:
     print(tables(results))
     record |= {"num": ours.count, "reference": theirs.name, **provenance(), "results": results}
     folder = Path(WORKDIR.value or str(SAMPLES.value))
-    append(folder / RECORDS if folder.is_dir() else folder.with_name(RECORDS), record)
+    first_does(partial(append, folder / RECORDS if folder.is_dir() else folder.with_name(RECORDS), record))
 
 
 def _say_what_is_left_out(generated: int, real: int | None, feature_sets: list[FeatureSet]) -> None:

@@ -16,6 +16,7 @@ from absl import flags
 
 import ssd_jax
 from ssd_jax.files import images
+from ssd_jax.processes import first_does
 
 from .common import folders, sampler_flags
 from .common.command import run
@@ -46,10 +47,14 @@ def main() -> None:
     if ANIMATION.value and not animation.exists():
         snapshots = list(draw(ANIMATED, 0, -(-plan.calls // FRAMES)))
         states, predictions = ([encoding.decode(getattr(each, name)) for each in snapshots] for name in ("x", "z"))
-        images.write_animation(animation, images.growing(states, predictions, background=background))
-    read = partial(images.read_image, channels=encoding.channels)
-    images.write_png(out / "grid.png", images.grid(np.stack(list(map(read, paths[:SHOWN]))), background=background))
-    images.write_npz(out / "samples.npz", map(read, paths), (num, *encoding.shape, encoding.channels))
+        first_does(lambda: images.write_animation(animation, images.growing(states, predictions, background=background)))
+
+    def write() -> None:
+        read = partial(images.read_image, channels=encoding.channels)
+        images.write_png(out / "grid.png", images.grid(np.stack(list(map(read, paths[:SHOWN]))), background=background))
+        images.write_npz(out / "samples.npz", map(read, paths), (num, *encoding.shape, encoding.channels))
+
+    first_does(write)
     print(f"{num} images at step {trained.step}: {paths[0]} .., {out}/grid.png, {out}/samples.npz")
 
 

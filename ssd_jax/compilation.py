@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -16,12 +18,64 @@ COMPILER_OPTIONS = (
 )
 
 _COLLECTIVE = re.compile(
-    r" = (.*?) (?:all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|ragged-all-to-all)(?:-start)?\("
+    r" = (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|ragged-all-to-all)(-start)?\((.*)"
 )
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
+# Groups of devices: their number and size, a list of them, or axes of a mesh that is shown before.
+_GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\}|mesh\[(.*?)\] \{(.*?)\})")
+_AXIS = re.compile(r"('\w+')=(\d+)")
 
 
 def collective_bytes(program: str) -> int:
-    """Bytes of what the collectives of a compiled program result in on a device; `program` is the `as_text()` of it."""
-    arrays = [each for results in _COLLECTIVE.findall(program) for each in _ARRAY.findall(results)]
-    return sum(int(bits or 8) * math.prod(int(n) for n in shape.split(",") if n) for _, bits, shape in arrays) // 8
+    """Bytes of the arrays that a compiled program's collectives act on, whole ones: what is gathered, summed or scattered.
+
+    `program` is its `as_text()`.
+    """
+    return sum(_whole_bytes(*found.groups()) for found in _COLLECTIVE.finditer(program))
+
+
+def _whole_bytes(results: str, kind: str, start: str | None, rest: str) -> int:
+    arrays = _ARRAY.findall(results)
+    size = sum(int(bits or 8) * math.prod(int(n) for n in shape.split(",") if n) for _, bits, shape in arrays) // 8
+    if kind == "reduce-scatter":
+        return size * _group_size(rest)  # the result is a part
+    if kind == "all-gather" and start:
+        return size * _group_size(rest) // (_group_size(rest) + 1)  # a started one shows its parts as well
+    return size
+
+
+def _group_size(attributes: str) -> int:
+    """How many devices take part in a collective together."""
+    found = _GROUPS.search(attributes)
+    if found is None:
+        return 1
+    size, members, mesh, axes = found.groups()
+    if axes is not None:
+        return math.prod(int(number) for name, number in _AXIS.findall(mesh) if name in axes)
+    return int(size) if size else len(members.split(","))
+
+
+def read_as(function: Callable, tree: Any, *arguments: Any) -> tuple[frozenset, ...]:
+    """As which dtypes a function reads every array of its first argument, in flattened order; none if it does not.
+
+    An array that is only ever converted is read as what it is converted to.
+    """
+    jaxpr = jax.make_jaxpr(function)(tree, *arguments).jaxpr
+    return tuple(_dtypes(jaxpr, variable) for variable in jaxpr.invars[: len(jax.tree.leaves(tree))])
+
+
+def _dtypes(jaxpr: Any, variable: Any) -> frozenset:
+    found: frozenset = frozenset()
+    for equation in jaxpr.eqns:
+        inner = equation.params.get("jaxpr")
+        inner = getattr(inner, "jaxpr", inner)
+        for i, each in enumerate(equation.invars):
+            if each is not variable:
+                continue
+            if equation.primitive.name == "convert_element_type":
+                found |= {equation.params["new_dtype"]}
+            elif inner is not None and len(inner.invars) == len(equation.invars):
+                found |= _dtypes(inner, inner.invars[i])
+            else:
+                found |= {variable.aval.dtype}
+    return found

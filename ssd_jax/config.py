@@ -32,6 +32,7 @@ from ssd_jax.network.parameterisation import DenoiserConfig
 from ssd_jax.network.protocol import NetworkConfig, null_label
 from ssd_jax.process.config import ProcessConfig
 from ssd_jax.sampling.config import SampleConfig
+from ssd_jax.sharding import MeshConfig
 from ssd_jax.training.config import TrainConfig
 
 FORMAT = 2  # of config.json; `_upgraded` reads older ones
@@ -46,6 +47,7 @@ class Config:
     process: ProcessConfig = field(default_factory=ProcessConfig)
     model: NetworkConfig = field(default_factory=FlexiUNetConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
 

@@ -1,6 +1,7 @@
 """Commands in processes of their own, as a user types them."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,24 @@ def launch(*arguments: str, devices: int = 1, folder: Path = ROOT) -> subprocess
     """Runs `python -m *arguments` in a folder, on so many fake devices."""
     flags = f"{FAST_COMPILE} --xla_force_host_platform_device_count={devices}"
     return run([sys.executable, "-m", *arguments], folder=folder, PYTHONPATH=str(ROOT), XLA_FLAGS=flags)
+
+
+def start_processes(*arguments: str, count: int = 2, **environment: str) -> list[subprocess.Popen[str]]:
+    """Starts `python -m *arguments` as a job of so many processes of this machine, each on one fake device."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": FAST_COMPILE, "JAX_PLATFORMS": "cpu", **environment}
+    job = ["-m", *arguments, f"--coordinator_address=127.0.0.1:{port}", f"--num_processes={count}"]
+    commands = [[sys.executable, *job, f"--process_id={i}"] for i in range(count)]
+    pipes: dict = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return [subprocess.Popen(command, cwd=ROOT, env=env, **pipes) for command in commands]
+
+
+def ended(processes: list[subprocess.Popen[str]]) -> list[subprocess.CompletedProcess[str]]:
+    """What the processes of a job say until they end."""
+    said = [process.communicate(timeout=TIMEOUT) for process in processes]
+    return [subprocess.CompletedProcess(p.args, p.returncode, *each) for p, each in zip(processes, said, strict=True)]
 
 
 def run(

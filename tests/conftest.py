@@ -23,9 +23,9 @@ def mesh():
     return mesh_of(1)
 
 
-def mesh_of(num_devices: int) -> jax.sharding.Mesh:
-    axis_types = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((num_devices,), ("data",), axis_types, devices=jax.devices()[:num_devices])
+def mesh_of(data: int, fsdp: int = 1) -> jax.sharding.Mesh:
+    axis_types = (jax.sharding.AxisType.Auto,) * 2
+    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types, devices=jax.devices()[: data * fsdp])
 
 
 def tiny_config(folder=None, **train: Any) -> Config:

@@ -1,12 +1,17 @@
 """Networks for tests: every parameter random, because at birth heads and residual ends are zero and would hide mistakes."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from ssd_jax.build import build
 from ssd_jax.config import Config, FlexiUNetConfig, ProcessConfig
+from ssd_jax.network.blocks import drop
 from ssd_jax.network.denoiser import Denoiser
+from ssd_jax.training.objective import Objective
 
 
 def randomised(abstract, scale: float = 0.2, seed: int = 0):
@@ -19,3 +24,34 @@ def random_denoiser(model: FlexiUNetConfig, process: ProcessConfig, scale: float
     """A denoiser with random parameters."""
     experiment = build(Config(process=process, model=model))
     return experiment.denoiser(randomised(experiment.abstract_parameters, scale, seed))
+
+
+class Dense(nnx.Module):
+    """One hidden layer between the pixels of any two levels, with classes and dropout: compiles in a moment."""
+
+    def __init__(self, shapes, *, hidden: int, num_classes: int, dropout: float, dtype=jnp.float32):
+        sizes, rngs = [3 * int(np.prod(shape)) for shape in shapes], nnx.Rngs(0)
+        self.shapes, self.dropout = shapes, dropout
+        self.inward = nnx.List([nnx.Linear(size, hidden, dtype=dtype, rngs=rngs) for size in sizes])
+        self.outward = nnx.List([nnx.Linear(hidden, size, dtype=dtype, rngs=rngs) for size in sizes])
+        self.embed_label, self.scale = nnx.Embed(num_classes, hidden, rngs=rngs), nnx.Param(jnp.ones(hidden))
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.shapes)
+
+    def __call__(self, x, t, label, *, in_level, out_level, dropout_keys=None):
+        h = self.inward[in_level](x.reshape(len(x), -1)) + jnp.cos(t / 7)[:, None] * self.scale[...]
+        h = drop(h + self.embed_label(label), self.dropout, dropout_keys)
+        out = self.outward[out_level](nnx.silu(h)).astype(jnp.float32)
+        return out.reshape(len(x), *self.shapes[out_level], 3)
+
+
+def dense_objective(config: Config, **settings) -> tuple[Objective, dict]:
+    """The objective of a config, with classes, but of a Dense network; and its parameters."""
+    objective = build(config).objective
+    network = Dense(objective.process.level_shapes, num_classes=config.model.num_classes + 1, **settings)
+    graphdef, state = nnx.split(network)
+    parameters = nnx.to_pure_dict(state)
+    denoiser = replace(objective.denoiser, graphdef=graphdef, parameters=jax.eval_shape(lambda: parameters))
+    return replace(objective, denoiser=denoiser), parameters

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ssd_jax.compilation import COMPILER_OPTIONS, collective_bytes
+from ssd_jax.compilation import COMPILER_OPTIONS, collective_bytes, read_as
 
 
 @pytest.mark.smoke
@@ -25,8 +25,23 @@ def test_convolutions_are_eigens():
 def test_bytes_of_collectives():
     program = """
   ROOT %all-reduce.2 = (f32[5,3]{1,0}, /*index=1*/bf16[7]{0}, pred[]) all-reduce(%bitcast, %b, %c), channel_id=1
-  %gather = u8[16]{0} all-gather-start(%p), dimensions={0}
+  %gather = (u8[4]{0}, u8[16]{0}) all-gather-start(%p), channel_id=2, replica_groups=[2,4]<=[8], dimensions={0}
   %done = u8[16]{0} all-gather-done(%gather)
+  %scatter = f32[3]{0} reduce-scatter(%p), channel_id=3, replica_groups={{0,1},{2,3}}, dimensions={0}
+  %other = f32[3]{0} reduce-scatter(%p), channel_id=4, replica_groups=mesh['data'=2,'fsdp'=4] {'fsdp'}, dimensions={0}
   %sum = f32[100]{0} add(%all-reduce.2, %b), metadata={op_name="all-reduce(x)"}
 """
-    assert collective_bytes(program) == 5 * 3 * 4 + 7 * 2 + 1 + 16
+    assert collective_bytes(program) == (5 * 3 * 4 + 7 * 2 + 1) + 16 + 2 * 3 * 4 + 4 * 3 * 4
+
+
+def test_what_a_function_reads_its_arguments_as():
+    @jax.checkpoint
+    def inner(a, b):
+        return a.astype(jnp.bfloat16) * b
+
+    def function(tree, x):
+        return inner(tree["a"], x) + tree["b"].astype(jnp.bfloat16) + tree["c"] + tree["c"].astype(jnp.bfloat16)
+
+    tree = {name: jnp.ones(2) for name in "abcd"}
+    bfloat16, float32 = jnp.dtype("bfloat16"), jnp.dtype("float32")
+    assert read_as(function, tree, jnp.ones(2)) == ({bfloat16}, {bfloat16}, {bfloat16, float32}, set())

@@ -11,6 +11,7 @@ FLOORS = (
     "errors",
     "compilation",
     "sharding",
+    "processes",
     "process",
     "files",
     "network",

@@ -14,14 +14,15 @@ from ssd_jax.compilation import collective_bytes
 from ssd_jax.config import Config
 from ssd_jax.process.config import make_process
 from ssd_jax.process.stages import Stage
-from ssd_jax.sharding import data_mesh
-from ssd_jax.training.stage_sampling import pick_stage
+from ssd_jax.sharding import make_mesh
 from ssd_jax.training.state import TrainState, init_state
 from ssd_jax.training.step import TrainStep, compile_train_step
 
 from ..common import report
 from ..common.report import Row, Table
 from .timing import Tables, time_in_turns
+
+STEPS = 4  # that are timed in a row in "mixed" stage sampling, where stages take turns
 
 
 @dataclass
@@ -40,16 +41,16 @@ class Training:
     batch: dict[str, np.ndarray]
     compile_seconds: float
 
-    def run(self, number: int) -> jax.Array:
-        """Takes training step `number`, which decides about the stage in "single" stage sampling."""
-        self.state, _ = self.step(self.state, number, self.batch)
+    def run(self, number: int, count: int = 1) -> jax.Array:
+        """Takes training steps number, number + 1, .., which decides about their stages."""
+        for i in range(number, number + count):
+            self.state, _ = self.step(self.state, i, self.batch)
         return self.state.step
 
     def stage_runs(self) -> dict[Stage, Callable[[], jax.Array]]:
         """For every stage a function that takes a step of "single" stage sampling with it."""
-        step = self.step
-        picked = partial(pick_stage, step.stages, step.probabilities, step.config.seed)
-        numbers = {stage: next(k for k in count() if picked(k) == stage) for stage in step.stages}
+        allocation = self.step.allocation
+        numbers = {stage: next(k for k in count() if stage in allocation.taking_part(k)) for stage in allocation.stages}
         return {stage: partial(self.run, number) for stage, number in numbers.items()}
 
     def memory(self, stage: Stage) -> float:
@@ -60,20 +61,20 @@ class Training:
         """Operations of the stage's gradient program."""
         return self.step.gradients[stage].cost_analysis()["flops"]
 
+    def step_flops(self) -> float:
+        """Operations of all gradient programs of a step on average."""
+        allocation = self.step.allocation
+        return sum(rate * self.flops(stage) for stage, rate in zip(allocation.stages, allocation.rates, strict=True))
+
     def exchanged(self) -> float:
-        """What devices tell each other in a step, in units of the gradient."""
-        gradients, updates = self.step.gradients, self.step.updates
-        if self.step.config.stage_sampling == "mixed":
-            steps = [[*gradients.values(), *updates.values()]]
-        else:
-            steps = [[gradients[stage], updates[stage]] for stage in self.step.stages]
+        """What devices tell each other in a step of all stages, in units of the gradient."""
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(self.state.parameters))
-        return max(sum(collective_bytes(each.as_text()) for each in programs) for programs in steps) / size
+        return sum(collective_bytes(each.as_text()) for each in self.step.programs.values()) / size
 
 
 def prepare(config: Config) -> Training:
     """Compiles a training step and makes its first state."""
-    mesh, experiment, batch = data_mesh(), build(config), config.train.batch_size
+    mesh, experiment, batch = make_mesh(config.mesh), build(config), config.train.batch_size
     shape = (batch, *experiment.encoding.shape, experiment.encoding.channels)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     label = {"label": np.zeros(batch, np.int32)} if config.model.num_classes else {}
@@ -94,13 +95,13 @@ def training(config: Config, levels: Sequence[int], repeats: int) -> Tables:
     deepest, batch, shapes = levels[-1], config.train.batch_size, make_process(config.process).level_shapes
     mixed = {n: prepare(with_levels(config, n, "mixed")) for n in levels}
     single = prepare(with_levels(config, deepest, "single"))
-    runs = {n: partial(each.run, 0) for n, each in mixed.items()} | single.stage_runs()
+    runs = {n: partial(each.run, 0, STEPS) for n, each in mixed.items()} | single.stage_runs()
     seconds = {name: timing.seconds for name, timing in time_in_turns(runs, repeats).items()}
-    expected = dict(zip(single.step.stages, single.step.probabilities.tolist(), strict=True))
+    expected = dict(zip(single.step.gradients, single.step.allocation.rates, strict=True))
 
-    def row(n: int, trained: Training, time: float, flops: float) -> Row:
-        memory = [max(map(each.memory, each.step.stages)) for each in (trained, mixed[levels[0]])]
-        one_level = sum(map(mixed[levels[0]].flops, mixed[levels[0]].step.stages))
+    def row(n: int, trained: Training, time: float) -> Row:
+        memory = [max(map(each.memory, each.step.gradients)) for each in (trained, mixed[levels[0]])]
+        flops, one_level = trained.step_flops(), mixed[levels[0]].step_flops()
         return {
             "levels": n,
             "stage sampling": trained.step.config.stage_sampling if n > 1 else "-",
@@ -110,12 +111,12 @@ def training(config: Config, levels: Sequence[int], repeats: int) -> Tables:
             "images/s": batch / time,
             "FLOPs ratio": flops / one_level,
             "memory ratio": memory[0] / memory[1],
-            "time ratio": time / seconds[levels[0]],
+            "time ratio": time / (seconds[levels[0]] / STEPS),
             "exchanged/gradient": trained.exchanged(),
             "compile s": trained.compile_seconds,
         }
 
-    def stage_row(stage: Stage, images: int) -> Row:
+    def stage_row(stage: Stage, images: float) -> Row:
         return {
             "stage": str(stage),
             "pixels": report.size(shapes[stage.in_level]),
@@ -127,12 +128,9 @@ def training(config: Config, levels: Sequence[int], repeats: int) -> Tables:
             "MiB, mixed": mixed[deepest].memory(stage),
         }
 
-    rows = [row(n, each, seconds[n], sum(map(each.flops, each.step.stages))) for n, each in mixed.items()]
-    mean_seconds, mean_flops = (
-        sum(share * of(stage) for stage, share in expected.items()) for of in (seconds.__getitem__, single.flops)
-    )
-    rows.append(row(deepest, single, mean_seconds, mean_flops))
-    stages = [stage_row(*each) for each in zip(single.step.stages, mixed[deepest].step.batch_sizes, strict=True)]
+    rows = [row(n, each, seconds[n] / STEPS) for n, each in mixed.items()]
+    rows.append(row(deepest, single, sum(share * seconds[stage] for stage, share in expected.items())))
+    stages = [stage_row(*each) for each in zip(expected, mixed[deepest].step.allocation.draws, strict=True)]
     title = f"of training at {report.size(shapes[0])} px, batch of {batch}"
     return {
         "training": Table(f"Steps {title}", rows),

@@ -22,6 +22,7 @@ from ssd_jax.errors import InputError
 
 from .compilation_cache import keep_compiled_programs
 from .config_flag import FIRST, parse_fields
+from .processes import join_processes
 from .usage import unknown_flag, usage
 
 IMPORT = flags.DEFINE_multi_string(
@@ -57,6 +58,7 @@ def run(main: Callable[[], None]) -> None:
             fail(f"unexpected argument {argv[1]!r}; options are written --name=value")
         keep_compiled_programs()
         try:
+            join_processes()
             main()
         except InputError as error:
             fail(str(error).partition("\n")[0])  # to errors of its workers Grain adds lines of its own

@@ -20,6 +20,7 @@ from ssd_jax.files.json_file import json_text, parse_json, read_json, write_json
 from ssd_jax.files.listing import fingerprint, list_images
 from ssd_jax.files.npz import stored_arrays
 from ssd_jax.files.paths import check_writable
+from ssd_jax.processes import first_does
 from ssd_jax.sampling.sampler import with_progress
 
 READ_AT_A_TIME = 64  # images
@@ -34,11 +35,15 @@ def origin(trained: ssd_jax.Trained) -> dict:
 
 
 def claim(out: Path, record: dict) -> None:
-    """Makes `out` the folder of the images that `record` describes: samples.json is written first.
+    """Makes `out` the folder of the images that `record` describes: samples.json is written first, by the first process.
 
     Raises:
         InputError: if `out` holds anything else, or cannot be written to.
     """
+    first_does(partial(_claim, out, record))
+
+
+def _claim(out: Path, record: dict) -> None:
     file, record = out / "samples.json", parse_json(json_text(record))
     check_writable(out)
     if not file.exists():
@@ -83,16 +88,22 @@ def fill(
     paths, shape = [_path(out, index) for index in range(num)], (*encoding.shape, encoding.channels)
     check_sizes(out, num, encoding)
     missing = {index for index, path in enumerate(paths) if not images.is_whole(path, shape)}
-    devices = jax.local_device_count()
+    devices = jax.device_count()
     batch = -(-min(batch, num) // devices) * devices
     firsts = batches_of(missing, batch)
     with tqdm(total=len(firsts) * calls, desc="sampling", unit="call", disable=not firsts) as bar:
         for first in firsts:
             *_, last = with_progress(draw(batch, first), bar)
-            pictures = encoding.decode(last.x)
-            for index in missing.intersection(range(first, first + batch)):
-                images.write_png(paths[index], pictures[index - first])
+            write = partial(_write, encoding.decode(last.x), first, {index: paths[index] for index in missing})
+            first_does(write)
     return paths
+
+
+def _write(pictures: np.ndarray, first: int, paths: dict[int, Path]) -> None:
+    """Those of the pictures first .. that have a path."""
+    for index, picture in enumerate(pictures, first):
+        if index in paths:
+            images.write_png(paths[index], picture)
 
 
 def check_sizes(out: Path, num: int, encoding: Encoding) -> None:

@@ -18,7 +18,7 @@ from ssd_jax.files.channels import WHITE, Colour, shown
 from ssd_jax.files.npz import read_npz
 from ssd_jax.files.paths import cache_folder, write_atomically
 from ssd_jax.metrics.features import FeatureSet
-from ssd_jax.sharding import data_mesh, replicated, split_along_batch
+from ssd_jax.sharding import make_mesh, replicated, split_along_batch
 
 SUFFIXES = {"pool": "", "spatial": "_s"}  # of mu and sigma in files, by features; others have no moments
 KEPT = ("pool", "probabilities")
@@ -110,7 +110,7 @@ def measure(
     Warns:
         UserWarning: if there are not more images than features, so that Frechet distances come out too large.
     """
-    mesh = data_mesh()
+    mesh = make_mesh()
     function = feature_set.function if isinstance(feature_set.function, Partial) else Partial(feature_set.function)
     function = jax.device_put(function, replicated(mesh))
     call = jax.jit(_call, out_shardings=replicated(mesh))

@@ -4,16 +4,16 @@ import logging
 import math
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import grain
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from ssd_jax.build import Experiment, build
 from ssd_jax.config import Config
-from ssd_jax.data.pipeline import make_iterator
+from ssd_jax.data.pipeline import Batches, make_iterator
 from ssd_jax.data.sources import Source, check_classes, image_batches, make_source, python_source, recorded
 from ssd_jax.data.statistics import measure_statistics
 from ssd_jax.errors import InputError, checked_arguments, few
@@ -21,15 +21,16 @@ from ssd_jax.files import images
 from ssd_jax.files.events import Events, open_events
 from ssd_jax.files.lease import Lease
 from ssd_jax.files.paths import check_writable
+from ssd_jax.processes import first_does
 from ssd_jax.run import checkpoint
 from ssd_jax.run.interruption import noted_signals
 from ssd_jax.run.trained import Trained
 from ssd_jax.run.workdir import claim_workdir, has_checkpoints, load_data, load_statistics, workdir_lease
 from ssd_jax.sampling.plan import plan_steps
-from ssd_jax.sharding import data_mesh, placed, replicated
+from ssd_jax.sharding import make_mesh, placed, replicated, shardings
 from ssd_jax.training.ema import MAIN
 from ssd_jax.training.optimizer import learning_rate
-from ssd_jax.training.stage_sampling import stage_batch_sizes
+from ssd_jax.training.stage_sampling import Allocation, allocate
 from ssd_jax.training.state import TrainState, abstract_state, init_state
 from ssd_jax.training.step import TrainStep, compile_train_step
 
@@ -62,7 +63,7 @@ def train(
             updates are no longer finite, or a checkpoint cannot be written.
         KeyboardInterrupt, SystemExit: after SIGINT; after SIGTERM and SIGHUP, with code 143 and 129.
     """
-    workdir, settings, mesh = Path(workdir), config.train, data_mesh()
+    workdir, settings, mesh = Path(workdir), config.train, make_mesh(config.mesh)
     check_writable(workdir)
     from_python, shape = source is not None, config.process.shape
     data, labelled = load_data(workdir, config.data), config.model.num_classes > 0
@@ -70,13 +71,13 @@ def train(
     check_classes(source, config.model.num_classes)
     config = replace(config, data=recorded(data, source, labelled=labelled, from_python=from_python))
     experiment = build(config)
-    batch_sizes = stage_batch_sizes(experiment.process.stages, settings, mesh.size)  # these fail before anything is written
+    allocation = allocate(experiment.process.stages, settings, mesh.size)  # these fail before anything is written
     plan_steps(experiment.process, solver=config.sample.solver, num_steps=config.sample.num_steps)
     iterator = make_iterator(source, batch_size=settings.batch_size, seed=settings.seed, flip=config.data.flip)
     experiment = with_statistics(experiment, workdir, source)
     with workdir_lease(workdir) as lease:
-        claim_workdir(workdir, config, experiment.statistics)
-        logger.info(summary(experiment, source, batch_sizes, mesh.size))
+        first_does(partial(claim_workdir, workdir, config, experiment.statistics))
+        logger.info(summary(experiment, source, allocation, mesh))
         with checkpoint.open_checkpoints(workdir, writable=True) as checkpoints:
             state, step = _first_or_latest(experiment, mesh, checkpoints, iterator)
             if step >= settings.steps:
@@ -99,29 +100,29 @@ def with_statistics(experiment: Experiment, workdir: Path, source: Source) -> Ex
     return replace(experiment, statistics=statistics)
 
 
-def summary(experiment: Experiment, source: Source, batch_sizes: tuple[int, ...], num_devices: int) -> str:
-    """What a training run will do, in a line: images and classes, network, stages with their batches, devices."""
+def summary(experiment: Experiment, source: Source, allocation: Allocation, mesh: jax.sharding.Mesh) -> str:
+    """What a training run will do, in a line: images and classes, network, stages with their draws, devices."""
     config, encoding = experiment.config, experiment.encoding
     names = source.class_names if config.model.num_classes else ()
     size = "x".join(map(str, (*encoding.shape, encoding.channels)))
     classes = f" in {len(names)} classes ({few(names, 20)})" if names else ""
     count = sum(leaf.size for leaf in jax.tree.leaves(experiment.abstract_parameters))
-    share = "" if config.train.stage_sampling == "mixed" else ", one of them a step"
-    stages = ", ".join(f"{stage} {n}" for stage, n in zip(experiment.process.stages, batch_sizes, strict=True))
+    stages = ", ".join(f"{stage} {n:.3g}" for stage, n in zip(allocation.stages, allocation.draws, strict=True))
+    axes = " x ".join(f"{size} {name}" for name, size in mesh.shape.items() if size > 1 or name == "data")
     return (
         f"training on {len(source)} images of {size}{classes}; {count / 1e6:.3g} million parameters; "
-        f"images a step by stage: {stages}{share}; {num_devices} device(s), {jax.devices()[0].device_kind}"
+        f"images a step by stage: {stages}; {mesh.size} device(s) ({axes}), {jax.devices()[0].device_kind}"
     )
 
 
 def _first_or_latest(
-    experiment: Experiment, mesh: jax.sharding.Mesh, checkpoints: checkpoint.Checkpoints, iterator: grain.DatasetIterator
+    experiment: Experiment, mesh: jax.sharding.Mesh, checkpoints: checkpoint.Checkpoints, iterator: Batches
 ) -> tuple[TrainState, int]:
     """The state of the latest checkpoint, or a first one, and its step; sets the iterator to where it stood."""
     if not checkpoints.steps:
         return init_state(experiment.init_parameters, experiment.config.train.seed, mesh), 0
-    abstract = abstract_state(experiment.abstract_parameters)
-    restored = checkpoint.restore(checkpoints, experiment, placed(abstract.as_dict(), replicated(mesh)))
+    abstract = abstract_state(experiment.abstract_parameters).as_dict()
+    restored = checkpoint.restore(checkpoints, experiment, placed(abstract, shardings(abstract, mesh)))
     iterator.set_state(restored.data)
     logger.info("going on from step %d", restored.step)
     return TrainState(**restored.state), restored.step
@@ -147,7 +148,7 @@ class Loop:
     events: Events
     lease: Lease | None
 
-    def run(self, state: TrainState, step: int, iterator: grain.DatasetIterator) -> None:
+    def run(self, state: TrainState, step: int, iterator: Batches) -> None:
         """From `step` on; asks the device for numbers only every log_every or SKIPPED steps.
 
         A signal ends it after the step that it comes in, saved; among several processes, after the next that is logged.
@@ -207,7 +208,7 @@ class Loop:
         if in_a_row:
             logger.warning("the last %d updates were not finite and were left out", in_a_row)
 
-    def _save(self, state: TrainState, step: int, iterator: grain.DatasetIterator) -> int:
+    def _save(self, state: TrainState, step: int, iterator: Batches) -> int:
         """Starts saving, unless another run has taken the workdir over; returns the step."""
         if self.lease is not None:
             self.lease.check()
@@ -216,7 +217,8 @@ class Loop:
 
     def _write_samples(self, state: TrainState, step: int) -> None:
         """A grid of samples, always from the same seed."""
-        trained = Trained(self.experiment, self.experiment.denoiser(state.ema[MAIN]), step)
+        parameters = jax.device_put(state.ema[MAIN], replicated(make_mesh()))
+        trained = Trained(self.experiment, self.experiment.denoiser(parameters), step)
         pictures = trained.encoding.decode(trained.sample(jax.random.key(0), trained.config.sample.num, progress=True))
         if jax.process_index() == 0:
             grid = images.enlarged_grid(pictures, background=trained.config.data.background)
@@ -230,8 +232,9 @@ def mean_losses(steps: list[dict[str, jax.Array]], train_step: TrainStep) -> dic
     for losses in jax.device_get(steps):
         for stage, loss in losses.items():
             by_stage.setdefault(stage, []).append(float(loss))
-    means = {str(stage): float(np.mean(by_stage[str(stage)])) for stage in train_step.stages if str(stage) in by_stage}
-    weights = [p for stage, p in zip(train_step.stages, train_step.probabilities, strict=True) if str(stage) in means]
+    allocation = train_step.allocation
+    means = {str(stage): float(np.mean(by_stage[str(stage)])) for stage in allocation.stages if str(stage) in by_stage}
+    weights = [p for stage, p in zip(allocation.stages, allocation.probabilities, strict=True) if str(stage) in means]
     return {"loss": float(np.average(list(means.values()), weights=weights))} | {
         f"loss/{stage}": mean for stage, mean in means.items()
     }

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from unicodedata import normalize
 
 import jax
@@ -23,6 +24,7 @@ from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.protocol import null_label
 from ssd_jax.process.operators import OPERATORS
 from ssd_jax.process.process import ScaleSpaceProcess
+from ssd_jax.processes import gathered
 from ssd_jax.run.checkpoint import restore_averages
 from ssd_jax.run.digest import combined, digests
 from ssd_jax.run.workdir import CONFIG, load_config, load_statistics
@@ -30,7 +32,7 @@ from ssd_jax.sampling.guidance import Interval, classifier_free, clipped, dynami
 from ssd_jax.sampling.noise import NoiseSource, image_indices, seeded
 from ssd_jax.sampling.plan import Plan, plan_steps
 from ssd_jax.sampling.sampler import Snapshot, iterate, with_progress
-from ssd_jax.sharding import data_mesh, placed, replicated, split_along_batch
+from ssd_jax.sharding import make_mesh, placed, replicated, split_along_batch
 from ssd_jax.training.ema import MAIN
 
 Label = int | str | Sequence[int] | Sequence[str] | np.ndarray
@@ -183,10 +185,7 @@ class Trained:
 
         `ssd_jax.iterate` then runs on all devices.
         """
-        source, mesh = seeded(key, image_indices(num, first_index)), data_mesh()
-        if jax.process_count() > 1 or num % mesh.size:
-            return source
-        return jax.device_put(source, split_along_batch(mesh))
+        return _shared(seeded(key, image_indices(num, first_index)), num)
 
     @checked_arguments
     def start(self, key: Key[Array, ""], num: int, first_index: int = 0) -> Float[Array, "num *shape channels"] | None:
@@ -202,7 +201,7 @@ class Trained:
         chosen = jax.vmap(lambda k: jax.random.randint(k, (), 0, len(source)))(noise.keys[:, 0])
         x0 = self.encoding.encode(np.stack([source[int(index)]["image"] for index in chosen]))
         shape = (*process.level_shape(process.used_levels[-1]), x0.shape[-1])
-        return process.noisy_state(x0, last, noise.draw(process.num_timesteps, shape))
+        return _shared(process.noisy_state(x0, last, noise.draw(process.num_timesteps, shape)), num)
 
     @checked_arguments
     def iterate(
@@ -230,7 +229,7 @@ class Trained:
             raise InputError(
                 f"plan is of a process of shape and timesteps {given}, but the model's are {own}; make it by trained.plan()"
             )
-        return iterate(
+        snapshots = iterate(
             denoise,
             plan,
             self.noise(key, num, first_index),
@@ -240,6 +239,7 @@ class Trained:
             memory_limit=memory_limit,
             every=every,
         )
+        return (replace(each, **gathered({"x": each.x, "z": each.z}, make_mesh())) for each in snapshots)
 
     @checked_arguments
     def sample(
@@ -290,6 +290,15 @@ class Trained:
         return last.x
 
 
+def _shared(images: Any, num: int) -> Any:
+    """Arrays [num, ..] divided among the devices of all processes if those divide num, whole on each of them if not."""
+    mesh = make_mesh()
+    if num % mesh.size and jax.process_count() == 1:
+        return images
+    where = replicated(mesh) if num % mesh.size else split_along_batch(mesh)
+    return jax.jit(lambda images: images, out_shardings=where)(images)  # device_put cannot, from one process to several
+
+
 @checked_arguments
 def load(workdir: str | Path, operator: Callable | None = None) -> Trained:
     """The latest checkpoint of the run in `workdir`, with averaged (EMA) parameters.
@@ -306,7 +315,7 @@ def load(workdir: str | Path, operator: Callable | None = None) -> Trained:
     if operator is not None:
         _register(workdir, operator)
     experiment = build(load_config(workdir), load_statistics(workdir))
-    abstract = placed({MAIN: experiment.abstract_parameters}, replicated(data_mesh()))
+    abstract = placed({MAIN: experiment.abstract_parameters}, replicated(make_mesh()))
     step, averages = restore_averages(workdir, experiment, abstract)
     return Trained(experiment, experiment.denoiser(averages[MAIN]), step)
 

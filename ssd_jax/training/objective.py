@@ -34,19 +34,19 @@ class Objective:
     denoiser: Denoiser
 
     def loss(self, stage: Stage, weighting: str, parameters: Any, batch: Batch, key: jax.Array) -> Float[Array, ""]:
-        """`stage_loss` of the denoiser with these parameters on a batch as it comes from the pipeline.
+        """`stage_loss` of the denoiser with these parameters on draws of a step.
 
-        All that is random about an image comes from the key and its number in the step, batch["index"].
+        All that is random about a draw comes from the key and its number in the step, batch["number"].
         """
         denoiser, x0 = replace(self.denoiser, parameters=parameters), self.encoding.encode(batch["image"])
         dropout, null = self.model.label_dropout, null_label(self.model)
-        label, keys = batch.get("label"), jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"])
+        label, keys = batch.get("label"), jax.vmap(jax.random.fold_in, (None, 0))(key, batch["number"])
         return stage_loss(denoiser, self.process, stage, x0, label, keys, weighting, label_dropout=dropout, null_label=null)
 
-    def abstract_batch(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and types of a batch of so many images."""
+    def abstract_draws(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of so many draws."""
         shape = (size, *self.encoding.shape, self.encoding.channels)
-        batch = {"image": jax.ShapeDtypeStruct(shape, jnp.uint8), "index": jax.ShapeDtypeStruct((size,), jnp.int32)}
+        batch = {"image": jax.ShapeDtypeStruct(shape, jnp.uint8), "number": jax.ShapeDtypeStruct((size,), jnp.int32)}
         if self.model.num_classes:
             batch["label"] = jax.ShapeDtypeStruct((size,), jnp.int32)
         return batch

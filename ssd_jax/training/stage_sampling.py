@@ -1,17 +1,27 @@
-"""Which stages a training step gets, and how many images each of them."""
+"""Which stages a training step gets, and how many images each of them.
 
+A draw is an image with a timestep and noise. Stage s gets n_s draws a step on average, weighted by p_s / n_s each, so that
+the expected loss is sum_s p_s loss_s whatever the n_s. Its program takes b_s draws; where n_s < b_s, the stage takes part
+in a share n_s / b_s of the steps.
+"""
+
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from ssd_jax.errors import InputError
 from ssd_jax.process.stages import Stage
 from ssd_jax.training.config import TrainConfig
 
+GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples are spread over [0, 1) more evenly than those of any other number
+
 
 def stage_probabilities(stages: Sequence[Stage], up_share: float) -> Float[np.ndarray, "stages"]:
-    """Probability that a training image belongs to each stage, [len(stages)], summing to 1.
+    """Probability p_s that a training image belongs to each stage, [len(stages)], summing to 1.
 
     The up stages share `up_share` equally; the stay stages share the rest in proportion to their timesteps.
     """
@@ -23,43 +33,74 @@ def stage_probabilities(stages: Sequence[Stage], up_share: float) -> Float[np.nd
     return np.where(is_up, up_share / max(is_up.sum(), 1), (1 - up_share) * stay / stay.sum())
 
 
-def split_batch(batch_size: int, probabilities: Float[np.ndarray, "stages"], num_devices: int) -> Int[np.ndarray, "stages"]:
-    """How many images of a mixed batch go to each stage: multiples of `num_devices`, at least one of them each.
+@dataclass(frozen=True, eq=False)
+class Allocation:
+    """The draws of every stage.
 
-    The sizes follow the probabilities as closely as that allows; the loss weights each stage's mean by its exact
-    probability, so the expected loss does not depend on the rounding.
+    Attributes:
+        stages: all stages of the process.
+        probabilities: p_s, that an image belongs to each, [stages].
+        batch_sizes: b_s, draws of a stage in a step that it takes part in, over all devices.
+        rates: n_s / b_s, the share of the steps that a stage takes part in, 0 < rate <= 1.
+        seed: of the turns of stages.
+    """
+
+    stages: tuple[Stage, ...]
+    probabilities: Float[np.ndarray, "stages"]
+    batch_sizes: tuple[int, ...]
+    rates: tuple[float, ...]
+    seed: int
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Of the mean loss of the draws of a stage that takes part, b_s p_s / n_s."""
+        return tuple(float(p) / rate for p, rate in zip(self.probabilities, self.rates, strict=True))
+
+    @property
+    def draws(self) -> tuple[float, ...]:
+        """n_s, draws of every stage a step on average."""
+        return tuple(size * rate for size, rate in zip(self.batch_sizes, self.rates, strict=True))
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """Where the rates begin and end, laid end to end from a random place in [-1, 0) on."""
+        ends = np.cumsum([0.0, *self.rates])
+        whole = np.round(ends)
+        return np.where(np.abs(ends - whole) < 1e-9, whole, ends) - np.random.default_rng(self.seed).random()
+
+    def taking_part(self, step: int) -> list[Stage]:
+        """The stages of a training step: the same on every process of a job.
+
+        Systematic sampling (Madow 1949): of the rates laid end to end, those whose piece holds a point u, u + 1, ...
+        Each has its rate for a probability, and the number of stages is the same in all steps, give or take one; u moves
+        by the golden ratio from step to step, so that no stage waits much longer than it must.
+        """
+        points = np.floor(self._ends - step * GOLDEN % 1)
+        return [stage for stage, passed in zip(self.stages, np.diff(points) > 0, strict=True) if passed]
+
+
+def allocate(stages: Sequence[Stage], config: TrainConfig, num_devices: int) -> Allocation:
+    """The draws of every stage in proportion to its probability, `config.batch_size` a step in all.
+
+    "single": all draws of a step are of one stage. "mixed": stages with fewer than a unit of draws, the least multiple of
+    `config.draws_multiple` that the devices divide, take turns; others get whole units, as close to their share as
+    that allows.
 
     Raises:
-        InputError: if batch_size is no multiple of num_devices or too small to serve every stage.
+        InputError: if the devices do not divide `config.batch_size`.
     """
-    num_stages = len(probabilities)
-    if batch_size % num_devices or batch_size < num_stages * num_devices:
-        raise InputError(
-            f"train.batch_size is {batch_size}, but mixed training of {num_stages} stages on {num_devices} device(s) "
-            f"needs a multiple of {num_devices} that is at least {num_stages * num_devices}; raise it, use fewer "
-            'levels, or set train.stage_sampling = "single"'
-        )
-    units = batch_size // num_devices
-    # One image at a time goes where most are wanting. All but the last few are dealt out at once: no stage can get fewer.
-    sizes = np.maximum((probabilities * units).astype(int) - num_stages, 1)
-    for _ in range(units - int(sizes.sum())):
-        sizes[np.argmax(probabilities * units - sizes)] += 1
-    return sizes * num_devices
-
-
-def pick_stage(stages: Sequence[Stage], probabilities: Float[np.ndarray, "stages"], seed: int, step: int) -> Stage:
-    """The stage of training step `step` in "single" stage sampling: the same on every process of a job."""
-    return stages[np.random.default_rng((seed, step)).choice(len(stages), p=probabilities)]
-
-
-def stage_batch_sizes(stages: Sequence[Stage], config: TrainConfig, num_devices: int) -> tuple[int, ...]:
-    """Images per step that the program of each stage takes, over all devices.
-
-    Raises:
-        InputError: if train.batch_size does not fit the stages and the devices.
-    """
-    if config.stage_sampling == "mixed":
-        return tuple(split_batch(config.batch_size, stage_probabilities(stages, config.up_share), num_devices).tolist())
-    if config.batch_size % num_devices:
-        raise InputError(f"train.batch_size is {config.batch_size}, but must be a multiple of the {num_devices} device(s)")
-    return (config.batch_size,) * len(stages)
+    batch_size, probabilities = config.batch_size, stage_probabilities(stages, config.up_share)
+    if batch_size % num_devices:
+        raise InputError(f"train.batch_size is {batch_size}, but must be a multiple of the {num_devices} device(s)")
+    if config.stage_sampling == "single":
+        sizes, rates = np.full(len(stages), batch_size), probabilities
+    else:
+        unit = min(math.lcm(config.draws_multiple, num_devices), batch_size)
+        wanted = probabilities * batch_size / unit
+        takes_turns = wanted < 1
+        units = np.where(takes_turns, 1, np.maximum(wanted.astype(int) - len(stages), 1))
+        # One unit at a time goes where most is wanting. All but the last few are dealt out at once.
+        for _ in range(round(wanted[~takes_turns].sum()) - int(units[~takes_turns].sum())):
+            units[np.argmax(np.where(takes_turns, -np.inf, wanted - units))] += 1
+        sizes, rates = units * unit, np.where(takes_turns, wanted, 1.0)
+    return Allocation(tuple(stages), probabilities, tuple(sizes.tolist()), tuple(rates.tolist()), config.seed)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.sharding import replicated
+from ssd_jax.sharding import shardings
 from ssd_jax.training.ema import MAIN
 from ssd_jax.training.optimizer import ADAM
 
@@ -55,7 +55,7 @@ def abstract_state(parameters: Tree) -> TrainState:
 
 
 def init_state(init_parameters: Callable[[jax.Array], Tree], seed: int, mesh: jax.sharding.Mesh) -> TrainState:
-    """A fresh TrainState, born on every device of the mesh.
+    """A fresh TrainState, born divided among the devices of the mesh.
 
     Args:
         init_parameters: key -> parameters.
@@ -66,4 +66,4 @@ def init_state(init_parameters: Callable[[jax.Array], Tree], seed: int, mesh: ja
     def init() -> TrainState:
         return first_state(init_parameters(jax.random.key(seed, impl="rbg")))  # compiles in a quarter of threefry's time
 
-    return jax.jit(init, out_shardings=replicated(mesh))()
+    return jax.jit(init, out_shardings=shardings(jax.eval_shape(init), mesh))()

@@ -1,7 +1,8 @@
 """The compiled programs of a training step.
 
-A step computes the gradient of each of its stages in a program of that stage alone. Every device adds up those of its own
-images; the update sums them over the devices, once.
+A step gathers the weights, each of its stages adds the gradient of its draws in a program of its own, every device that of
+its own draws, and the update sums them over the devices, once: however many stages there are, a step exchanges the weights
+and the gradient once (and where the state is not divided, the gradient alone).
 """
 
 from collections.abc import Callable, Sequence
@@ -14,40 +15,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
+from jaxtyping import Bool
 from tqdm import tqdm
 
-from ssd_jax.compilation import COMPILER_OPTIONS
+from ssd_jax.compilation import COMPILER_OPTIONS, read_as
 from ssd_jax.process.stages import Stage
-from ssd_jax.sharding import put_batch, replicated, split_along_batch
+from ssd_jax.sharding import AXES, DIVIDED, WHOLE, put_batch, replicated, shardings, specs, split_along_batch
 from ssd_jax.training.config import TrainConfig
 from ssd_jax.training.objective import Batch, Objective
-from ssd_jax.training.stage_sampling import pick_stage, stage_batch_sizes, stage_probabilities
+from ssd_jax.training.stage_sampling import Allocation, allocate
 from ssd_jax.training.state import TrainState, Tree, abstract_state
 from ssd_jax.training.update import updated
 
 
 @dataclass(frozen=True, eq=False)
 class TrainStep:
-    """The compiled programs of training: one gradient program per stage, one update per set of parameters that stages use.
+    """The compiled programs of training.
 
     Attributes:
-        stages: all stages of the process.
-        probabilities: that an image belongs to each, [stages].
-        batch_sizes: images that the program of each stage takes, over all devices.
-        gradients: (parameters, total, batch, step) -> total + weighted gradient, loss. Every device has its own total: the
-            devices are the first axis.
-        updates: (state, total) -> state; one for each stage in "single" stage sampling, one under None in "mixed".
-        zeros: parameters -> a total of zeros.
+        config: of training.
+        mesh: the devices.
+        allocation: the draws of every stage.
+        gather: parameters -> weights: on every device, in the dtype that the network converts them to; None where they are.
+        zeros: () -> a total of no gradients. Every device has its own total: the devices are the first axis.
+        gradients: of every stage, (weights, total, draws, step) -> total + weighted gradient, loss.
+        update: (state, total, used) -> state.
+        used: which parameters, in flattened order, every stage reads.
     """
 
     config: TrainConfig
     mesh: jax.sharding.Mesh
-    stages: tuple[Stage, ...]
-    probabilities: np.ndarray
-    batch_sizes: tuple[int, ...]
-    gradients: dict[Stage, Callable]
-    updates: dict[Stage | None, Callable]
+    allocation: Allocation
+    gather: Callable | None
     zeros: Callable
+    gradients: dict[Stage, Callable]
+    update: Callable
+    used: dict[Stage, Bool[np.ndarray, "parameters"]]
 
     def __call__(
         self, state: TrainState, step: int, batch: dict[str, np.ndarray]
@@ -62,64 +65,107 @@ class TrainStep:
         Returns:
             The new state and the loss of each stage that took part, by name, still on the device.
         """
-        count = jax.process_count()
-        batch = batch | {"index": np.arange(len(batch["image"]), dtype=np.int32) * count + jax.process_index()}
-        if self.config.stage_sampling == "single":
-            chosen = pick_stage(self.stages, self.probabilities, self.config.seed, step)
-            parts = {chosen: batch}
-        else:
-            chosen = None
-            ends = np.cumsum(self.batch_sizes)[:-1] // count
-            split = {name: np.split(array, ends) for name, array in batch.items()}
-            parts = {stage: {name: split[name][i] for name in batch} for i, stage in enumerate(self.stages)}
-        total, losses = self.zeros(state.parameters), {}
-        for stage, part in parts.items():
-            total, losses[str(stage)] = self.gradients[stage](
-                state.parameters, total, put_batch(part, self.mesh), state.step
-            )
-        return self.updates[chosen](state, total), losses
+        weights = self.gather(state.parameters) if self.gather else state.parameters
+        total, losses, first = self.zeros(), {}, 0
+        sizes = dict(zip(self.allocation.stages, self.allocation.batch_sizes, strict=True))
+        used = np.zeros(len(jax.tree.leaves(state.parameters)), bool)
+        for stage in self.allocation.taking_part(step):
+            part = put_batch(draws(batch, first, sizes[stage]), split_along_batch(self.mesh))
+            total, losses[str(stage)] = self.gradients[stage](weights, total, part, state.step)
+            first, used = first + sizes[stage], used | self.used[stage]
+        used = put_batch({"used": used}, replicated(self.mesh))["used"]
+        return self.update(state, total, used), losses
+
+    @property
+    def programs(self) -> dict[str, Any]:
+        """All of them by name; those of stages by theirs."""
+        others = {"gather": self.gather, "zeros": self.zeros, "update": self.update}
+        return {name: each for name, each in others.items() if each} | {str(s): each for s, each in self.gradients.items()}
+
+
+def draws(batch: dict[str, np.ndarray], first: int, count: int) -> dict[str, np.ndarray]:
+    """This process's part of draws first .. first + count of a step: images (and labels), and the number of each draw.
+
+    Draws take the images of the step in turn, and begin anew where there are more draws than images.
+    """
+    processes, process, images = jax.process_count(), jax.process_index(), len(batch["image"])
+    numbers = np.arange(first // processes, (first + count) // processes, dtype=np.int32)
+    return {name: array[numbers % images] for name, array in batch.items()} | {"number": numbers * processes + process}
 
 
 def compile_train_step(objective: Objective, config: TrainConfig, mesh: jax.sharding.Mesh) -> TrainStep:
     """Compiles every program that training will need, several at a time, under a progress bar.
 
     Raises:
-        InputError: if the batch size does not fit the stages and devices.
+        InputError: if the batch size does not fit the devices.
     """
-    stages = objective.process.stages
-    probabilities = stage_probabilities(stages, config.up_share)
-    batch_sizes = stage_batch_sizes(stages, config, mesh.size)
-    mixed = config.stage_sampling == "mixed"
-    weights = probabilities.tolist() if mixed else [1.0] * len(stages)
-    state = abstract_state(objective.denoiser.parameters)
+    allocation = allocate(objective.process.stages, config, mesh.size)
+    stages, state = allocation.stages, abstract_state(objective.denoiser.parameters)
     losses = {stage: partial(_loss, objective, config, stage) for stage in stages}
-    batches = {stage: objective.abstract_batch(size) for stage, size in zip(stages, batch_sizes, strict=True)}
-    used = {stage: _used(losses[stage], state.parameters, batches[stage], state.step) for stage in stages}
-    if mixed:
-        used = {None: tuple(any(flags) for flags in zip(*used.values(), strict=True))}
-    zeros = jax.jit(partial(_zeros, mesh.size), out_shardings=split_along_batch(mesh))
-    total = jax.eval_shape(zeros, state.parameters)
-    gradients = {
-        stage: _gradient_program(losses[stage], weight, mesh).lower(state.parameters, total, batches[stage], state.step)
-        for stage, weight in zip(stages, weights, strict=True)
+    batches = {stage: objective.abstract_draws(n) for stage, n in zip(stages, allocation.batch_sizes, strict=True)}
+    reads = {stage: read_as(losses[stage], state.parameters, batches[stage], state.step) for stage in stages}
+    weights = _weights(state.parameters, list(reads.values())) if mesh.shape["fsdp"] > 1 else state.parameters
+    zeros = jax.jit(partial(_zeros, mesh.size, state.parameters), out_shardings=split_along_batch(mesh))
+    total, used = jax.eval_shape(zeros), jax.ShapeDtypeStruct((len(jax.tree.leaves(weights)),), bool)
+    lowered = {
+        stage: _gradient_program(losses[stage], weight, mesh).lower(weights, total, batches[stage], state.step)
+        for stage, weight in zip(stages, allocation.weights, strict=True)
     }
-    updates = {flags: _update_program(config, flags, mesh).lower(state, total) for flags in set(used.values())}
-    programs = _compiled(gradients | updates)
+    lowered |= {"zeros": zeros.lower(), "update": _update_program(config, state, mesh).lower(state, total, used)}
+    if mesh.shape["fsdp"] > 1:
+        lowered |= {"gather": _gather_program(state.parameters, weights, mesh).lower(state.parameters)}
+    programs = _compiled(lowered)
     return TrainStep(
         config,
         mesh,
-        stages,
-        probabilities,
-        batch_sizes,
+        allocation,
+        programs.get("gather"),
+        programs["zeros"],
         {stage: programs[stage] for stage in stages},
-        {stage: programs[flags] for stage, flags in used.items()},
-        zeros,
+        programs["update"],
+        {stage: np.array([bool(kinds) for kinds in reads[stage]]) for stage in stages},
     )
 
 
 def _zeros(num_devices: int, parameters: Tree) -> Tree:
     """A total of no gradients."""
     return jax.tree.map(lambda leaf: jnp.zeros((num_devices, *leaf.shape), leaf.dtype), parameters)
+
+
+def _weights(parameters: Tree, reads: Sequence[Sequence[frozenset]]) -> Tree:
+    """Shapes and types of what is gathered of the parameters, given as which dtypes every stage reads them.
+
+    What all stages convert to one dtype before they compute is gathered in that dtype: the same numbers in fewer bytes.
+    """
+    leaves, structure = jax.tree.flatten(parameters)
+    kinds = [frozenset().union(*each) for each in zip(*reads, strict=True)]
+    dtypes = [next(iter(kind)) if len(kind) == 1 else leaf.dtype for kind, leaf in zip(kinds, leaves, strict=True)]
+    return structure.unflatten(jax.ShapeDtypeStruct(leaf.shape, to) for leaf, to in zip(leaves, dtypes, strict=True))
+
+
+def _gather_program(parameters: Tree, weights: Tree, mesh: jax.sharding.Mesh) -> Any:
+    """parameters -> weights."""
+    placement = specs(parameters, mesh)
+
+    def gather(parameters: Tree) -> Tree:
+        return jax.tree.map(lambda part, to, where: _whole(part.astype(to.dtype), where), parameters, weights, placement)
+
+    program = jax.shard_map(gather, mesh=mesh, in_specs=(placement,), out_specs=WHOLE, check_vma=False)
+    return jax.jit(program, in_shardings=(shardings(parameters, mesh),), out_shardings=replicated(mesh))
+
+
+def _whole(part: jax.Array, where: PartitionSpec) -> jax.Array:
+    """An array of which every device along "fsdp" holds a part, on each of them."""
+    return jax.lax.all_gather(part, "fsdp", axis=where.index("fsdp"), tiled=True) if "fsdp" in where else part
+
+
+def _sum(part: jax.Array, where: PartitionSpec, mesh: jax.sharding.Mesh) -> jax.Array:
+    """The sum of the arrays of all devices, of which every one gets what `where` says."""
+    axes = {axis for axis in AXES if mesh.shape[axis] > 1}
+    if "fsdp" in where:
+        part = jax.lax.psum_scatter(part, "fsdp", scatter_dimension=where.index("fsdp"), tiled=True)
+        axes -= {"fsdp"}
+    return jax.lax.psum(part, tuple(sorted(axes)))
 
 
 def _loss(
@@ -131,37 +177,41 @@ def _loss(
 
 
 def _gradient_program(loss: Callable, weight: float, mesh: jax.sharding.Mesh) -> Any:
-    """(parameters, total, batch, step) -> (total + weight * gradient, loss); `total` is donated.
+    """(weights, total, draws, step) -> (total + weight * gradient, loss); `total` is donated.
 
     Devices say nothing to each other but their losses.
     """
 
-    def add_gradient(parameters: Tree, total: Tree, batch: Batch, step: jax.Array):
-        value, gradient = jax.value_and_grad(loss)(parameters, batch, step)
-        total = jax.tree.map(lambda a, b: a + weight / mesh.size * b, total, gradient)
-        return total, jax.lax.pmean(value, "data")
+    def add_gradient(weights: Tree, total: Tree, draws: Batch, step: jax.Array):
+        value, gradient = jax.value_and_grad(loss)(weights, draws, step)
+        total = jax.tree.map(lambda a, b: a + weight / mesh.size * b.astype(a.dtype), total, gradient)
+        return total, jax.lax.pmean(value, AXES)
 
-    everywhere, shared = PartitionSpec(), PartitionSpec("data")
-    # Without check_vma=False, the gradient of replicated parameters would be summed over the devices at once.
+    # Without check_vma=False, the gradient of replicated weights would be summed over the devices at once.
     on_each_device = jax.shard_map(
         add_gradient,
         mesh=mesh,
-        in_specs=(everywhere, shared, shared, everywhere),
-        out_specs=(shared, everywhere),
+        in_specs=(WHOLE, DIVIDED, DIVIDED, WHOLE),
+        out_specs=(DIVIDED, WHOLE),
         check_vma=False,
     )
     return jax.jit(on_each_device, donate_argnums=1, compiler_options=COMPILER_OPTIONS)
 
 
-def _update_program(config: TrainConfig, used: Sequence[bool], mesh: jax.sharding.Mesh) -> Any:
-    """(state, total) -> state, which is donated."""
+def _update_program(config: TrainConfig, state: TrainState, mesh: jax.sharding.Mesh) -> Any:
+    """(state, total, used) -> state, which is donated."""
+    placement = specs(state.parameters, mesh)
 
-    def update(state: TrainState, total: Tree) -> TrainState:
-        return updated(config, used, state, jax.tree.map(lambda each: each.sum(axis=0), total))
+    def summed(total: Tree) -> Tree:
+        return jax.tree.map(lambda part, where: _sum(part[0], where, mesh), total, placement)
 
-    everywhere = replicated(mesh)
-    shardings = {"in_shardings": (everywhere, split_along_batch(mesh)), "out_shardings": everywhere}
-    return jax.jit(update, **shardings, donate_argnums=0)
+    def update(state: TrainState, total: Tree, used: jax.Array) -> TrainState:
+        gradient = jax.shard_map(summed, mesh=mesh, in_specs=DIVIDED, out_specs=placement, check_vma=False)(total)
+        return updated(config, used, state, gradient)
+
+    where = shardings(state, mesh)
+    inputs = (where, split_along_batch(mesh), replicated(mesh))
+    return jax.jit(update, in_shardings=inputs, out_shardings=where, donate_argnums=0)
 
 
 def _compiled(lowered: dict[Any, Any]) -> dict[Any, Any]:
@@ -171,10 +221,3 @@ def _compiled(lowered: dict[Any, Any]) -> dict[Any, Any]:
         for _ in tqdm(as_completed(jobs.values()), "compiling", len(jobs), unit="program"):
             pass
     return {key: job.result() for key, job in jobs.items()}
-
-
-def _used(loss: Callable, parameters: Tree, *arguments) -> tuple[bool, ...]:
-    """Which parameters, in flattened order, a loss reads at all."""
-    jaxpr = jax.make_jaxpr(loss)(parameters, *arguments).jaxpr
-    read = {id(variable) for equation in jaxpr.eqns for variable in equation.invars}
-    return tuple(id(variable) in read for variable in jaxpr.invars[: len(jax.tree.leaves(parameters))])

@@ -1,12 +1,12 @@
 """The update that ends a training step."""
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Bool
 
 from ssd_jax.training.config import TrainConfig
 from ssd_jax.training.ema import ema_decay
@@ -14,13 +14,13 @@ from ssd_jax.training.optimizer import ADAM, learning_rate
 from ssd_jax.training.state import TrainState, Tree
 
 
-def updated(config: TrainConfig, used: Sequence[bool], state: TrainState, gradient: Tree) -> TrainState:
+def updated(config: TrainConfig, used: Bool[Array, "parameters"], state: TrainState, gradient: Tree) -> TrainState:
     """Clips, takes an Adam step on the parameters that are used, averages; leaves all as it was if not finite.
 
     Args:
         config: learning rate, clipping, decay of the average.
-        used: which parameters, in flattened order, the step's stages read. A gradient of zero would not leave the others
-            alone: Adam moves them on by the momentum that other stages gave them.
+        used: which parameters, in flattened order, the step's stages read, bool [parameters]. A gradient of zero would not
+            leave the others alone: Adam moves them on by the momentum that other stages gave them.
         state: before.
         gradient: of the loss.
     """
@@ -32,10 +32,9 @@ def updated(config: TrainConfig, used: Sequence[bool], state: TrainState, gradie
     ema = {name: structure.flatten_up_to(average) for name, average in state.ema.items()}
     decay = ema_decay(config, state.step)
     for i, g in enumerate(structure.flatten_up_to(gradient)):
-        if used[i]:
-            update: tuple[Any, Any] = ADAM.update(g, adam[i])
-            stepped, moments = parameters[i] - rate * update[0], update[1]
-            parameters[i], adam[i] = jax.tree.map(partial(jnp.where, finite), (stepped, moments), (parameters[i], adam[i]))
+        update: tuple[Any, Any] = ADAM.update(g, adam[i])
+        new, old = (parameters[i] - rate * update[0], update[1]), (parameters[i], adam[i])
+        parameters[i], adam[i] = jax.tree.map(partial(jnp.where, finite & used[i]), new, old)
         for average in ema.values():
             averaged = decay * average[i] + (1 - decay) * parameters[i]
             average[i] = jnp.where(finite, averaged, average[i])

@@ -2,6 +2,7 @@ import logging
 from dataclasses import replace
 
 import cv2
+import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -174,6 +175,34 @@ def test_iterator_shuffles_repeats_and_resumes(folder):
     resumed.set_state(state)
     for batch in rest:
         np.testing.assert_array_equal(next(resumed)["image"], batch["image"])
+
+
+@pytest.mark.smoke
+def test_the_number_of_processes_may_change(folder, monkeypatch):
+    """Over 1 -> 2 -> 1 processes the batches of all together are those of one, flips and unreadable images included."""
+    (folder / "a" / "2.webp").write_bytes(b"")
+    source = FolderSource(str(folder), (8, 8))
+
+    def batches(processes: int, state: dict | None, count: int) -> tuple[list[np.ndarray], dict]:
+        """Batches of 4, each as its images lie in the whole order, and the state after them."""
+        monkeypatch.setattr(jax, "process_count", lambda: processes)
+        shares, states = [], []
+        for process in range(processes):
+            monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+            iterator = make_iterator(source, batch_size=4, seed=1, flip=True)
+            if state is not None:
+                iterator.set_state(state)
+            shares.append([next(iterator)["image"] for _ in range(count)])
+            states.append(iterator.get_state())
+        assert all(each == states[0] for each in states)
+        return [np.stack(parts, 1).reshape(4, 8, 8, 3) for parts in zip(*shares, strict=True)], states[0]
+
+    whole, end = batches(1, None, 9)
+    first, state = batches(1, None, 3)
+    second, state = batches(2, state, 3)
+    third, state = batches(1, state, 3)
+    np.testing.assert_array_equal(np.array([*first, *second, *third]), np.array(whole))
+    assert state == end == {"next_index": 36}
 
 
 def test_flip(tmp_path):

@@ -18,7 +18,7 @@ from ssd_jax.network.parameterisation import DataStatistics
 from ssd_jax.run import checkpoint
 from ssd_jax.run.digest import digests
 from ssd_jax.run.workdir import claim_workdir, load_statistics
-from ssd_jax.sharding import data_mesh, placed, replicated
+from ssd_jax.sharding import make_mesh, placed, replicated
 from ssd_jax.training.ema import MAIN
 from ssd_jax.training.state import abstract_state, init_state
 from tests.conftest import mesh_of, tiny_config
@@ -32,7 +32,7 @@ def experiment_of(**changes):
 
 def state_of(experiment, step: int):
     """A state whose averages are all `step`."""
-    state = init_state(experiment.init_parameters, 0, data_mesh()).as_dict()
+    state = init_state(experiment.init_parameters, 0, make_mesh()).as_dict()
     return state | {"ema": jax.tree.map(lambda leaf: jnp.full_like(leaf, step), state["ema"])}
 
 
@@ -55,7 +55,7 @@ def copy(saved, tmp_path):
 def restored(workdir, experiment=None):
     """As training restores."""
     experiment = experiment or experiment_of()
-    abstract = placed(abstract_state(experiment.abstract_parameters).as_dict(), replicated(data_mesh()))
+    abstract = placed(abstract_state(experiment.abstract_parameters).as_dict(), replicated(make_mesh()))
     with checkpoint.open_checkpoints(workdir, writable=True) as checkpoints:
         return checkpoint.restore(checkpoints, experiment, abstract)
 
@@ -97,7 +97,7 @@ def test_every_array_and_the_iterator_are_checked(copy):
         text = file.read_text()
         file.write_text(change(text))
         with checkpoint.open_checkpoints(copy, writable=False) as checkpoints:
-            abstract = placed(abstract_state(experiment_of().abstract_parameters).as_dict(), replicated(data_mesh()))
+            abstract = placed(abstract_state(experiment_of().abstract_parameters).as_dict(), replicated(make_mesh()))
             parts = {"ema": abstract["ema"], "state": {k: v for k, v in abstract.items() if k != "ema"}, "data": None}
             with pytest.raises(checkpoint.Damaged):
                 checkpoint._load(checkpoints, 4, experiment_of(), parts)
@@ -180,7 +180,7 @@ def test_another_config_or_other_statistics_are_named(copy):
 
 def test_another_model_is_told_by_its_first_parameter(copy):
     other = experiment_of(model=replace(tiny_config().model, widths=(8, 24)))
-    abstract = placed({MAIN: other.abstract_parameters}, replicated(data_mesh()))
+    abstract = placed({MAIN: other.abstract_parameters}, replicated(make_mesh()))
     with pytest.raises(
         InputError, match=r"of another model: ema/main/\S+ is float32\[.*\], but must be float32\["
     ) as refused:

@@ -13,18 +13,20 @@ import numpy as np
 import pytest
 
 from ssd_jax.build import build
+from ssd_jax.data.pipeline import Batches
 from ssd_jax.errors import InputError
 from ssd_jax.files.events import Events
 from ssd_jax.files.lease import lease
 from ssd_jax.run import checkpoint
 from ssd_jax.run.train import Loop
-from ssd_jax.sharding import data_mesh
+from ssd_jax.sharding import make_mesh
+from ssd_jax.training.stage_sampling import allocate
 from ssd_jax.training.state import TrainState, init_state
 from ssd_jax.training.step import TrainStep
 from tests.conftest import tiny_config
 
 
-class Batches(grain.DatasetIterator):
+class Counted(grain.DatasetIterator):
     """A data iterator that counts, and sends a signal when it comes to a number."""
 
     def __init__(self, at: int = -1, number: int = 0):
@@ -44,20 +46,24 @@ class Batches(grain.DatasetIterator):
         self.given = state["next_index"]
 
 
+def counted(at: int = -1, number: int = 0) -> Batches:
+    return Batches(Counted(at, number), 1)
+
+
 def loop(workdir, checkpoints, held=None, update=lambda state: state, **train):
     """A Loop whose steps only count."""
     config = tiny_config(**{"log_every": 1000, "sample_every": 10_000, "checkpoint_every": 10_000} | train)
     experiment = build(replace(config, data=replace(config.data, channels=3)))
-    stages = experiment.process.stages
+    stages, count = experiment.process.stages, len(jax.tree.leaves(experiment.abstract_parameters))
     step = TrainStep(
         config=config.train,
-        mesh=data_mesh(),
-        stages=stages,
-        probabilities=np.full(len(stages), 1 / len(stages)),
-        batch_sizes=(8,) * len(stages),
-        gradients={stage: lambda parameters, total, batch, step: (total, jnp.float32(0.5)) for stage in stages},
-        updates={None: lambda state, gradient: update(replace(state, step=state.step + 1))},
-        zeros=lambda parameters: None,
+        mesh=make_mesh(),
+        allocation=allocate(stages, config.train, 8),
+        gather=None,
+        zeros=lambda: None,
+        gradients={stage: lambda weights, total, draws, step: (total, jnp.float32(0.5)) for stage in stages},
+        update=lambda state, total, used: update(replace(state, step=state.step + 1)),
+        used={stage: np.ones(count, bool) for stage in stages},
     )
     return Loop(experiment, workdir, step, checkpoints, Events(None), held)
 
@@ -72,7 +78,7 @@ def run(workdir, batches, held=None, update=lambda state: state, **train) -> lis
 
 
 def first_state(made: Loop) -> TrainState:
-    return init_state(made.experiment.init_parameters, 0, data_mesh())
+    return init_state(made.experiment.init_parameters, 0, make_mesh())
 
 
 def steps(workdir) -> list[int]:
@@ -86,7 +92,7 @@ def steps(workdir) -> list[int]:
 def test_a_signal_ends_after_the_step_saved(tmp_path, number, ending, code, caplog):
     handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
     with caplog.at_level("INFO", "ssd_jax"), pytest.raises(ending) as ended:
-        run(tmp_path, Batches(3, number), steps=1000)
+        run(tmp_path, counted(3, number), steps=1000)
     assert code is None or ended.value.code == code
     assert steps(tmp_path) == [3] and "saved step 3 of 1000; the same command goes on" in caplog.text
     assert handlers == [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
@@ -107,12 +113,12 @@ def test_samples_are_left_at_once(tmp_path):
         made = loop(tmp_path, checkpoints, steps=1000, sample_every=2)
         object.__setattr__(made, "_write_samples", write_samples)
         with pytest.raises(SystemExit):
-            made.run(first_state(made), 0, Batches())
+            made.run(first_state(made), 0, counted())
     assert steps(tmp_path) == [2]
 
 
 def test_a_run_that_is_complete_ends_well_whatever_comes(tmp_path):
-    assert run(tmp_path, Batches(4, signal.SIGTERM), steps=4) == [4]
+    assert run(tmp_path, counted(4, signal.SIGTERM), steps=4) == [4]
 
 
 def test_updates_that_are_not_finite_end_it_and_replace_nothing(tmp_path, caplog):
@@ -124,7 +130,7 @@ def test_updates_that_are_not_finite_end_it_and_replace_nothing(tmp_path, caplog
         return replace(state, skipped=jnp.int32(skipped), skipped_in_a_row=jnp.int32(skipped))
 
     with pytest.raises(InputError, match=r"the last 170 updates were not finite.*of step 200;.*train.learning_rate"):
-        run(tmp_path, Batches(), update=update, steps=1000, checkpoint_every=100)
+        run(tmp_path, counted(), update=update, steps=1000, checkpoint_every=100)
     assert steps(tmp_path) == [100, 200]
 
 
@@ -133,7 +139,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
         return jax.tree.map(lambda leaf: leaf * jnp.nan if leaf.dtype == jnp.float32 else leaf, state)
 
     with pytest.raises(InputError, match="step 4 was not saved: .* not finite, .*; there is no checkpoint"):
-        run(tmp_path, Batches(), update=update, steps=4)
+        run(tmp_path, counted(), update=update, steps=4)
     assert steps(tmp_path) == []
 
 
@@ -141,5 +147,5 @@ def test_nothing_is_written_where_another_run_took_over(tmp_path):
     with lease(tmp_path / "lock.json") as held:
         (tmp_path / "lock.json").write_text('{"machine": "elsewhere", "process": 1, "token": "another"}')
         with pytest.raises(InputError, match="taken over by process 1 on elsewhere"):
-            run(tmp_path, Batches(), held, steps=4)
+            run(tmp_path, counted(), held, steps=4)
     assert steps(tmp_path) == []

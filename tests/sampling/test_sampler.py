@@ -20,7 +20,7 @@ from ssd_jax.sampling.noise import NoiseSource, seeded
 from ssd_jax.sampling.parts import UpPlan
 from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sampling.sampler import iterate, sample, with_progress
-from ssd_jax.sharding import data_mesh, split_along_batch
+from ssd_jax.sharding import make_mesh, split_along_batch
 from tests.gaussians import GaussianData, natural_covariance, relative_error
 from tests.networks import random_denoiser
 
@@ -150,7 +150,7 @@ def test_a_memory_limit_splits_large_stages_only():
     assert stay._cache_size() == 2
     sample(denoiser, plan, jax.random.key(6), 16, memory_limit=limit)
     assert stay._cache_size() == 2
-    shared = jax.device_put(noise, split_along_batch(data_mesh()))
+    shared = jax.device_put(noise, split_along_batch(make_mesh()))
     *_, drawn = iterate(denoiser, plan, shared, memory_limit=memory(fine, x, 1))
     np.testing.assert_allclose(drawn.x, whole, atol=1e-5)
     assert drawn.x.addressable_shards[0].data.shape == (2, 4, 4, 3)
@@ -174,7 +174,7 @@ def test_snapshots_follow_the_stages():
 def test_all_devices_share_a_batch():
     plan = plan_steps(PROCESS, solver="ancestral", num_steps=6)
     alone = sample(DATA.denoise, plan, jax.random.key(5), 16)
-    shared = jax.device_put(noise_of(5, 16), split_along_batch(data_mesh()))
+    shared = jax.device_put(noise_of(5, 16), split_along_batch(make_mesh()))
     *_, drawn = iterate(DATA.denoise, plan, shared)
     assert len(drawn.x.sharding.device_set) == 8 and drawn.x.addressable_shards[0].data.shape == (2, 4, 4, 3)
     np.testing.assert_allclose(drawn.x, alone, atol=1e-5)

@@ -11,18 +11,18 @@ import pytest
 from ssd_jax.build import build
 from ssd_jax.compilation import collective_bytes
 from ssd_jax.config import TrainConfig
-from ssd_jax.errors import InputError
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.parameterisation import Parameterisation
 from ssd_jax.process.config import make_process
 from ssd_jax.training.ema import MAIN
 from ssd_jax.training.loss import stage_loss
 from ssd_jax.training.optimizer import ADAM, learning_rate
-from ssd_jax.training.stage_sampling import pick_stage, stage_probabilities
+from ssd_jax.training.stage_sampling import stage_probabilities
 from ssd_jax.training.state import TrainState, init_state
-from ssd_jax.training.step import compile_train_step
+from ssd_jax.training.step import compile_train_step, draws
 from ssd_jax.training.update import updated
 from tests.conftest import mesh_of, tiny_config
+from tests.networks import dense_objective
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), np.uint8)
 
@@ -81,58 +81,79 @@ def mixed(single):
     return config, compiled(config, mesh_of(1))
 
 
-def test_mixed_and_single_have_the_same_expected_loss(single, mixed):
-    """The sum over stages of probability times mean loss is what picking a stage at random gives on average."""
-    losses = {}
-    for config, step in (single, mixed):
-        state, seen = randomised(first_state(config, mesh_of(1))), []
-        for i in range(200):
-            for stage, p in zip(step.stages, step.probabilities, strict=True):
-                size = step.batch_sizes[step.stages.index(stage)]
-                part = {"image": jnp.asarray(IMAGES[:size]), "index": jnp.arange(size)}
-                chosen = config.train.stage_sampling == "mixed" or pick(step, i) == str(stage)
-                if chosen:
-                    total = step.zeros(state.parameters)
-                    _, loss = step.gradients[stage](state.parameters, total, part, jnp.int32(i))
-                    seen.append((p if config.train.stage_sampling == "mixed" else 1.0) * float(loss))
-        count = len(step.stages) if config.train.stage_sampling == "mixed" else 1
-        losses[config.train.stage_sampling] = np.array(seen).reshape(-1, count).sum(axis=1)
-    spread = sum(np.var(v) / len(v) for v in losses.values()) ** 0.5
-    assert spread < 0.1 * losses["mixed"].mean()
-    assert abs(losses["mixed"].mean() - losses["single"].mean()) < 4 * spread
+@pytest.mark.parametrize("stage_sampling", ["single", "mixed"])
+def test_the_expected_gradient_is_the_probability_weighted_sum_of_the_stages(stage_sampling, mesh):
+    """Of many steps at the same parameters, whichever stages they take."""
+    config = with_train(tiny_config(), stage_sampling=stage_sampling, up_share=0.4, batch_size=8, loss_weighting="constant")
+    config = replace(config, model=replace(config.model, num_classes=3), train=replace(config.train, draws_multiple=4))
+    objective, parameters = dense_objective(config, hidden=8, dropout=0.0)
+    step, count = compile_train_step(objective, config.train, mesh), 1000
+    images, labels = IMAGES[:8] // 4, np.arange(8, dtype=np.int32) % 3  # dark, so that there is much to learn
+    stages, total, taken = step.allocation.stages, step.zeros(), 0
+    sizes = dict(zip(stages, step.allocation.batch_sizes, strict=True))
+    for i in range(count):
+        for stage in step.allocation.taking_part(i):
+            part = draws({"image": images, "label": labels}, taken, sizes[stage])  # all images serve all stages
+            part = {name: jnp.asarray(array) for name, array in part.items()}
+            total, _ = step.gradients[stage](parameters, total, part, jnp.int32(i))
+            taken += 1
+    assert taken == count if stage_sampling == "single" else count < taken < 3 * count
+
+    def expected(parameters):
+        denoiser = replace(objective.denoiser, parameters=parameters)
+        x0, label = jnp.tile(jnp.asarray(images) / 127.5 - 1, (200, 1, 1, 1)), jnp.tile(labels, 200)
+        keys = jax.random.split(jax.random.key(5), 8 * 200)
+        losses = [stage_loss(denoiser, objective.process, stage, x0, label, keys, "constant") for stage in stages]
+        return sum(p * loss for p, loss in zip(stage_probabilities(stages, 0.4), losses, strict=True))
+
+    mean = np.concatenate([np.ravel(each[0]) / count for each in jax.tree.leaves(total)])
+    true = np.concatenate([np.ravel(each) for each in jax.tree.leaves(jax.jit(jax.grad(expected))(parameters))])
+    assert np.linalg.norm(mean - true) < 0.08 * np.linalg.norm(true)
 
 
-def test_mixed_gradient_is_the_probability_weighted_sum_of_the_stages(mixed, mesh):
+def test_a_step_s_gradient_is_the_weighted_sum_of_its_stages(mixed, mesh):
     config, step = mixed
-    state = randomised(first_state(config, mesh))
-    total = step.zeros(state.parameters)
-    start = 0
-    expected = None
-    experiment = build(config)
-    process, graphdef = experiment.process, experiment.graphdef
-    key = jax.random.fold_in(jax.random.key(config.train.seed), 0)
-    probabilities = stage_probabilities(step.stages, config.train.up_share)
-    for i, (stage, size) in enumerate(zip(step.stages, step.batch_sizes, strict=True)):
-        part, index = IMAGES[start : start + size], jnp.arange(start, start + size)
-        start += size
-        total, _ = step.gradients[stage](state.parameters, total, {"image": jnp.asarray(part), "index": index}, state.step)
+    experiment, state = build(config), randomised(first_state(config, mesh))
+    process, key = experiment.process, jax.random.fold_in(jax.random.key(config.train.seed), 0)
+    total, expected, first = step.zeros(), jax.tree.map(jnp.zeros_like, state.parameters), 0
+    for stage, size, weight in zip(process.stages, step.allocation.batch_sizes, step.allocation.weights, strict=True):
+        part = {name: jnp.asarray(array) for name, array in draws({"image": IMAGES}, first, size).items()}
+        first += size
+        total, _ = step.gradients[stage](state.parameters, total, part, state.step)
 
-        def loss(parameters, stage=stage, part=part, index=index):
-            denoiser = Denoiser(parameters, graphdef, Parameterisation())
-            images = jnp.asarray(part, jnp.float32) / 127.5 - 1
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-            return stage_loss(denoiser, process, stage, images, None, keys, "min_snr")
+        def loss(parameters, stage=stage, part=part):
+            denoiser = Denoiser(parameters, experiment.graphdef, Parameterisation())
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, part["number"])
+            return stage_loss(denoiser, process, stage, part["image"] / 127.5 - 1, None, keys, "min_snr")
 
-        gradient = jax.tree.map(lambda g, i=i: probabilities[i] * g, jax.jit(jax.grad(loss))(state.parameters))
-        expected = gradient if expected is None else jax.tree.map(jnp.add, expected, gradient)
+        gradient = jax.jit(jax.grad(loss))(state.parameters)
+        expected = jax.tree.map(lambda a, b, weight=weight: a + weight * b, expected, gradient)
     chex.assert_trees_all_close(jax.tree.map(lambda each: each[0], total), expected, atol=1e-6)
+
+
+def test_draws_take_the_images_in_turn():
+    """An image may serve several stages; the numbers of draws go on."""
+    batch = {"image": np.arange(6), "label": np.arange(6) * 10}
+    assert draws(batch, 4, 4)["image"].tolist() == [4, 5, 0, 1] and draws(batch, 4, 4)["label"].tolist() == [40, 50, 0, 10]
+    assert draws(batch, 4, 4)["number"].tolist() == [4, 5, 6, 7]
+
+
+def test_processes_share_the_draws(monkeypatch):
+    """Two processes that have the images of a batch in turn have its draws in turn, each with the image that it should."""
+    batch = np.arange(6)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for process in (0, 1):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        part = draws({"image": batch[process::2]}, 4, 4)
+        assert part["number"].tolist() == [4 + process, 6 + process]
+        assert part["image"].tolist() == [each % 6 for each in part["number"]]
 
 
 def test_unused_blocks_do_not_drift(single, mesh):
     """After a step elsewhere has given every parameter momentum, a step of one stage moves only what it uses."""
     config, step = single
     state = randomised(first_state(config, mesh))
-    order = [next(i for i in range(1000) if name in pick(step, i)) for name in ("stay0", "up1to0", "stay1")]
+    order = [next(i for i in range(1000) if name == pick(step, i)) for name in ("stay0", "up1to0", "stay1")]
     for i in order[:2]:
         state, _ = step(state, i, {"image": IMAGES})
     before = jax.device_get(state)
@@ -148,15 +169,16 @@ def test_unused_blocks_do_not_drift(single, mesh):
 
 
 def pick(step, i):
-    return str(pick_stage(step.stages, step.probabilities, step.config.seed, i))
+    (stage,) = step.allocation.taking_part(i)
+    return str(stage)
 
 
 def test_updates_that_are_not_finite_are_skipped_and_counted(single, mesh):
     config, step = single
     state = randomised(first_state(config, mesh))
     before = jax.device_get(state)
-    broken = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), step.zeros(state.parameters))
-    after = next(iter(step.updates.values()))(state, broken)
+    broken = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), step.zeros())
+    after = step.update(state, broken, np.ones(len(jax.tree.leaves(broken)), bool))
     assert int(after.skipped) == 1 and int(after.step) == 1
     for name in ("parameters", "ema", "adam"):
         chex.assert_trees_all_equal(getattr(before, name), jax.device_get(getattr(after, name)))
@@ -175,53 +197,82 @@ def test_training_fits_a_batch_with_doubled_blocks(mesh):
     assert int(state.skipped) == 0
 
 
-SHARES = (24, 8, 8)  # images of stay1, up1to0, stay0
+MESHES = {"1 x 1": (1, 1), "8 x 1": (8, 1), "1 x 8": (1, 8), "2 x 4": (2, 4)}
 
 
-@pytest.fixture(scope="module")
-def mixed_on():
-    """Number of devices -> a compiled "mixed" step with unequal shares, dropout and dropped labels; the one for 1 and 8."""
-    config = with_train(tiny_config(), steps=100, batch_size=sum(SHARES), cosine_decay=False)
-    config = replace(config, model=replace(config.model, dropout=0.3, num_classes=3, label_dropout=0.3))
-    with pytest.MonkeyPatch.context() as patch:  # by themselves the shares would follow the number of devices
-        patch.setattr("ssd_jax.training.step.stage_batch_sizes", lambda *_: SHARES)
-        return config, {devices: compiled(config, mesh_of(devices)) for devices in (1, 8)}
+@pytest.fixture(scope="module", params=["mixed", "single"])
+def meshed(request):
+    """A first state's makings and, by mesh, a compiled step of a small network with dropout and dropped labels."""
+    config = with_train(
+        tiny_config(), stage_sampling=request.param, batch_size=48, up_share=0.1, cosine_decay=False, learning_rate=1e-2
+    )
+    config = replace(config, model=replace(config.model, num_classes=3, label_dropout=0.3))
+    objective, parameters = dense_objective(config, hidden=256, dropout=0.3)
+    steps = {name: compile_train_step(objective, config.train, mesh_of(*shape)) for name, shape in MESHES.items()}
+    return parameters, steps
 
 
-def trained(config, step, batch, count):
-    state, seen = randomised(first_state(config, step.mesh)), []
-    for i in range(count):
-        state, by_stage = step(state, i, batch)
-        seen.extend(by_stage.items())
-    return seen
+def born(parameters, step) -> TrainState:
+    return init_state(lambda _: parameters, 0, step.mesh)
 
 
-@pytest.mark.parametrize("kind", ["single", "mixed"])
-def test_eight_devices_give_the_losses_of_one(single, mixed_on, kind):
-    """What is random about an image is its own."""
-    if kind == "single":
-        config, steps, batch = single[0], (single[1], compiled(single[0], mesh_of(8))), {"image": IMAGES}
-    else:
-        config, steps = mixed_on[0], mixed_on[1].values()
-        images = np.random.default_rng(1).integers(0, 256, (sum(SHARES), 8, 8, 3), np.uint8)
-        batch = {"image": images, "label": np.arange(sum(SHARES), dtype=np.int32) % 3}
-    losses, other_losses = (trained(config, step, batch, 8) for step in steps)
-    assert {name for name, _ in losses} == {"stay0", "stay1", "up1to0"}
-    for (name, value), (other_name, other) in zip(losses, other_losses, strict=True):
-        assert name == other_name
-        np.testing.assert_allclose(value, other, rtol=1e-5)
+def test_any_mesh_gives_the_losses_of_one_device(meshed):
+    """What is random about a draw is its own; stages have different shares, and some take turns."""
+    parameters, steps = meshed
+    images = np.random.default_rng(1).integers(0, 256, (48, 8, 8, 3), np.uint8)
+    batch, seen = {"image": images, "label": np.arange(48, dtype=np.int32) % 3}, {}
+    for name, step in steps.items():
+        state, seen[name] = born(parameters, step), []
+        for i in range(12):
+            state, losses = step(state, i, batch)
+            seen[name].extend((str(stage), float(loss)) for stage, loss in losses.items())
+    stages, losses = zip(*seen.pop("1 x 1"), strict=True)
+    assert set(stages) == {"stay0", "stay1", "up1to0"} and 12 <= len(stages) < 36
+    for other in seen.values():
+        other_stages, other_losses = zip(*other, strict=True)
+        assert other_stages == stages
+        np.testing.assert_allclose(other_losses, losses, rtol=1e-5)
 
 
-def test_a_step_reduces_its_gradient_once(mixed_on):
-    """Bytes that the programs of a step exchange, of the gradient's; a loss per stage comes on top."""
-    config, steps = mixed_on
-    gradient = sum(leaf.size * 4 for leaf in jax.tree.leaves(build(config).abstract_parameters))
+def test_a_step_exchanges_the_gradient_once_and_divided_weights_once(meshed):
+    """Bytes that the programs of a step exchange, of the gradient's; losses and the norm of the gradient come on top."""
+    parameters, steps = meshed
+    gradient, small = sum(leaf.size * 4 for leaf in jax.tree.leaves(parameters)), 1e-3
     exchanged = {
-        devices: sum(collective_bytes(each.as_text()) for each in (*step.gradients.values(), *step.updates.values()))
-        for devices, step in steps.items()
+        name: {program: collective_bytes(each.as_text()) / gradient for program, each in step.programs.items()}
+        for name, step in steps.items()
     }
-    assert exchanged[1] < 100 and gradient <= exchanged[8] <= 1.05 * gradient
-    assert max(collective_bytes(each.as_text()) for each in steps[8].gradients.values()) == 4
+    assert sum(exchanged["1 x 1"].values()) < small
+    assert 1 <= sum(exchanged["8 x 1"].values()) <= 1.05
+    for name, reduced in {"8 x 1": 1, "1 x 8": 1, "2 x 4": 1.25}.items():  # 1 along "fsdp", a quarter of it along "data"
+        assert all(value < small for program, value in exchanged[name].items() if program not in ("gather", "update"))
+        assert reduced * 0.99 < exchanged[name]["update"] <= reduced * 1.05
+        assert name == "8 x 1" or 0.95 < exchanged[name]["gather"] <= 1
+
+
+def test_the_state_is_born_divided_and_stays_so(meshed):
+    parameters, steps = meshed
+    step = steps["2 x 4"]
+    state = born(parameters, step)
+    before = jax.tree.map(lambda leaf: leaf.sharding, state)
+    held = sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(state))
+    assert held < 0.27 * sum(leaf.size for leaf in jax.tree.leaves(state))
+    state, _ = step(state, 0, {"image": IMAGES, "label": np.zeros(24, np.int32)})
+    after = jax.tree.map(lambda leaf: leaf.sharding, state)
+    assert all(jax.tree.leaves(jax.tree.map(lambda leaf, a, b: a.is_equivalent_to(b, leaf.ndim), state, before, after)))
+
+
+def test_weights_are_gathered_as_what_the_network_reads_them():
+    config = with_train(tiny_config(), batch_size=48)
+    config = replace(config, model=replace(config.model, num_classes=3, label_dropout=0.3))
+    objective, parameters = dense_objective(config, hidden=256, dropout=0.3, dtype=jnp.bfloat16)
+    step = compile_train_step(objective, config.train, mesh_of(1, 8))
+    assert step.gather is not None
+    weights = step.gather(born(parameters, step).parameters)
+    for path, leaf in jax.tree.leaves_with_path(weights):
+        assert leaf.dtype == (jnp.bfloat16 if "inward" in str(path) or "outward" in str(path) else jnp.float32)
+    same = jax.tree.map(lambda a, b: np.array_equal(a.astype(b.dtype), b), parameters, weights)
+    assert all(jax.tree.leaves(same))
 
 
 def test_no_compilation_after_warm_up(single, mesh):
@@ -248,20 +299,13 @@ def test_learning_rate():
         np.testing.assert_allclose(np.asarray(cold(1)), 1.0)
 
 
-def test_bad_batch_sizes():
-    with pytest.raises(InputError, match="batch_size is 2.*at least 3"):
-        compiled(tiny_config(batch_size=2), mesh_of(1))
-    with pytest.raises(InputError, match="batch_size is 4, but must be a multiple of the 8"):
-        compiled(tiny_config(batch_size=4, stage_sampling="single"), mesh_of(8))
-
-
 def test_updates_are_clipped_and_averaged():
     config = TrainConfig(gradient_clip=1.0, ema_decay=0.9, learning_rate=0.1, warmup_steps=0, cosine_decay=False)
     parameters = {"a": jnp.zeros(2), "b": jnp.ones(2)}
     zero = jnp.zeros((), jnp.int32)
     state = TrainState(parameters, {MAIN: parameters}, jax.tree.map(ADAM.init, parameters), zero + 1000, zero, zero)
     gradient = {"a": jnp.array([30.0, 0.0]), "b": jnp.array([0.0, -40.0])}
-    after = updated(config, (True, True), state, gradient)
+    after = updated(config, jnp.array([True, True]), state, gradient)
     np.testing.assert_allclose(after.adam["a"].mu, [0.06, 0.0], rtol=1e-5)  # 0.1 of 30 / 50
     np.testing.assert_allclose(after.adam["b"].mu, [0.0, -0.08], rtol=1e-5)
     np.testing.assert_allclose(after.parameters["a"], [-0.1, 0.0], rtol=1e-4)

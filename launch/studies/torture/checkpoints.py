@@ -17,7 +17,7 @@ from ssd_jax.errors import InputError
 from ssd_jax.run import checkpoint
 from ssd_jax.run.digest import combined, digests
 from ssd_jax.run.workdir import claim_workdir
-from ssd_jax.sharding import data_mesh, placed, replicated
+from ssd_jax.sharding import make_mesh, placed, replicated
 from ssd_jax.training.ema import MAIN
 from ssd_jax.training.state import abstract_state, init_state
 
@@ -71,7 +71,7 @@ def _save(config: Config, workdir: Path) -> dict[tuple[str, int], str]:
     claim_workdir(workdir, config)
     with checkpoint.open_checkpoints(workdir, writable=True) as checkpoints:
         for step in (1, 2):
-            state = init_state(experiment.init_parameters, step, data_mesh()).as_dict()
+            state = init_state(experiment.init_parameters, step, make_mesh()).as_dict()
             checkpoint.save(checkpoints, step, experiment, state, {"next_index": step})
             expected["_loaded", step] = combined(digests(state["ema"][MAIN]))
             expected["_resumed", step] = combined(digests(state)) + str({"next_index": step})
@@ -85,7 +85,7 @@ def _loaded(workdir: Path, config: Config) -> tuple[int, str]:
 
 def _resumed(workdir: Path, config: Config) -> tuple[int, str]:
     experiment = ssd_jax.build(config)
-    abstract = placed(abstract_state(experiment.abstract_parameters).as_dict(), replicated(data_mesh()))
+    abstract = placed(abstract_state(experiment.abstract_parameters).as_dict(), replicated(make_mesh()))
     with checkpoint.open_checkpoints(workdir, writable=True) as checkpoints:
         found = checkpoint.restore(checkpoints, experiment, abstract)
     return found.step, combined(digests(found.state)) + str(found.data)
@@ -96,7 +96,7 @@ def saves(config: Config, count: int) -> dict[str, Any]:
     experiment, sizes = ssd_jax.build(replace(config, data=replace(config.data, channels=3))), []
     with tempfile.TemporaryDirectory() as folder:
         claim_workdir(Path(folder), experiment.config)
-        state = init_state(experiment.init_parameters, 0, data_mesh()).as_dict()
+        state = init_state(experiment.init_parameters, 0, make_mesh()).as_dict()
         with checkpoint.open_checkpoints(Path(folder), writable=True) as checkpoints:
             for step in tqdm(range(1, count + 1), "saves"):
                 checkpoint.save(checkpoints, step, experiment, state, {"next_index": step})
