@@ -14,10 +14,13 @@ define_config()
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run: checkpoints, sample grids, TensorBoard events.", required=True
 )
+PROFILE = flags.DEFINE_integer(
+    "profile", 0, "Steps to trace, once a few are over, into WORKDIR/profile, which TensorBoard opens.", lower_bound=0
+)
 
 
 def main() -> None:
-    ssd_jax.train(read_config(), WORKDIR.value)
+    ssd_jax.train(read_config(), WORKDIR.value, profile=PROFILE.value)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from ssd_jax.errors import InputError, brief, check_name, check_range, section
 from ssd_jax.network.blocks import AttentiveResBlock, GroupNorm, adapt, adapter, conv3x3, timestep_embedding
 from ssd_jax.network.protocol import Shapes, num_labels
 
+PRECISIONS = ("default", "high", "highest")
+REMATS = ("none", "full_resolution", "all")
 MAX_LEVELS, MAX_WIDTH, MAX_RES_BLOCKS, MAX_CLASSES = 16, 2**14, 16, 2**20
 
 
@@ -38,7 +40,11 @@ class FlexiUNetConfig:
         dropout: 0 <= rate < 1.
         num_classes: 0 for an unconditional network.
         label_dropout: 0 <= share < 1 of the labels that training replaces by a null class, which guidance needs.
-        dtype: compute dtype, "float32" or "bfloat16"; parameters are float32 always.
+        dtype: compute dtype, "float32" or "bfloat16"; parameters, statistics and softmax are float32 always.
+        precision: of products of float32 numbers: "default", the fastest that the hardware has (TF32 on GPUs, bfloat16 on
+            TPUs), "high" (three of these) or "highest" (float32 throughout). CPUs compute in float32 always.
+        remat: which blocks training computes again for the gradient instead of keeping what they made: "none",
+            "full_resolution" (those at level 0, which make the most) or "all".
     """
 
     widths: tuple[int, ...] = (32, 64, 64, 64)
@@ -49,6 +55,8 @@ class FlexiUNetConfig:
     num_classes: int = 0
     label_dropout: float = 0.0
     dtype: str = "float32"
+    precision: str = "default"
+    remat: str = "none"
 
     def __post_init__(self):
         if not self.widths or min(self.widths) < 1:
@@ -62,6 +70,8 @@ class FlexiUNetConfig:
         check_range("model.num_classes", self.num_classes, low=0, high=MAX_CLASSES)
         check_range("model.label_dropout", self.label_dropout, low=0, high=1)
         check_name("model.dtype", self.dtype, ("float32", "bfloat16"))
+        check_name("model.precision", self.precision, PRECISIONS)
+        check_name("model.remat", self.remat, REMATS)
         check_range("model.num_heads", self.num_heads, low=1, high=MAX_WIDTH + 1)
         for level in self.attention_levels:
             if level not in range(len(self.widths)):
@@ -165,7 +175,19 @@ class FlexiUNet(nnx.Module):
             InputError: for a path, shape or label that the network cannot take.
         """
         self._check(x, label, in_level, out_level)
-        widths = self.config.widths
+        with jax.default_matmul_precision(self.config.precision):
+            return self._path(x, t, label, in_level, out_level, dropout_keys)
+
+    def _path(
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        label: jax.Array | None,
+        in_level: int,
+        out_level: int,
+        dropout_keys: jax.Array | None,
+    ) -> jax.Array:
+        widths, remat = self.config.widths, self.config.remat
         if in_level > out_level == 0:
             x = jax.image.resize(x, (x.shape[0], *self.shapes[0], x.shape[3]), "bilinear")
             in_level = 0
@@ -177,7 +199,12 @@ class FlexiUNet(nnx.Module):
 
         def run(block: AttentiveResBlock, h: jax.Array, *skip: jax.Array) -> jax.Array:
             keys = None if dropout_keys is None else jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, next(number))
-            return block(jnp.concatenate([h, *skip], axis=-1), embedding, dropout_keys=keys)
+
+            def apply(h: jax.Array, *skip: jax.Array) -> jax.Array:
+                return block(jnp.concatenate([h, *skip], axis=-1), embedding, dropout_keys=keys)
+
+            again = remat == "all" or (remat == "full_resolution" and h.shape[1:3] == self.shapes[0])
+            return (jax.checkpoint(apply) if again else apply)(h, *skip)
 
         def decode(h: jax.Array, level: int, skips: list[jax.Array]) -> jax.Array:
             for block in self.decoders[level]:

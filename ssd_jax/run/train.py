@@ -16,7 +16,7 @@ from ssd_jax.config import Config
 from ssd_jax.data.pipeline import Batches, make_iterator
 from ssd_jax.data.sources import Source, check_classes, image_batches, make_source, python_source, recorded
 from ssd_jax.data.statistics import measure_statistics
-from ssd_jax.errors import InputError, checked_arguments, few
+from ssd_jax.errors import InputError, check_range, checked_arguments, few
 from ssd_jax.files import images
 from ssd_jax.files.events import Events, open_events
 from ssd_jax.files.lease import Lease
@@ -24,6 +24,7 @@ from ssd_jax.files.paths import check_writable
 from ssd_jax.processes import first_does
 from ssd_jax.run import checkpoint
 from ssd_jax.run.interruption import noted_signals
+from ssd_jax.run.profile import Profiler
 from ssd_jax.run.trained import Trained
 from ssd_jax.run.workdir import claim_workdir, has_checkpoints, load_data, load_statistics, workdir_lease
 from ssd_jax.sampling.plan import plan_steps
@@ -36,6 +37,7 @@ from ssd_jax.training.step import TrainStep, compile_train_step
 
 MEASURED = 1024  # images that the statistics of the data are measured on, or fewer:
 MEASURED_PIXELS = 2**24  # that they have together, so that large ones fit into memory
+MAX_PROFILE = 1000  # steps: a trace of more is too large to be opened
 SKIPPED = 100  # updates in a row that were not finite, after which training gives up
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ def train(
     config: Config,
     workdir: str | Path,
     source: Source | np.ndarray | None = None,
+    profile: int = 0,
 ) -> None:
     """Trains up to config.train.steps, going on from the latest checkpoint in `workdir` if there is one.
 
@@ -57,12 +60,14 @@ def train(
         workdir: its folder.
         source: images to train on instead of those that `config.data` names: a `data.Source`, or an array, uint8
             [n, *process.shape, channels]. The run then records that its data came from Python.
+        profile: steps to trace into workdir/profile, once a few are over.
 
     Raises:
         InputError: if the config cannot work with the data, the devices or what `workdir` holds, another run writes there,
             updates are no longer finite, or a checkpoint cannot be written.
         KeyboardInterrupt, SystemExit: after SIGINT; after SIGTERM and SIGHUP, with code 143 and 129.
     """
+    check_range("profile", profile, low=0, high=MAX_PROFILE)
     workdir, settings, mesh = Path(workdir), config.train, make_mesh(config.mesh)
     check_writable(workdir)
     from_python, shape = source is not None, config.process.shape
@@ -85,7 +90,8 @@ def train(
                 return
             train_step = compile_train_step(experiment.objective, settings, mesh)
             with open_events(workdir, write=jax.process_index() == 0) as events:
-                Loop(experiment, workdir, train_step, checkpoints, events, lease).run(state, step, iterator)
+                profiler = Profiler(workdir / "profile", profile)
+                Loop(experiment, workdir, train_step, checkpoints, events, lease, profiler).run(state, step, iterator)
 
 
 def with_statistics(experiment: Experiment, workdir: Path, source: Source) -> Experiment:
@@ -139,6 +145,7 @@ class Loop:
         checkpoints: open, to write to.
         events: of TensorBoard.
         lease: of the workdir; the first process holds it.
+        profiler: of its steps.
     """
 
     experiment: Experiment
@@ -147,6 +154,7 @@ class Loop:
     checkpoints: checkpoint.Checkpoints
     events: Events
     lease: Lease | None
+    profiler: Profiler
 
     def run(self, state: TrainState, step: int, iterator: Batches) -> None:
         """From `step` on; asks the device for numbers only every log_every or SKIPPED steps.
@@ -163,6 +171,7 @@ class Loop:
                 state, losses = self.train_step(state, step, batch if labelled else {"image": batch["image"]})
                 pending.append(losses)
                 step += 1
+                self.profiler.after_step(state)
                 last = step == settings.steps
                 if logs := step % settings.log_every == 0 or last:
                     seconds = time.perf_counter() - started
@@ -177,6 +186,7 @@ class Loop:
                         self._write_samples(state, step)
                     started = time.perf_counter()
                 interrupted = interruption.agreed(now=logs) and not last
+            self.profiler.end()
             if saved < step:
                 self._save(state, step, iterator)
             checkpoint.wait(self.checkpoints)

@@ -32,7 +32,7 @@ class NoiseSource:
 
         def mixed(keys, weights):
             eps = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step), shape))(keys)
-            return eps[0] * weights[0] if len(weights) == 1 else jnp.tensordot(weights, eps, 1)
+            return eps[0] * weights[0] if len(weights) == 1 else jnp.tensordot(weights, eps, 1, precision="highest")
 
         return jax.vmap(mixed)(self.keys, self.weights)
 

@@ -30,6 +30,7 @@ class TrainConfig:
         stage_sampling: "mixed" (every step trains many stages) or "single" (one stage a step).
         draws_multiple: in "mixed", draws of a stage come in multiples of this, of which the number of devices must be a
             divisor for the stages of a step not to depend on it; stages with a smaller share take turns.
+        accumulate: rounds in which every stage takes its draws of a step, for less memory; an update is one all the same.
         up_share: share of the training images that the up-steps get together, 0 < share < 1.
         seed: 0 <= seed < 2^32, of initialisation, data order, timesteps and noise.
         log_every, sample_every, checkpoint_every: in steps.
@@ -45,6 +46,7 @@ class TrainConfig:
     loss_weighting: str = "min_snr"
     stage_sampling: str = "mixed"
     draws_multiple: int = 8
+    accumulate: int = 1
     up_share: float = 0.05
     seed: int = 0
     log_every: int = 50
@@ -56,6 +58,7 @@ class TrainConfig:
             check_range(f"train.{name}", getattr(self, name), low=1, high=MAX_STEPS)
         check_range("train.batch_size", self.batch_size, low=1, high=MAX_BATCH)
         check_range("train.draws_multiple", self.draws_multiple, low=1, high=MAX_BATCH)
+        check_range("train.accumulate", self.accumulate, low=1, high=MAX_BATCH)
         check_range("train.warmup_steps", self.warmup_steps, low=0, high=MAX_WARMUP)
         check_seed("train.seed", self.seed)
         check_range("train.learning_rate", self.learning_rate, low=0, high=MAX_LEARNING_RATE, open_low=True)

@@ -83,19 +83,21 @@ def allocate(stages: Sequence[Stage], config: TrainConfig, num_devices: int) -> 
     """The draws of every stage in proportion to its probability, `config.batch_size` a step in all.
 
     "single": all draws of a step are of one stage. "mixed": stages with fewer than a unit of draws, the least multiple of
-    `config.draws_multiple` that the devices divide, take turns; others get whole units, as close to their share as
-    that allows.
+    `config.draws_multiple` that the devices divide in every round, take turns; others get whole units, as close to their
+    share as that allows.
 
     Raises:
-        InputError: if the devices do not divide `config.batch_size`.
+        InputError: if the devices do not divide `config.batch_size` in every round.
     """
     batch_size, probabilities = config.batch_size, stage_probabilities(stages, config.up_share)
-    if batch_size % num_devices:
-        raise InputError(f"train.batch_size is {batch_size}, but must be a multiple of the {num_devices} device(s)")
+    smallest = num_devices * config.accumulate
+    if batch_size % smallest:
+        rounds = f" times train.accumulate={config.accumulate}" if config.accumulate > 1 else ""
+        raise InputError(f"train.batch_size is {batch_size}, but must be a multiple of the {num_devices} device(s){rounds}")
     if config.stage_sampling == "single":
         sizes, rates = np.full(len(stages), batch_size), probabilities
     else:
-        unit = min(math.lcm(config.draws_multiple, num_devices), batch_size)
+        unit = min(math.lcm(config.draws_multiple, smallest), batch_size)
         wanted = probabilities * batch_size / unit
         takes_turns = wanted < 1
         units = np.where(takes_turns, 1, np.maximum(wanted.astype(int) - len(stages), 1))

@@ -38,7 +38,7 @@ class TrainStep:
         allocation: the draws of every stage.
         gather: parameters -> weights: on every device, in the dtype that the network converts them to; None where they are.
         zeros: () -> a total of no gradients. Every device has its own total: the devices are the first axis.
-        gradients: of every stage, (weights, total, draws, step) -> total + weighted gradient, loss.
+        gradients: of every stage, (weights, total, draws of a round, step) -> total + weighted gradient, loss.
         update: (state, total, used) -> state.
         used: which parameters, in flattened order, every stage reads.
     """
@@ -70,9 +70,13 @@ class TrainStep:
         sizes = dict(zip(self.allocation.stages, self.allocation.batch_sizes, strict=True))
         used = np.zeros(len(jax.tree.leaves(state.parameters)), bool)
         for stage in self.allocation.taking_part(step):
-            part = put_batch(draws(batch, first, sizes[stage]), split_along_batch(self.mesh))
-            total, losses[str(stage)] = self.gradients[stage](weights, total, part, state.step)
-            first, used = first + sizes[stage], used | self.used[stage]
+            rounds, count = [], sizes[stage] // self.config.accumulate
+            for _ in range(self.config.accumulate):
+                part = put_batch(draws(batch, first, count), split_along_batch(self.mesh))
+                total, loss = self.gradients[stage](weights, total, part, state.step)
+                first, rounds = first + count, [*rounds, loss]
+            losses[str(stage)] = sum(rounds[1:], rounds[0]) / len(rounds) if len(rounds) > 1 else rounds[0]
+            used |= self.used[stage]
         used = put_batch({"used": used}, replicated(self.mesh))["used"]
         return self.update(state, total, used), losses
 
@@ -102,13 +106,16 @@ def compile_train_step(objective: Objective, config: TrainConfig, mesh: jax.shar
     allocation = allocate(objective.process.stages, config, mesh.size)
     stages, state = allocation.stages, abstract_state(objective.denoiser.parameters)
     losses = {stage: partial(_loss, objective, config, stage) for stage in stages}
-    batches = {stage: objective.abstract_draws(n) for stage, n in zip(stages, allocation.batch_sizes, strict=True)}
+    sizes = [size // config.accumulate for size in allocation.batch_sizes]
+    batches = {stage: objective.abstract_draws(size) for stage, size in zip(stages, sizes, strict=True)}
     reads = {stage: read_as(losses[stage], state.parameters, batches[stage], state.step) for stage in stages}
     weights = _weights(state.parameters, list(reads.values())) if mesh.shape["fsdp"] > 1 else state.parameters
     zeros = jax.jit(partial(_zeros, mesh.size, state.parameters), out_shardings=split_along_batch(mesh))
     total, used = jax.eval_shape(zeros), jax.ShapeDtypeStruct((len(jax.tree.leaves(weights)),), bool)
     lowered = {
-        stage: _gradient_program(losses[stage], weight, mesh).lower(weights, total, batches[stage], state.step)
+        stage: _gradient_program(losses[stage], weight / config.accumulate, mesh).lower(
+            weights, total, batches[stage], state.step
+        )
         for stage, weight in zip(stages, allocation.weights, strict=True)
     }
     lowered |= {"zeros": zeros.lower(), "update": _update_program(config, state, mesh).lower(state, total, used)}

@@ -1,7 +1,8 @@
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -169,3 +170,40 @@ def test_shapes_that_the_network_cannot_take():
     ):
         with pytest.raises(InputError, match=message):
             FlexiUNet(config, shapes=shapes, in_channels=3, out_channels=3, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("remat", ["full_resolution", "all"])
+def test_blocks_computed_again_give_the_same_gradient_in_less_memory(remat):
+    def compiled(remat):
+        config = FlexiUNetConfig(
+            widths=(8, 8), attention_levels=(), num_heads=1, num_res_blocks=2, dropout=0.1, remat=remat
+        )
+        graphdef, state = nnx.split(make(config, (32, 32)))
+        parameters = randomised(nnx.to_pure_dict(state))
+        keys = jax.random.split(jax.random.key(0), 4)
+
+        def loss(parameters, x):
+            network = nnx.merge(graphdef, parameters)
+            return jnp.square(network(x, jnp.ones(4), in_level=0, out_level=0, dropout_keys=keys)).sum()
+
+        return jax.jit(jax.grad(loss)).lower(parameters, x).compile(), parameters
+
+    x = jax.random.normal(jax.random.key(1), (4, 32, 32, 3))
+    (kept, parameters), (again, _) = compiled("none"), compiled(remat)
+    gradients = [jax.flatten_util.ravel_pytree(each(parameters, x))[0] for each in (kept, again)]
+    np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-5 * float(jnp.abs(gradients[0]).max()))
+    before, after = (cast(Any, each.memory_analysis()).temp_size_in_bytes for each in (kept, again))
+    assert after < 0.8 * before, (before, after)
+
+
+def test_precision_is_that_of_every_product_of_the_network():
+    config = FlexiUNetConfig(widths=(8,), attention_levels=(0,), num_heads=1, precision="highest")
+    graphdef, state = nnx.split(make(config, (4, 4)))
+    parameters = nnx.to_pure_dict(state)
+
+    def run(parameters):
+        return nnx.merge(graphdef, parameters)(jnp.zeros((1, 4, 4, 3)), jnp.zeros(1), in_level=0, out_level=0)
+
+    text = jax.jit(run).lower(parameters).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line or "stablehlo.convolution" in line]
+    assert len(products) > 10 and all("HIGHEST" in line for line in products)

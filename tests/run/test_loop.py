@@ -18,6 +18,7 @@ from ssd_jax.errors import InputError
 from ssd_jax.files.events import Events
 from ssd_jax.files.lease import lease
 from ssd_jax.run import checkpoint
+from ssd_jax.run.profile import Profiler, busy_seconds, union
 from ssd_jax.run.train import Loop
 from ssd_jax.sharding import make_mesh
 from ssd_jax.training.stage_sampling import allocate
@@ -50,7 +51,7 @@ def counted(at: int = -1, number: int = 0) -> Batches:
     return Batches(Counted(at, number), 1)
 
 
-def loop(workdir, checkpoints, held=None, update=lambda state: state, **train):
+def loop(workdir, checkpoints, held=None, update=lambda state: state, profile=0, **train):
     """A Loop whose steps only count."""
     config = tiny_config(**{"log_every": 1000, "sample_every": 10_000, "checkpoint_every": 10_000} | train)
     experiment = build(replace(config, data=replace(config.data, channels=3)))
@@ -65,7 +66,7 @@ def loop(workdir, checkpoints, held=None, update=lambda state: state, **train):
         update=lambda state, total, used: update(replace(state, step=state.step + 1)),
         used={stage: np.ones(count, bool) for stage in stages},
     )
-    return Loop(experiment, workdir, step, checkpoints, Events(None), held)
+    return Loop(experiment, workdir, step, checkpoints, Events(None), held, Profiler(workdir / "profile", profile))
 
 
 def run(workdir, batches, held=None, update=lambda state: state, **train) -> list[int]:
@@ -149,3 +150,25 @@ def test_nothing_is_written_where_another_run_took_over(tmp_path):
         with pytest.raises(InputError, match="taken over by process 1 on elsewhere"):
             run(tmp_path, counted(), held, steps=4)
     assert steps(tmp_path) == []
+
+
+def test_a_trace_of_some_steps(tmp_path, caplog):
+    with caplog.at_level("INFO", "ssd_jax"), checkpoint.open_checkpoints(tmp_path, writable=True) as checkpoints:
+        made = loop(tmp_path, checkpoints, profile=3, steps=8)
+        object.__setattr__(made, "_write_samples", lambda state, step: None)
+        made.run(first_state(made), 0, counted())
+    assert "3 steps took" in caplog.text and "% of it outside compiled programs" in caplog.text
+    assert len(list((tmp_path / "profile").glob("**/*.xplane.pb"))) == 1
+
+
+def test_time_in_programs_is_that_of_their_operations(tmp_path):
+    assert union([(0.0, 2.0), (1.0, 3.0), (10.0, 1.0), (10.5, 0.2)]) == 5
+    program = jax.jit(lambda x: jnp.sin(x @ x)).lower(x := jnp.ones((500, 500))).compile()
+    jax.block_until_ready(program(x))
+    jax.profiler.start_trace(tmp_path)
+    for _ in range(3):
+        jax.block_until_ready(program(x))
+        time.sleep(0.3)
+    jax.profiler.stop_trace()
+    (path,) = tmp_path.glob("**/*.xplane.pb")
+    assert 0.001 < busy_seconds(jax.profiler.ProfileData.from_file(str(path))) < 0.5  # not the 0.9 s of sleep

@@ -68,6 +68,13 @@ def test_turns_are_of_the_seed_and_the_same_on_any_mesh_that_divides_the_multipl
     assert turns[0] == turns[1] != turns[2] and one.batch_sizes == eight.batch_sizes
 
 
+def test_rounds_divide_the_draws_of_every_stage():
+    allocation = allocate(STAGES, TrainConfig(batch_size=96, accumulate=3), 4)
+    assert all(size % 12 == 0 for size in allocation.batch_sizes)
+    with pytest.raises(InputError, match="batch_size is 96, but must be a multiple of the 4 device.* train.accumulate=5"):
+        allocate(STAGES, TrainConfig(batch_size=96, accumulate=5), 4)
+
+
 @pytest.mark.parametrize("stage_sampling", ["mixed", "single"])
 def test_the_devices_must_divide_the_batch(stage_sampling):
     with pytest.raises(InputError, match="batch_size is 4, but must be a multiple of the 8"):

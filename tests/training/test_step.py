@@ -234,6 +234,25 @@ def test_any_mesh_gives_the_losses_of_one_device(meshed):
         np.testing.assert_allclose(other_losses, losses, rtol=1e-5)
 
 
+def test_accumulation_changes_nothing_but_memory(mesh):
+    config = with_train(tiny_config(), batch_size=48, up_share=0.1, cosine_decay=False)
+    config = replace(config, model=replace(config.model, num_classes=3, label_dropout=0.3))
+    objective, parameters = dense_objective(config, hidden=256, dropout=0.3)
+    batch = {"image": np.concatenate([IMAGES, IMAGES[::-1]]), "label": np.arange(48, dtype=np.int32) % 3}
+    results = []
+    for rounds in (1, 4):
+        step = compile_train_step(objective, replace(config.train, accumulate=rounds), mesh)
+        state, seen = born(parameters, step), []
+        for i in range(6):
+            state, losses = step(state, i, batch)
+            seen.extend((stage, round(float(loss), 4)) for stage, loss in losses.items())
+        results.append(
+            (seen, {name: each.memory_analysis().argument_size_in_bytes for name, each in step.programs.items()})
+        )
+    assert results[0][0] == results[1][0]
+    assert all(results[1][1][name] < size for name, size in results[0][1].items() if name.startswith(("stay", "up1")))
+
+
 def test_a_step_exchanges_the_gradient_once_and_divided_weights_once(meshed):
     """Bytes that the programs of a step exchange, of the gradient's; losses and the norm of the gradient come on top."""
     parameters, steps = meshed

@@ -1,0 +1,88 @@
+"""A trace of some steps of training, and the share of its time in which no compiled program ran."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+
+WARM_UP = 2  # steps before the trace begins
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Profiler:
+    """Traces `steps` steps into a folder, once the first WARM_UP are over; none if 0.
+
+    Attributes:
+        folder: for `tensorboard --logdir`, with the plugin of the package xprof.
+        steps: to trace.
+    """
+
+    folder: Path
+    steps: int
+    taken: int = field(default=0, init=False)
+    started: float = field(default=0.0, init=False)
+
+    def after_step(self, result: Any) -> None:
+        """To be called after every step with what it made; waits for it where the trace begins and ends."""
+        self.taken += 1
+        if self.steps and self.taken == WARM_UP:
+            jax.block_until_ready(result)
+            jax.profiler.start_trace(self.folder)
+            self.started = time.perf_counter()
+        if self.steps and self.taken == WARM_UP + self.steps:
+            jax.block_until_ready(result)
+            self.end()
+
+    def end(self) -> None:
+        """Ends a trace that has begun, and says what it shows."""
+        if not self.started:
+            return
+        seconds, self.started = time.perf_counter() - self.started, 0.0
+        jax.profiler.stop_trace()
+        traced = self.taken - WARM_UP
+        latest = max(self.folder.glob("**/*.xplane.pb"), key=lambda path: path.stat().st_mtime_ns, default=None)
+        if latest is None or not traced:
+            return
+        share = 1 - busy_seconds(jax.profiler.ProfileData.from_file(str(latest))) / seconds
+        logger.info(
+            "%d steps took %.3g s, %.1f %% of it outside compiled programs; trace in %s: tensorboard --logdir it",
+            traced,
+            seconds,
+            100 * max(share, 0),
+            self.folder,
+        )
+
+
+def busy_seconds(profile: Any) -> float:
+    """How long at least one operation of a compiled program ran, seconds: on the first device that the trace shows.
+
+    CPUs show operations among the threads of the host, each with another event at its end.
+    """
+    devices = [plane for plane in profile.planes if plane.name.startswith("/device:") and any(map(_events, plane.lines))]
+    if devices:
+        return union((event.start_ns, event.duration_ns) for line in devices[0].lines for event in _events(line)) / 1e9
+    lines = [_events(line) for plane in profile.planes if plane.name.startswith("/host") for line in plane.lines]
+    ends = {event.name.removeprefix("end: ") for events in lines for event in events if event.name.startswith("end: ")}
+    return union((each.start_ns, each.duration_ns) for events in lines for each in events if each.name in ends) / 1e9
+
+
+def _events(line: Any) -> list[Any]:
+    return list(line.events)
+
+
+def union(intervals: Iterable[tuple[float, float]]) -> float:
+    """The length of the union of intervals (start, length)."""
+
+    def pieces() -> Iterator[float]:
+        covered = float("-inf")
+        for start, length in sorted(intervals):
+            yield max(start + length - max(start, covered), 0)
+            covered = max(covered, start + length)
+
+    return sum(pieces())
