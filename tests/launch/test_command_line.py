@@ -10,6 +10,7 @@ from launch.common import config_flag
 from launch.common.config_flag import FOLDER, load_config, parse_fields, shipped
 from ssd_jax.errors import InputError
 from tests.commands import ROOT, TINY, launch, run
+from tests.conftest import FAST_COMPILE
 
 OWN = """
 import dataclasses
@@ -47,7 +48,9 @@ def test_help_has_all_flags_and_no_others(command):
     assert found[command] == defined_in(f"{command}.py")
     assert found["every command"] == ["import", "help"]
     others = {"config": ["config"]} if command == "train" else {"sampler flags": defined_in("common/sampler_flags.py")}
-    assert others.items() <= found.items() and len([title for title, names in found.items() if names]) == 3
+    others |= {"processes": defined_in("common/processes.py")}
+    assert all(found[title] == names for title, names in others.items())
+    assert len([title for title, names in found.items() if names]) == 4
 
 
 def defined_in(file: str) -> list[str]:
@@ -136,6 +139,18 @@ def test_compiled_programs_are_kept_and_checked(tmp_path):
     assert result == "64.0\n" and said.splitlines() == [
         "compiled programs are not kept: /dev/null/ssd_jax/compiled cannot be made: Not a directory"
     ]
+
+
+@pytest.mark.nightly
+def test_a_second_start_of_a_job_compiles_nothing(tmp_path):
+    kept = []
+    for start in ("first", "second"):
+        environment = {"XDG_CACHE_HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": "", "XLA_FLAGS": FAST_COMPILE}
+        command = [sys.executable, "-m", "launch.train", "--config=openmoji32", f"--workdir={tmp_path / start}", *TINY]
+        result = run(command, **environment, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", PYTHONPATH=str(ROOT))
+        assert result.returncode == 0, result.stderr
+        kept.append({path.name for path in (tmp_path / "ssd_jax" / "compiled").glob("*-cache")})
+    assert len(kept[0]) > 10 and kept[0] == kept[1]
 
 
 def test_missing_extra_is_one_line():

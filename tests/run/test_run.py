@@ -77,7 +77,7 @@ def test_a_training_run_builds_one_process_and_says_what_it_will_do(folder, tmp_
     assert len(made) == 2
     first = caplog.records[0].getMessage()
     assert first.startswith("training on 40 images of 8x8x3 in 2 classes (even, odd)"), first
-    for part in ("million parameters", "stay1 8, up1to0 8, stay0 8", "8 device(s)"):
+    for part in ("million parameters", "stay1 4.8, up1to0 1.2, stay0 16;", "8 device(s) (8 data)"):
         assert part in first
 
 

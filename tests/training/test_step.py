@@ -11,8 +11,6 @@ import pytest
 from ssd_jax.build import build
 from ssd_jax.compilation import collective_bytes
 from ssd_jax.config import TrainConfig
-from ssd_jax.network.denoiser import Denoiser
-from ssd_jax.network.parameterisation import Parameterisation
 from ssd_jax.process.config import make_process
 from ssd_jax.training.ema import MAIN
 from ssd_jax.training.loss import stage_loss
@@ -74,13 +72,6 @@ def test_loss_is_the_weighted_squared_error(weighting):
         np.testing.assert_allclose(loss, expected, rtol=0.1 if stage.t_max > stage.t_min else 1e-5)
 
 
-@pytest.fixture(scope="module")
-def mixed(single):
-    """The same in "mixed" stage sampling."""
-    config = with_train(single[0], stage_sampling="mixed")
-    return config, compiled(config, mesh_of(1))
-
-
 @pytest.mark.parametrize("stage_sampling", ["single", "mixed"])
 def test_the_expected_gradient_is_the_probability_weighted_sum_of_the_stages(stage_sampling, mesh):
     """Of many steps at the same parameters, whichever stages they take."""
@@ -111,22 +102,25 @@ def test_the_expected_gradient_is_the_probability_weighted_sum_of_the_stages(sta
     assert np.linalg.norm(mean - true) < 0.08 * np.linalg.norm(true)
 
 
-def test_a_step_s_gradient_is_the_weighted_sum_of_its_stages(mixed, mesh):
-    config, step = mixed
-    experiment, state = build(config), randomised(first_state(config, mesh))
-    process, key = experiment.process, jax.random.fold_in(jax.random.key(config.train.seed), 0)
-    total, expected, first = step.zeros(), jax.tree.map(jnp.zeros_like, state.parameters), 0
+def test_a_step_s_gradient_is_the_weighted_sum_of_its_stages(mesh):
+    config = with_train(tiny_config(), up_share=0.4)
+    config = replace(config, model=replace(config.model, num_classes=3))
+    objective, parameters = dense_objective(config, hidden=8, dropout=0.3)
+    step, process = compile_train_step(objective, config.train, mesh), objective.process
+    key = jax.random.fold_in(jax.random.key(config.train.seed), 0)
+    batch = {"image": IMAGES, "label": np.arange(24, dtype=np.int32) % 3}
+    total, expected, first = step.zeros(), jax.tree.map(jnp.zeros_like, parameters), 0
     for stage, size, weight in zip(process.stages, step.allocation.batch_sizes, step.allocation.weights, strict=True):
-        part = {name: jnp.asarray(array) for name, array in draws({"image": IMAGES}, first, size).items()}
+        part = {name: jnp.asarray(array) for name, array in draws(batch, first, size).items()}
         first += size
-        total, _ = step.gradients[stage](state.parameters, total, part, state.step)
+        total, _ = step.gradients[stage](parameters, total, part, jnp.int32(0))
 
         def loss(parameters, stage=stage, part=part):
-            denoiser = Denoiser(parameters, experiment.graphdef, Parameterisation())
+            denoiser = replace(objective.denoiser, parameters=parameters)
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, part["number"])
-            return stage_loss(denoiser, process, stage, part["image"] / 127.5 - 1, None, keys, "min_snr")
+            return stage_loss(denoiser, process, stage, part["image"] / 127.5 - 1, part["label"], keys, "min_snr")
 
-        gradient = jax.jit(jax.grad(loss))(state.parameters)
+        gradient = jax.jit(jax.grad(loss))(parameters)
         expected = jax.tree.map(lambda a, b, weight=weight: a + weight * b, expected, gradient)
     chex.assert_trees_all_close(jax.tree.map(lambda each: each[0], total), expected, atol=1e-6)
 
