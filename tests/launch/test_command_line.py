@@ -2,6 +2,7 @@
 
 import re
 import sys
+from typing import Any
 
 import pytest
 from absl import flags
@@ -145,9 +146,10 @@ def test_compiled_programs_are_kept_and_checked(tmp_path):
 def test_a_second_start_of_a_job_compiles_nothing(tmp_path):
     kept = []
     for start in ("first", "second"):
-        environment = {"XDG_CACHE_HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": "", "XLA_FLAGS": FAST_COMPILE}
+        cache = {"JAX_COMPILATION_CACHE_DIR": "", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        environment: dict[str, Any] = {"XDG_CACHE_HOME": str(tmp_path), "XLA_FLAGS": FAST_COMPILE} | cache
         command = [sys.executable, "-m", "launch.train", "--config=openmoji32", f"--workdir={tmp_path / start}", *TINY]
-        result = run(command, **environment, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", PYTHONPATH=str(ROOT))
+        result = run(command, **environment, PYTHONPATH=str(ROOT))
         assert result.returncode == 0, result.stderr
         kept.append({path.name for path in (tmp_path / "ssd_jax" / "compiled").glob("*-cache")})
     assert len(kept[0]) > 10 and kept[0] == kept[1]
