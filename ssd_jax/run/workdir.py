@@ -6,10 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import jax
-import numpy as np
-from jax.experimental.multihost_utils import broadcast_one_to_all
-
 from ssd_jax.config import Config, config_from_json, config_json
 from ssd_jax.data.sources import DataConfig
 from ssd_jax.errors import InputError
@@ -17,6 +13,7 @@ from ssd_jax.files.json_file import read_json, write_json
 from ssd_jax.files.lease import Lease, lease
 from ssd_jax.files.paths import write_atomically
 from ssd_jax.network.parameterisation import DataStatistics
+from ssd_jax.processes import first_does
 from ssd_jax.run.record import differences
 
 logger = logging.getLogger(__name__)
@@ -34,17 +31,9 @@ def workdir_lease(workdir: Path) -> Iterator[Lease | None]:
         InputError: if another run is there.
     """
     with ExitStack() as stack:
-        held, refused = None, None
-        if jax.process_index() == 0:
-            try:
-                held = stack.enter_context(lease(workdir / LEASE))
-            except (InputError, OSError) as error:  # the others must not wait for ever
-                refused = error
-        if jax.process_count() > 1 and broadcast_one_to_all(np.array(refused is not None)):
-            refused = refused or InputError(f"{str(workdir)!r} is in use by another run")
-        if refused:
-            raise refused
-        yield held
+        held: list[Lease] = []
+        first_does(lambda: held.append(stack.enter_context(lease(workdir / LEASE))))
+        yield held[0] if held else None
 
 
 def claim_workdir(workdir: Path, config: Config, statistics: DataStatistics | None = None) -> None:
