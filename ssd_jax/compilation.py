@@ -26,22 +26,25 @@ _GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\}|mesh\[(.*?
 _AXIS = re.compile(r"('\w+')=(\d+)")
 
 
-def collective_bytes(program: str) -> int:
-    """Bytes of the arrays that a compiled program's collectives act on, whole ones: what is gathered, summed or scattered.
+def collectives(program: str) -> dict[str, int]:
+    """Bytes that a compiled program's collectives act on, by kind: of whole arrays, gathered, summed or to be scattered.
 
     `program` is its `as_text()`.
     """
-    return sum(_whole_bytes(*found.groups()) for found in _COLLECTIVE.finditer(program))
+    found: dict[str, int] = {}
+    for results, kind, start, rest in _COLLECTIVE.findall(program):
+        found[kind] = found.get(kind, 0) + _whole_bytes(results, kind, bool(start), rest)
+    return found
 
 
-def _whole_bytes(results: str, kind: str, start: str | None, rest: str) -> int:
+def _whole_bytes(results: str, kind: str, start: bool, rest: str) -> int:
     arrays = _ARRAY.findall(results)
     size = sum(int(bits or 8) * math.prod(int(n) for n in shape.split(",") if n) for _, bits, shape in arrays) // 8
     if kind == "reduce-scatter":
         return size * _group_size(rest)  # the result is a part
     if kind == "all-gather" and start:
         return size * _group_size(rest) // (_group_size(rest) + 1)  # a started one shows its parts as well
-    return size
+    return size // 2 if results.startswith("((") else size  # what is summed, and the sum
 
 
 def _group_size(attributes: str) -> int:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ssd_jax.compilation import COMPILER_OPTIONS, collective_bytes, read_as
+from ssd_jax.compilation import COMPILER_OPTIONS, collectives, read_as
 
 
 @pytest.mark.smoke
@@ -31,7 +31,7 @@ def test_bytes_of_collectives():
   %other = f32[3]{0} reduce-scatter(%p), channel_id=4, replica_groups=mesh['data'=2,'fsdp'=4] {'fsdp'}, dimensions={0}
   %sum = f32[100]{0} add(%all-reduce.2, %b), metadata={op_name="all-reduce(x)"}
 """
-    assert collective_bytes(program) == (5 * 3 * 4 + 7 * 2 + 1) + 16 + 2 * 3 * 4 + 4 * 3 * 4
+    assert sum(collectives(program).values()) == (5 * 3 * 4 + 7 * 2 + 1) + 16 + 2 * 3 * 4 + 4 * 3 * 4
 
 
 def test_what_a_function_reads_its_arguments_as():

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from ssd_jax.build import build
-from ssd_jax.compilation import collective_bytes
+from ssd_jax.compilation import collectives
 from ssd_jax.config import Config
 from ssd_jax.process.config import make_process
 from ssd_jax.process.stages import Stage
@@ -69,7 +69,7 @@ class Training:
     def exchanged(self) -> float:
         """What devices tell each other in a step of all stages, in units of the gradient."""
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(self.state.parameters))
-        return sum(collective_bytes(each.as_text()) for each in self.step.programs.values()) / size
+        return sum(sum(collectives(each.as_text()).values()) for each in self.step.programs.values()) / size
 
 
 def prepare(config: Config) -> Training:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ssd_jax.build import build
-from ssd_jax.compilation import collective_bytes
+from ssd_jax.compilation import collectives
 from ssd_jax.config import TrainConfig
 from ssd_jax.process.config import make_process
 from ssd_jax.training.ema import MAIN
@@ -252,7 +252,7 @@ def test_a_step_exchanges_the_gradient_once_and_divided_weights_once(meshed):
     parameters, steps = meshed
     gradient, small = sum(leaf.size * 4 for leaf in jax.tree.leaves(parameters)), 1e-3
     exchanged = {
-        name: {program: collective_bytes(each.as_text()) / gradient for program, each in step.programs.items()}
+        name: {program: sum(collectives(each.as_text()).values()) / gradient for program, each in step.programs.items()}
         for name, step in steps.items()
     }
     assert sum(exchanged["1 x 1"].values()) < small
