@@ -4,6 +4,7 @@ Two axes over all devices of all processes: "data" and "fsdp". Batches are divid
 divided along "fsdp" and the same along "data".
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,10 +57,15 @@ class MeshConfig:
         return data, fsdp
 
 
-def make_mesh(config: MeshConfig | None = None) -> jax.sharding.Mesh:
-    """All devices, as a config says; without one all of them along "data". Raises InputError if it does not fit them."""
-    shape = (config or MeshConfig()).shape(jax.device_count())
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+def make_mesh(config: MeshConfig | None = None, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
+    """The devices, all that JAX sees if none are given, as a config says; without one all of them along "data".
+
+    Raises:
+        InputError: if the config does not fit them.
+    """
+    devices = jax.devices() if devices is None else devices
+    shape = (config or MeshConfig()).shape(len(devices))
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:

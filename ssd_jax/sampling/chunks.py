@@ -30,6 +30,10 @@ class Program:
         """The result, with `chunk` images at a time, or all."""
         return self.function(*self.arguments, **self.static, chunk=chunk or len(self.noise.keys))
 
+    def lower(self, chunk: int | None = None) -> Any:
+        """The `jax.stages.Lowered` of the call."""
+        return self.function.lower(*self.arguments, **self.static, chunk=chunk or len(self.noise.keys))
+
     def fitting_chunk(self, memory_limit: int | None) -> int:
         """The most images at a time, over all devices, that keep to a limit: the batch size, or a divisor of it.
 
@@ -46,8 +50,7 @@ class Program:
             return batch
         sizes = [size for size in range(devices, batch + 1, devices) if batch % size == 0] or [batch]
         while True:
-            compiled = self.function.lower(*self.arguments, **self.static, chunk=sizes[-1]).compile()
-            needed = compiled.memory_analysis().temp_size_in_bytes
+            needed = self.lower(sizes[-1]).compile().memory_analysis().temp_size_in_bytes
             if needed <= memory_limit:
                 return sizes[-1]
             sizes, largest = sizes[:-1], sizes[-1]

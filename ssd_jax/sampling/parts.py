@@ -11,6 +11,7 @@ the solver or the coefficients: those are data.
 
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,13 +34,13 @@ class State:
     """Where a sampling run stands.
 
     Attributes:
-        x: the state, [batch, h, w, channels].
+        x: the state, float32 [batch, h, w, channels].
         earlier: z_1 .. z_m, the predictions before, at the resolution of x; what is not predicted yet weighs nothing.
         calls: network calls made so far.
     """
 
-    x: Float[Array, "batch *shape channels"]
-    earlier: tuple[Float[Array, "batch *shape channels"], ...]
+    x: Any  # arrays, or to lower programs without running them their shapes and types
+    earlier: tuple[Any, ...]
     calls: int = 0
 
 
@@ -71,7 +72,7 @@ class StayPlan:
         denoise: Denoise,
         state: State,
         noise: NoiseSource,
-        label: Int[Array, "batch"] | None,
+        label: Int[Array | jax.ShapeDtypeStruct, "batch"] | None,
         start: int = 0,
         stop: int = 0,
     ) -> Program:
@@ -138,7 +139,9 @@ class UpPlan:
         """t of the step."""
         return np.array([self.stage.t_min])
 
-    def program(self, denoise: Denoise, state: State, noise: NoiseSource, label: Int[Array, "batch"] | None) -> Program:
+    def program(
+        self, denoise: Denoise, state: State, noise: NoiseSource, label: Int[Array | jax.ShapeDtypeStruct, "batch"] | None
+    ) -> Program:
         """What makes the step."""
         t, row, target = np.int32(self.stage.t_min), np.float32(self.coefficients), _matrices(self.target)
         lift = [np.linalg.pinv(matrix) for matrix in self.level_operator.matrices] if len(state.earlier) > 1 else []
@@ -183,7 +186,9 @@ class MatrixFreeUpPlan:
         """t of the step."""
         return np.array([self.stage.t_min])
 
-    def program(self, denoise: Denoise, state: State, noise: NoiseSource, label: Int[Array, "batch"] | None) -> Program:
+    def program(
+        self, denoise: Denoise, state: State, noise: NoiseSource, label: Int[Array | jax.ShapeDtypeStruct, "batch"] | None
+    ) -> Program:
         """What makes the step."""
         t, constants, target = np.int32(self.stage.t_min), np.float32(self.constants), _matrices(self.target)
         arguments = (denoise, state.x, state.earlier, noise, label, t, constants, target)

@@ -78,6 +78,7 @@ class TrainStep:
             losses[str(stage)] = sum(rounds[1:], rounds[0]) / len(rounds) if len(rounds) > 1 else rounds[0]
             used |= self.used[stage]
         used = put_batch({"used": used}, replicated(self.mesh))["used"]
+        del weights  # where they are copies, the update need not hold them
         return self.update(state, total, used), losses
 
     @property
@@ -97,8 +98,24 @@ def draws(batch: dict[str, np.ndarray], first: int, count: int) -> dict[str, np.
     return {name: array[numbers % images] for name, array in batch.items()} | {"number": numbers * processes + process}
 
 
-def compile_train_step(objective: Objective, config: TrainConfig, mesh: jax.sharding.Mesh) -> TrainStep:
-    """Compiles every program that training will need, several at a time, under a progress bar.
+@dataclass(frozen=True, eq=False)
+class StepPrograms:
+    """The programs of a training step, yet to be compiled.
+
+    Attributes:
+        config, mesh, allocation, used: as in `TrainStep`.
+        lower: of every program by its name in `TrainStep.programs`, what traces it to a `jax.stages.Lowered`.
+    """
+
+    config: TrainConfig
+    mesh: jax.sharding.Mesh
+    allocation: Allocation
+    used: dict[Stage, Bool[np.ndarray, "parameters"]]
+    lower: dict[str, Callable[[], Any]]
+
+
+def step_programs(objective: Objective, config: TrainConfig, mesh: jax.sharding.Mesh) -> StepPrograms:
+    """Every program that training will need. The devices of the mesh need not be there (`jax.experimental.topologies`).
 
     Raises:
         InputError: if the batch size does not fit the devices.
@@ -109,29 +126,34 @@ def compile_train_step(objective: Objective, config: TrainConfig, mesh: jax.shar
     sizes = [size // config.accumulate for size in allocation.batch_sizes]
     batches = {stage: objective.abstract_draws(size) for stage, size in zip(stages, sizes, strict=True)}
     reads = {stage: read_as(losses[stage], state.parameters, batches[stage], state.step) for stage in stages}
-    weights = _weights(state.parameters, list(reads.values())) if mesh.shape["fsdp"] > 1 else state.parameters
+    divided = mesh.shape["fsdp"] > 1
+    weights = _weights(state.parameters, list(reads.values())) if divided else state.parameters
     zeros = jax.jit(partial(_zeros, mesh.size, state.parameters), out_shardings=split_along_batch(mesh))
     total, used = jax.eval_shape(zeros), jax.ShapeDtypeStruct((len(jax.tree.leaves(weights)),), bool)
-    lowered = {
-        stage: _gradient_program(losses[stage], weight / config.accumulate, mesh).lower(
-            weights, total, batches[stage], state.step
-        )
-        for stage, weight in zip(stages, allocation.weights, strict=True)
-    }
-    lowered |= {"zeros": zeros.lower(), "update": _update_program(config, state, mesh).lower(state, total, used)}
-    if mesh.shape["fsdp"] > 1:
-        lowered |= {"gather": _gather_program(state.parameters, weights, mesh).lower(state.parameters)}
-    programs = _compiled(lowered)
-    return TrainStep(
-        config,
-        mesh,
-        allocation,
-        programs.get("gather"),
-        programs["zeros"],
-        {stage: programs[stage] for stage in stages},
-        programs["update"],
-        {stage: np.array([bool(kinds) for kinds in reads[stage]]) for stage in stages},
-    )
+
+    def lower_gradient(stage: Stage, weight: float) -> Any:
+        program = _gradient_program(losses[stage], weight / config.accumulate, mesh)
+        return program.lower(weights, total, batches[stage], state.step)
+
+    lower = {str(s): partial(lower_gradient, s, weight) for s, weight in zip(stages, allocation.weights, strict=True)}
+    lower |= {"zeros": zeros.lower, "update": partial(_update_program(config, state, mesh).lower, state, total, used)}
+    if divided:
+        lower["gather"] = partial(_gather_program(state.parameters, weights, mesh).lower, state.parameters)
+    read = {stage: np.array([bool(kinds) for kinds in reads[stage]]) for stage in stages}
+    return StepPrograms(config, mesh, allocation, read, lower)
+
+
+def compile_train_step(objective: Objective, config: TrainConfig, mesh: jax.sharding.Mesh) -> TrainStep:
+    """Compiles every program that training will need, several at a time, under a progress bar.
+
+    Raises:
+        InputError: if the batch size does not fit the devices.
+    """
+    step = step_programs(objective, config, mesh)
+    programs = _compiled({name: lower() for name, lower in step.lower.items()})
+    gradients = {stage: programs[str(stage)] for stage in step.allocation.stages}
+    others = programs.get("gather"), programs["zeros"], gradients, programs["update"]
+    return TrainStep(config, mesh, step.allocation, *others, step.used)
 
 
 def _zeros(num_devices: int, parameters: Tree) -> Tree:
@@ -221,7 +243,7 @@ def _update_program(config: TrainConfig, state: TrainState, mesh: jax.sharding.M
     return jax.jit(update, in_shardings=inputs, out_shardings=where, donate_argnums=0)
 
 
-def _compiled(lowered: dict[Any, Any]) -> dict[Any, Any]:
+def _compiled(lowered: dict[str, Any]) -> dict[str, Any]:
     """All of them compiled, several at a time."""
     with ThreadPoolExecutor() as pool:
         jobs = {key: pool.submit(each.compile) for key, each in lowered.items()}
