@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ssd_jax.errors import InputError
 
+from .backends import leave_out_absent
 from .compilation_cache import keep_compiled_programs
 from .config_flag import FIRST, parse_fields
 from .processes import join_processes
@@ -57,6 +58,7 @@ def run(main: Callable[[], None]) -> None:
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}; options are written --name=value")
         keep_compiled_programs()
+        leave_out_absent()
         try:
             join_processes()
             main()

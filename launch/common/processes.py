@@ -17,6 +17,8 @@ from tqdm import tqdm
 
 from ssd_jax.errors import InputError, few, one_line
 
+from .backends import has_device
+
 COORDINATOR = flags.DEFINE_string(
     "coordinator_address", None, "HOST:PORT of the first process of a job; found by itself on SLURM, Open MPI, Cloud TPU."
 )
@@ -25,7 +27,6 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, fr
 
 SECONDS = 300  # that processes wait for each other
 REMEDY = "start all of them, with a --coordinator_address that they can reach, or this one alone with --num_processes=1"
-TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
 
 logger = logging.getLogger("ssd_jax")
 
@@ -87,8 +88,7 @@ def in_job(environment: Mapping[str, str], has_tpu: bool) -> bool:
 
 
 def _has_tpu() -> bool:
-    platforms = os.environ.get("JAX_PLATFORMS") or "tpu"
-    return "tpu" in platforms and any(Path(device).exists() for device in TPU_DEVICES)
+    return "tpu" in (os.environ.get("JAX_PLATFORMS") or "tpu") and has_device("tpu")
 
 
 def place_on_node(environment: Mapping[str, str]) -> tuple[int, int] | None:
