@@ -1,0 +1,1 @@
+"""Says what a config costs on hardware that need not be here."""

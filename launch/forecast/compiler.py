@@ -1,0 +1,129 @@
+"""What a compiler says of programs: memory, traffic, collectives. What was compiled once is kept."""
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import jax
+from jaxlib import _jax  # pyright: ignore[reportAttributeAccessIssue]
+from tqdm import tqdm
+
+from ssd_jax.compilation import collectives
+from ssd_jax.errors import InputError, one_line
+from ssd_jax.files.json_file import read_json, write_json
+from ssd_jax.files.paths import cache_folder
+
+from .machines import Machine
+from .programs import Program
+
+COMPILERS = ("jaxlib", "libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin")
+# As libtpu ends a program that is too large: "... temporaries (32.00G) exceeds available HBM (15.75G)", or in short.
+TOO_LARGE = re.compile(r"([\d.]+)([KMGT])\)?(?: exceeds available HBM| of [\d.]+[KMGT] hbm)")
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+logger = logging.getLogger("ssd_jax")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled program, each number that of one device.
+
+    Attributes:
+        arguments, outputs, temporaries: bytes; outputs without those that take the place of arguments.
+        traffic: bytes to and from memory, None if not counted.
+        seconds: as the compiler foresees it, None if it does not.
+        exchanged: bytes of whole arrays that collectives act on, by kind.
+        fits: False if the compiler refused it for its size: `temporaries` is then what it asked for.
+    """
+
+    arguments: int
+    outputs: int
+    temporaries: int
+    traffic: float | None
+    seconds: float | None
+    exchanged: dict[str, int]
+    fits: bool = True
+
+    @property
+    def memory(self) -> int:
+        """Bytes in all."""
+        return self.arguments + self.outputs + self.temporaries
+
+
+def compile_all(programs: Sequence[Program], machine: Machine) -> dict[str, Compiled]:
+    """Compiles programs for a machine, as many at a time as this one has cores, under a progress bar.
+
+    Raises:
+        InputError: if one does not compile, for another reason than its size.
+    """
+    found: dict[str, Compiled] = {}
+    bar = tqdm(desc=f"compiling for {machine.name}", total=len(programs), unit="program", leave=False)
+    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = {pool.submit(_figures, program.name, program.lower(), machine): program for program in programs}
+        for job in as_completed(jobs):
+            try:
+                found[jobs[job].name] = job.result()
+            except InputError:
+                pool.shutdown(cancel_futures=True)
+                raise
+            bar.update()
+    return {program.name: found[program.name] for program in programs}
+
+
+def _figures(name: str, lowered: Any, machine: Machine) -> Compiled:
+    """Of one program: read if it was compiled before."""
+    file = cache_folder() / "forecast" / f"{_key(lowered, machine)}.json"
+    try:
+        return Compiled(**read_json(file))
+    except FileNotFoundError:
+        pass
+    except (InputError, TypeError):
+        logger.warning("%s is damaged; compiling anew", file)
+    figures = _compile(name, lowered, machine)
+    try:
+        write_json(file, asdict(figures))
+    except OSError as error:
+        logger.warning("what was compiled is not kept: %s: %s", file, error.strerror)
+    return figures
+
+
+def _key(lowered: Any, machine: Machine) -> str:
+    versions = []
+    for package in COMPILERS:
+        try:
+            versions.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return hashlib.sha256("\n".join([machine.name, *versions, lowered.as_text()]).encode()).hexdigest()[:32]
+
+
+def _compile(name: str, lowered: Any, machine: Machine) -> Compiled:
+    try:
+        compiled = lowered.compile(machine.compiler_options)
+    except Exception as error:  # of the compiler
+        found = TOO_LARGE.search(str(error))
+        if found is None:
+            raise InputError(f"program {name} does not compile for {machine.name}: {one_line(error)}") from error
+        return Compiled(0, 0, int(float(found[1]) * UNITS[found[2]]), None, None, {}, fits=False)
+    memory, costs = compiled.memory_analysis(), compiled.cost_analysis() or _counted(compiled)
+    seconds = costs.get("optimal_seconds", -1)
+    return Compiled(
+        memory.argument_size_in_bytes,
+        memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        memory.temp_size_in_bytes,
+        costs.get("bytes accessed"),
+        seconds if seconds > 0 else None,
+        collectives(compiled.as_text()),
+    )
+
+
+def _counted(compiled: Any) -> dict[str, float]:
+    """XLA's own counts of an optimised program, for platforms that do not count themselves."""
+    (module,) = compiled.runtime_executable().hlo_modules()
+    return _jax.hlo_module_cost_analysis(jax.devices()[0].client, module)

@@ -1,0 +1,117 @@
+"""The programs that training and sampling of a config run on a mesh: how often, on what, and how to trace them."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssd_jax.build import Experiment, build
+from ssd_jax.config import Config
+from ssd_jax.network.parameterisation import DataStatistics
+from ssd_jax.process.stages import Stage
+from ssd_jax.run.trained import Trained
+from ssd_jax.sampling.noise import NoiseSource, seeded
+from ssd_jax.sampling.parts import State, StayPlan
+from ssd_jax.sharding import placed, replicated, shardings, split_along_batch
+from ssd_jax.training.state import abstract_state
+from ssd_jax.training.step import step_programs
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """One compiled program.
+
+    Attributes:
+        name: of its stage, or what it does.
+        images: that a device has in a run; 0 for programs that take none.
+        runs: in a training step on average, or for a batch of samples (a stay stage runs once a network call here).
+        flops: operations of a run on a device, counted on the lowered program.
+        held: bytes of what else lies on a device meanwhile.
+        lower: traces it to a `jax.stages.Lowered`.
+    """
+
+    name: str
+    images: int
+    runs: float
+    flops: float
+    held: int
+    lower: Callable[[], Any]
+
+
+def built(config: Config) -> Experiment:
+    """What the config stands for; statistics of the data, which say nothing of costs, are 1."""
+    experiment = build(config)
+    return build(config, DataStatistics((1.0,) * experiment.process.num_timesteps))
+
+
+def training_programs(experiment: Experiment, mesh: jax.sharding.Mesh) -> list[Program]:
+    """Those of a training step, stages first, noisiest first. Raises InputError if the batch does not fit the devices."""
+    config, objective = experiment.config.train, experiment.objective
+    step = step_programs(objective, config, mesh)
+    state = abstract_state(experiment.abstract_parameters)
+    held = bytes_on_device(state, shardings(state, mesh))
+    shared = 0 if "gather" in step.lower else bytes_on_device(state.parameters, replicated(mesh))
+    programs = []
+    for stage, size, rate in zip(step.allocation.stages, step.allocation.batch_sizes, step.allocation.rates, strict=True):
+        images = size // config.accumulate // mesh.size
+        loss = partial(objective.loss, stage, config.loss_weighting)
+        flops = images * counted(jax.value_and_grad(loss), state.parameters, objective.abstract_draws(1), abstract_key())
+        runs = rate * config.accumulate
+        programs.append(Program(str(stage), images, runs, flops, held - shared, step.lower[str(stage)]))
+    for name in ("gather", "zeros", "update"):
+        if name in step.lower:
+            programs.append(Program(name, 0, 1.0, 0.0, 0 if name == "update" else held, step.lower[name]))
+    return programs
+
+
+def sampling_programs(experiment: Experiment, mesh: jax.sharding.Mesh, num: int) -> list[Program]:
+    """Those of drawing `num` images as `config.sample` says, noisiest first."""
+    process, channels = experiment.process, experiment.encoding.channels
+    split, whole = split_along_batch(mesh), replicated(mesh)
+    parameters = placed(experiment.abstract_parameters, whole)
+    trained = Trained(experiment, experiment.denoiser(parameters), 0)
+    denoise, plan, labelled = trained.guided(), trained.plan(), experiment.config.model.num_classes > 0
+    noise: NoiseSource = placed(jax.eval_shape(partial(seeded, indices=np.arange(num)), abstract_key()), split)
+    label: Any = jax.ShapeDtypeStruct((num,), jnp.int32, sharding=split) if labelled else None
+    programs = []
+    for part in plan.stages:
+        if not part.calls:
+            continue
+        shape = (num, *process.level_shapes[part.stage.in_level], channels)
+        x: Any = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=split)
+        lower = part.program(denoise, State(x, (x,) * plan.carried), noise, label).lower
+        flops = call_flops(denoise, part.stage, x.shape[1:], labelled)
+        runs = part.calls if isinstance(part, StayPlan) else 1
+        images = num // mesh.size
+        programs.append(Program(str(part.stage), images, runs, images * flops, 0, lower))
+    return programs
+
+
+def call_flops(denoise: Any, stage: Stage, shape: tuple[int, ...], labelled: bool) -> float:
+    """Operations of one network call for one image, guidance included."""
+    parameters = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), denoise)
+    x, t = jax.ShapeDtypeStruct((1, *shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+    label = jax.ShapeDtypeStruct((1,), jnp.int32) if labelled else None
+    return counted(lambda denoise, x, t, label: denoise(x, t, label, stage=stage), parameters, x, t, label)
+
+
+def counted(function: Callable, *arguments: Any) -> float:
+    """Floating-point operations of a function, counted on its program for one CPU, lowered but not compiled."""
+    analysis = jax.jit(function).lower(*arguments).cost_analysis()
+    return float(analysis["flops"]) if analysis else math.nan
+
+
+def abstract_key() -> jax.ShapeDtypeStruct:
+    """Shape and type of a random key."""
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
+def bytes_on_device(tree: Any, where: Any) -> int:
+    """Bytes of one device's part of a tree of arrays, given their sharding or a tree of shardings."""
+    leaves = jax.tree.leaves(placed(tree, where))
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)

@@ -1,0 +1,72 @@
+"""What would make a training step fit that does not: settings to change, each compiled before it is named."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ssd_jax.config import Config
+from ssd_jax.errors import InputError
+
+from .costs import Cost, training_costs
+from .machines import Machine
+
+Changes = dict[str, Any]  # of a config: values by "section.field"
+REMATS = ("none", "full_resolution", "all")
+
+
+@dataclass(frozen=True, eq=False)
+class Remedy:
+    """Settings, and the largest program of a training step with them.
+
+    Attributes:
+        settings: as the command line has them.
+        cost: of that program.
+    """
+
+    settings: str
+    cost: Cost
+
+
+def remedies(config: Config, machine: Machine) -> list[Remedy]:
+    """Every setting alone, as far as it must go; where none is enough, the batch's too, all others together."""
+    found: list[Remedy] = []
+    together: Changes = {}
+    for values in _settings(config, len(machine.devices)):
+        tried = list(_until_one_fits(config, values, machine))
+        if tried:
+            changes, remedy = tried[-1]
+            found.append(remedy)
+            together |= {} if "train.batch_size" in changes else changes
+    if len(together) > 1 and not any(remedy.cost.fits for remedy in found):
+        found += [remedy for _, remedy in _until_one_fits(config, [together], machine)]
+    return found
+
+
+def _settings(config: Config, devices: int) -> Iterator[list[Changes]]:
+    """For each setting the values to try, cheapest first."""
+    accumulate, batch = config.train.accumulate, config.train.batch_size
+    doubled = [2**i for i in range(1, 11)]
+    if devices > 1 and config.mesh.shape(devices)[1] == 1:
+        yield [{"mesh.data": 1, "mesh.fsdp": -1}]
+    remat = getattr(config.model, "remat", REMATS[-1])
+    yield [{"model.remat": each} for each in REMATS[REMATS.index(remat) + 1 :]]
+    yield [{"train.accumulate": accumulate * n} for n in doubled if batch % (accumulate * n * devices) == 0]
+    yield [{"train.batch_size": batch // n} for n in doubled if batch % n == 0]
+
+
+def _until_one_fits(config: Config, values: list[Changes], machine: Machine) -> Iterator[tuple[Changes, Remedy]]:
+    for changes in values:
+        try:
+            cost = training_costs(_changed(config, changes), machine, quick=True).largest
+        except InputError:  # the devices do not divide the batch, for one
+            return
+        yield changes, Remedy(" ".join(f"--config.{name}={value}" for name, value in changes.items()), cost)
+        if cost.fits:
+            return
+
+
+def _changed(config: Config, changes: Changes) -> Config:
+    for name, value in changes.items():
+        section, field = name.split(".")
+        config = replace(config, **{section: replace(getattr(config, section), **{field: value})})
+    return config

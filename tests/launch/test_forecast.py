@@ -1,0 +1,205 @@
+"""Forecasts: on CPUs, whose programs can be compared with those that run; with libtpu and CUDA in the nightly run."""
+
+import importlib.util
+import json
+import re
+from dataclasses import replace
+
+import jax
+import pytest
+
+from launch.forecast import compiler, machines
+from launch.forecast.compiler import TOO_LARGE, Compiled
+from launch.forecast.costs import Cost, sampling_costs, training_costs, with_one_level
+from launch.forecast.machines import DESCRIPTIONS, Machine, find_machine
+from launch.forecast.programs import Program, built, sampling_programs
+from launch.forecast.remedies import remedies
+from ssd_jax.build import build
+from ssd_jax.errors import InputError
+from ssd_jax.sharding import MeshConfig, make_mesh
+from ssd_jax.training.step import compile_train_step
+from tests.commands import TINY, launch
+from tests.conftest import tiny_config
+
+PEAKS = {"bandwidth": 1e9, "interconnect": 1e9, "flops": {"default": 1e9, "bfloat16": 1e9}}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def cpus(**known) -> Machine:
+    return Machine(f"cpu:{jax.device_count()}", "cpu", jax.devices(), **known)
+
+
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_memory_is_that_of_the_programs_that_run(fsdp):
+    config = replace(tiny_config(), mesh=MeshConfig(fsdp=fsdp))
+    costs = training_costs(config, cpus(), quick=False)
+    step = compile_train_step(build(config).objective, config.train, make_mesh(config.mesh))
+    assert {each.program.name for each in costs.programs} == set(step.programs)
+    for each in costs.programs:
+        memory = step.programs[each.program.name].memory_analysis()
+        assert each.compiled is not None and each.compiled.temporaries == memory.temp_size_in_bytes
+        assert each.compiled.arguments == memory.argument_size_in_bytes
+        assert each.compiled.outputs == memory.output_size_in_bytes - memory.alias_size_in_bytes
+        assert each.memory == each.program.held + each.compiled.memory
+
+
+def test_what_lies_on_a_device_meanwhile():
+    """Beside the arguments of stages: averages and moments, and where weights are gathered, the parts of them, too."""
+    held = []
+    for fsdp in (1, 8):
+        config = replace(tiny_config(), mesh=MeshConfig(fsdp=fsdp), model=replace(tiny_config().model, widths=(64, 64)))
+        costs = training_costs(config, cpus(), quick=True)
+        held.append(costs.programs[0].program.held)
+    size = sum(leaf.size * 4 for leaf in jax.tree.leaves(build(config).abstract_parameters))
+    assert held[0] == pytest.approx(3 * size, rel=1e-2)  # the fourth, the parameters, are arguments
+    assert held[1] == pytest.approx(4 * size / 8, rel=0.2)  # small arrays are on every device
+
+
+def test_operations_are_those_of_the_images():
+    config, machine = tiny_config(), cpus()
+    costs, one = (training_costs(each, machine, quick=True) for each in (config, with_one_level(config)))
+    assert sum(each.compiled is not None for each in costs.programs) == 1
+    stages = [each.program for each in costs.programs if each.program.images]
+    assert costs.images == 22 and one.images == 24  # whole units of 8, as the allocation deals them out
+    assert costs.flops_per_image < one.flops_per_image == stages[-1].flops / stages[-1].images
+    steps = config.sample.num_steps
+    samples, full = (sampling_costs(each, machine, 8, quick=True) for each in (config, with_one_level(config)))
+    assert sum(each.program.runs for each in samples.programs) == steps
+    assert samples.flops_per_image < full.flops_per_image == steps * full.programs[0].program.flops
+
+
+def test_devices_that_draw_samples_say_nothing_to_each_other():
+    config = tiny_config()
+    model = replace(config.model, num_classes=3, label_dropout=0.1)
+    config = replace(config, model=model, sample=replace(config.sample, guidance=2.0))
+    for each in sampling_programs(built(config), make_mesh(), 16):
+        exchanged = compiler.collectives(each.lower().compile().as_text())
+        assert sum(exchanged.values()) <= 16 * 4, exchanged  # labels at most
+
+
+def test_what_was_compiled_is_kept(monkeypatch):
+    first = training_costs(tiny_config(), cpus(), quick=True)
+    monkeypatch.setattr(compiler, "_compile", None)
+    assert training_costs(tiny_config(), cpus(), quick=True).largest.compiled == first.largest.compiled
+    with pytest.raises(TypeError):
+        training_costs(replace(tiny_config(), train=replace(tiny_config().train, batch_size=48)), cpus(), quick=True)
+
+
+def cost(flops: float, machine: Machine, **compiled) -> Cost:
+    figures = {"arguments": 0, "outputs": 0, "temporaries": 0, "traffic": 0.0, "seconds": None, "exchanged": {}} | compiled
+    return Cost(Program("stay0", 1, 1, flops, 100, lambda: None), Compiled(**figures), machine, "default")
+
+
+def test_times_at_the_peaks():
+    machine = cpus(**PEAKS)
+    assert cost(2e9, machine, traffic=1e9).roofline == pytest.approx(2)
+    assert cost(2e9, machine, traffic=3e9).roofline == pytest.approx(3)
+    assert cost(2e9, machine, exchanged={"all-reduce": 10**9, "all-gather": 10**9}).roofline == pytest.approx(5)
+    assert cost(2e9, cpus()).roofline is None
+    assert cost(2e9, machine, seconds=2.5).foreseen == 2.5
+    assert cost(2e9, machine, seconds=1.5).foreseen is None  # less than the operations take at the peak
+
+
+def test_what_fits():
+    machine = cpus(**PEAKS, memory=1000)
+    assert cost(1, machine, temporaries=900).fits is True
+    assert cost(1, machine, temporaries=901).fits is False
+    assert cost(1, machine, temporaries=1, fits=False).fits is False
+    assert cost(1, cpus(), temporaries=901).fits is None
+
+
+def test_each_remedy_is_compiled_and_goes_as_far_as_it_must():
+    config = replace(tiny_config(), train=replace(tiny_config().train, batch_size=32))
+    config = replace(config, process=replace(config.process, image_size=32, num_levels=1))  # memory goes with the images
+    needed = training_costs(config, cpus(**PEAKS), quick=True).largest.memory
+    assert needed is not None
+    found = {each.settings: each.cost.fits for each in remedies(config, cpus(**PEAKS, memory=0.75 * needed))}
+    assert found["--config.train.accumulate=2"] and found["--config.train.batch_size=16"]
+    assert found["--config.mesh.data=1 --config.mesh.fsdp=-1"] is False  # the state is of no account here
+    none = remedies(config, cpus(**PEAKS, memory=1))
+    assert not any(each.cost.fits for each in none)
+    assert none[-1].settings.count("--config.") == 4  # all together at last
+    assert "--config.train.batch_size=8" in {each.settings for each in none}  # as far as the devices allow
+
+
+@pytest.mark.parametrize("kind", DESCRIPTIONS)
+def test_descriptions_of_hardware_are_whole(kind):
+    described = DESCRIPTIONS[kind]
+    assert described["platform"] in ("tpu", "cuda") and set(described["flops"]) == {
+        "bfloat16",
+        "default",
+        "high",
+        "highest",
+    }
+    assert all(described[name] > 1e9 for name in ("memory", "bandwidth", "interconnect"))
+    if described["platform"] == "cuda":
+        text = machines.GPU.format(**described["description"], bandwidth=described["bandwidth"], memory=described["memory"])
+        assert text.count("{") == text.count("}") == 3 and f'"{described["description"]["name"]}"' in text
+
+
+@pytest.mark.parametrize(
+    "message, gib",
+    [
+        (
+            "E1000: CompileTimeHbmOom: memory required for HLO temporaries (32.00G) exceeds available HBM (15.75G).",
+            32,
+        ),
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded by 4.75G.", 20.5),
+    ],
+)
+def test_how_compilers_say_that_a_program_is_too_large(message, gib):
+    found = TOO_LARGE.search(message)
+    assert found and float(found[1]) == gib and found[2] == "G"
+
+
+def test_a_program_that_does_not_compile_is_one_line():
+    def fail(options):
+        raise RuntimeError("INTERNAL: no such\nthing")
+
+    lowered = type("Lowered", (), {"compile": staticmethod(fail)})
+    with pytest.raises(InputError, match="program stay0 does not compile for cpu:8: INTERNAL: no such thing"):
+        compiler._compile("stay0", lowered, cpus())
+
+
+@pytest.mark.parametrize(
+    "hardware, message",
+    [
+        ("h1000:8", "hardware"),
+        ("v5e", "v5e"),
+        ("cpu:none", "--hardware is cpu:none, but must name a number of devices, as in cpu:8"),
+    ],
+)
+def test_unknown_hardware(hardware, message):
+    with pytest.raises(InputError, match=message) as error:
+        find_machine(hardware)
+    assert "\n" not in str(error.value)
+    if hardware == "h1000:8":
+        assert all(f"{kind}:" in str(error.value) for kind in DESCRIPTIONS)
+
+
+@pytest.mark.parametrize(
+    "hardware, module, package", [("v5e:2x2", "libtpu", "libtpu"), ("h100:8", "jax_cuda", "jax[cuda13]")]
+)
+def test_compilers_that_are_not_installed(monkeypatch, hardware, module, package):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name.startswith(module) else found(name))
+    with pytest.raises(InputError) as error:
+        find_machine(hardware)
+    assert f"pip install '{package}'" in str(error.value)
+
+
+def test_the_command(tmp_path):
+    quick = ["launch.forecast", "--config=openmoji32", *TINY, "--hardware=cpu:4", "--quick"]
+    text = launch(*quick, devices=4)
+    assert text.returncode == 0, text.stderr
+    assert re.search(r"(?m)^stay1 +2 ", text.stdout) and "Whether it fits is not known." in text.stdout
+    again = launch(*quick, "--json", "--samples=10", devices=4)
+    found = json.loads(again.stdout)
+    assert found["sampling"]["levels"]["images"] == 12 and found["machine"]["devices"] == 4
+    assert set(found["training"]) == {"levels", "one level"} and found["remedies"] == []
+    names = [each["name"] for each in found["training"]["levels"]["programs"]]
+    assert names == ["stay1", "up1to0", "stay0", "zeros", "update"]
