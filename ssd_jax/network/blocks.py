@@ -1,11 +1,15 @@
 """Building blocks of the Flexi-UNet, those of ADM (Dhariwal & Nichol 2021). Arrays are NHWC."""
 
+import importlib.util
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key, Num
+
+OLDEST_FUSED = 8.0  # compute capability of the first GPUs on which cuDNN's attention runs, Ampere
 
 
 def conv3x3(in_width: int, out_width: int, *, stride: int = 1, zero: bool = False, dtype, rngs: nnx.Rngs) -> nnx.Conv:
@@ -101,6 +105,40 @@ class ResBlock(nnx.Module):
         return h + adapt(self.skip, x)
 
 
+def attend(
+    query: Float[Array, "batch pixels heads width"],
+    key: Float[Array, "batch pixels heads width"],
+    value: Float[Array, "batch pixels heads width"],
+) -> Float[Array, "batch pixels heads width"]:
+    """softmax(Q K^T / sqrt(width)) V of every head, each [batch, pixels, heads, width], the softmax in float32.
+
+    On NVIDIA GPUs that can, by cuDNN, which never holds the logits (Dao et al. 2022).
+    """
+    if not _cudnn_can(query):
+        return _attend(query, key, value)
+    return jax.lax.platform_dependent(query, key, value, cuda=_attend_by_cudnn, default=_attend)
+
+
+def _attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """On CPUs faster than `jax.nn.dot_product_attention`, elsewhere the same: docs/hardware.md has the figures."""
+    query, key, value = (each.swapaxes(1, 2) for each in (query, key, value))
+    logits = jnp.matmul(query, key.mT, preferred_element_type=jnp.float32) / math.sqrt(query.shape[-1])
+    return (jax.nn.softmax(logits, axis=-1).astype(value.dtype) @ value).swapaxes(1, 2)
+
+
+_attend_by_cudnn = partial(jax.nn.dot_product_attention, implementation="cudnn")
+
+
+def _cudnn_can(query: jax.Array | jax.ShapeDtypeStruct) -> bool:
+    """Whether cuDNN's attention takes such arrays, and what is here to compile for GPUs has it."""
+    if query.dtype not in (jnp.bfloat16, jnp.float16) or query.shape[-1] % 8 or query.shape[-1] > 128:
+        return False
+    gpus = jax.devices() if jax.default_backend() == "gpu" else []
+    if any(float(getattr(gpu, "compute_capability", 0)) < OLDEST_FUSED for gpu in gpus):
+        return False
+    return any(map(importlib.util.find_spec, ("jax_cuda13_plugin", "jax_cuda12_plugin")))
+
+
 class Attention(nnx.Module):
     """Multi-head self-attention over all pixels, born as the identity."""
 
@@ -116,10 +154,8 @@ class Attention(nnx.Module):
         qkv = self.query_key_value(self.norm(x))
         per_head = channels // self.num_heads
         qkv = qkv.reshape(batch, height * width, self.num_heads, 3, per_head)
-        query, key, value = jnp.moveaxis(qkv, (3, 2), (0, 2))  # [batch, heads, pixels, per_head] each
-        logits = jnp.matmul(query, key.mT, preferred_element_type=jnp.float32) / math.sqrt(per_head)
-        attended = jax.nn.softmax(logits, axis=-1).astype(value.dtype) @ value
-        return x + self.out(attended.swapaxes(1, 2).reshape(x.shape))
+        attended = attend(*jnp.moveaxis(qkv, 3, 0))
+        return x + self.out(attended.reshape(x.shape))
 
 
 class AttentiveResBlock(nnx.Module):
