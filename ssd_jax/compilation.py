@@ -2,10 +2,15 @@
 
 import math
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, TypeVar
 
 import jax
+from tqdm import tqdm
+
+T = TypeVar("T")
+COMPILING = "compiling"  # how the names of threads begin that compile, which nothing can stop
 
 # jaxlib 0.10 hands convolutions on CPUs to YNNPACK: a training step at full resolution then takes 1.5 times as long as with
 # Eigen. Later ones are as fast by themselves. What else YNNPACK gets by default stays with it, so that a program is the one
@@ -24,6 +29,21 @@ _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 # Groups of devices: their number and size, a list of them, or axes of a mesh that is shown before.
 _GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\}|mesh\[(.*?)\] \{(.*?)\})")
 _AXIS = re.compile(r"('\w+')=(\d+)")
+
+
+def several_at_a_time(jobs: Mapping[str, Callable[[], T]], title: str) -> dict[str, T]:
+    """What each of the jobs, which compile programs, returns: as many at a time as there are cores, under a progress bar.
+
+    If one raises, or a signal comes, those that have not begun are left out, and the rest is not waited for.
+    """
+    pool = ThreadPoolExecutor(thread_name_prefix=COMPILING)
+    try:
+        begun = {name: pool.submit(job) for name, job in jobs.items()}
+        for done in tqdm(as_completed(begun.values()), title, len(begun), unit="program"):
+            done.result()
+        return {name: each.result() for name, each in begun.items()}
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def collectives(program: str) -> dict[str, int]:

@@ -7,6 +7,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
@@ -18,6 +19,7 @@ import jax
 from absl import app, flags
 from tqdm import tqdm
 
+from ssd_jax.compilation import COMPILING
 from ssd_jax.errors import InputError
 
 from .backends import leave_out_absent
@@ -69,7 +71,9 @@ def run(main: Callable[[], None]) -> None:
             fail(f"{where}{error.strerror or error}; nothing is left half-written")
         except KeyboardInterrupt:
             tqdm.write("interrupted", file=sys.stderr)
-            sys.exit(128 + signal.SIGINT)
+            _leave(128 + signal.SIGINT)
+        except SystemExit as end:
+            _leave(end.code)
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for each in (signal.SIGTERM, signal.SIGHUP):
@@ -87,6 +91,15 @@ def _end(number: int, _) -> NoReturn:
     """Ends the command as a signal asks, in one line, leaving all that must be closed."""
     tqdm.write(f"ended by {signal.Signals(number).name}", file=sys.stderr)
     sys.exit(128 + number)
+
+
+def _leave(code: Any) -> NoReturn:
+    """Ends the process; at once if programs are being compiled: Python would wait for them, minutes."""
+    if any(thread.name.startswith(COMPILING) for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(int(code or 0))
+    sys.exit(code)
 
 
 def provenance() -> dict[str, str | int | None]:
@@ -143,4 +156,4 @@ def _import(name: str) -> None:
 def fail(message: str) -> NoReturn:
     """Ends the command: status 2, and the message as one line on stderr."""
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+    _leave(2)

@@ -2,19 +2,17 @@
 
 import hashlib
 import logging
-import os
 import re
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import jax
 from jaxlib import _jax  # pyright: ignore[reportAttributeAccessIssue]
-from tqdm import tqdm
 
-from ssd_jax.compilation import collectives
+from ssd_jax.compilation import collectives, several_at_a_time
 from ssd_jax.errors import InputError, one_line
 from ssd_jax.files.json_file import read_json, write_json
 from ssd_jax.files.paths import cache_folder
@@ -57,27 +55,18 @@ class Compiled:
 
 
 def compile_all(programs: Sequence[Program], machine: Machine) -> dict[str, Compiled]:
-    """Compiles programs for a machine, as many at a time as this one has cores, under a progress bar.
+    """Compiles programs for a machine, several at a time, under a progress bar.
 
     Raises:
         InputError: if one does not compile, for another reason than its size.
     """
-    found: dict[str, Compiled] = {}
-    bar = tqdm(desc=f"compiling for {machine.name}", total=len(programs), unit="program", leave=False)
-    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = {pool.submit(_figures, program.name, program.lower(), machine): program for program in programs}
-        for job in as_completed(jobs):
-            try:
-                found[jobs[job].name] = job.result()
-            except InputError:
-                pool.shutdown(cancel_futures=True)
-                raise
-            bar.update()
-    return {program.name: found[program.name] for program in programs}
+    jobs = {each.name: partial(_figures, each.name, each.lower, machine) for each in programs}
+    return several_at_a_time(jobs, f"compiling for {machine.name}")
 
 
-def _figures(name: str, lowered: Any, machine: Machine) -> Compiled:
+def _figures(name: str, lower: Callable[[], Any], machine: Machine) -> Compiled:
     """Of one program: read if it was compiled before."""
+    lowered = lower()
     file = cache_folder() / "forecast" / f"{_key(lowered, machine)}.json"
     try:
         return Compiled(**read_json(file))

@@ -6,7 +6,6 @@ and the gradient once (and where the state is not divided, the gradient alone).
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Bool
-from tqdm import tqdm
 
-from ssd_jax.compilation import COMPILER_OPTIONS, read_as
+from ssd_jax.compilation import COMPILER_OPTIONS, read_as, several_at_a_time
 from ssd_jax.process.stages import Stage
 from ssd_jax.sharding import AXES, DIVIDED, WHOLE, put_batch, replicated, shardings, specs, split_along_batch
 from ssd_jax.training.config import TrainConfig
@@ -150,7 +148,8 @@ def compile_train_step(objective: Objective, config: TrainConfig, mesh: jax.shar
         InputError: if the batch size does not fit the devices.
     """
     step = step_programs(objective, config, mesh)
-    programs = _compiled({name: lower() for name, lower in step.lower.items()})
+    lowered = {name: lower() for name, lower in step.lower.items()}
+    programs = several_at_a_time({name: each.compile for name, each in lowered.items()}, "compiling")
     gradients = {stage: programs[str(stage)] for stage in step.allocation.stages}
     others = programs.get("gather"), programs["zeros"], gradients, programs["update"]
     return TrainStep(config, mesh, step.allocation, *others, step.used)
@@ -241,12 +240,3 @@ def _update_program(config: TrainConfig, state: TrainState, mesh: jax.sharding.M
     where = shardings(state, mesh)
     inputs = (where, split_along_batch(mesh), replicated(mesh))
     return jax.jit(update, in_shardings=inputs, out_shardings=where, donate_argnums=0)
-
-
-def _compiled(lowered: dict[str, Any]) -> dict[str, Any]:
-    """All of them compiled, several at a time."""
-    with ThreadPoolExecutor() as pool:
-        jobs = {key: pool.submit(each.compile) for key, each in lowered.items()}
-        for _ in tqdm(as_completed(jobs.values()), "compiling", len(jobs), unit="program"):
-            pass
-    return {key: job.result() for key, job in jobs.items()}

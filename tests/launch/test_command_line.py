@@ -1,7 +1,11 @@
 """What all commands share: their list, --help, --config and --import."""
 
+import os
 import re
+import signal as signals
+import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -201,3 +205,40 @@ def test_unknown_flags_list_the_known_ones():
     assert "(did you mean --num_steps?)" in result.stderr
     result = launch("launch.sample", f"--seed={2**32}", "--workdir=x", "--out=y")
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1 and "[0, 4294967295]" in result.stderr
+
+
+COMPILES_LONG = """
+import time
+from launch.common.command import run
+from ssd_jax.compilation import several_at_a_time
+
+def work():
+    print("begun", flush=True)
+    time.sleep(60)
+
+def fail():
+    time.sleep(0.5)
+    raise InputError("no such program")
+
+from ssd_jax.errors import InputError
+jobs = {"long": work} | ({"wrong": fail} if FAILS else {})
+run(lambda: several_at_a_time(jobs, "compiling"))
+"""
+
+
+@pytest.mark.parametrize(
+    "signal, code, said", [("SIGTERM", 143, "ended by SIGTERM"), ("SIGINT", 130, "interrupted"), (None, 2, "error")]
+)
+def test_what_compiles_is_not_waited_for(tmp_path, signal, code, said):
+    (tmp_path / "long.py").write_text(COMPILES_LONG.replace("FAILS", str(signal is None)))
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = subprocess.Popen(
+        [sys.executable, "-m", "long"], cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert command.stdout is not None and command.stdout.readline() == "begun\n"
+    started = time.monotonic()
+    if signal:
+        command.send_signal(getattr(signals, signal))
+    _, errors = command.communicate(timeout=60)
+    assert command.returncode == code and said in errors
+    assert time.monotonic() - started < 30  # the job takes 60
