@@ -119,6 +119,7 @@ def _tpus(name: str, shape: str, described: dict[str, Any]) -> list[Any]:
         raise _missing(name, "libtpu", "tpu-forecast")
     # It need not look for a TPU, nor tell that it finds none.
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no TPU is touched, so several forecasts may run at a time
     for quiet in ("TPU_MIN_LOG_LEVEL", "TPU_STDERR_LOG_LEVEL"):
         os.environ.setdefault(quiet, "3")
     topology = topologies.get_topology_desc(

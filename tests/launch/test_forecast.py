@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -12,11 +13,12 @@ from launch.forecast import compiler, machines
 from launch.forecast.compiler import TOO_LARGE, Compiled
 from launch.forecast.costs import Cost, sampling_costs, training_costs, with_one_level
 from launch.forecast.machines import DESCRIPTIONS, Machine, find_machine
-from launch.forecast.programs import Program, built, sampling_programs
+from launch.forecast.programs import Program, built, sampling_programs, training_programs
 from launch.forecast.remedies import remedies
 from ssd_jax.build import build
+from ssd_jax.config import Config, FlexiUNetConfig, ProcessConfig, SampleConfig, TrainConfig
 from ssd_jax.errors import InputError
-from ssd_jax.sharding import MeshConfig, make_mesh
+from ssd_jax.sharding import MeshConfig, make_mesh, replicated
 from ssd_jax.training.step import compile_train_step
 from tests.commands import TINY, launch
 from tests.conftest import tiny_config
@@ -203,3 +205,66 @@ def test_the_command(tmp_path):
     assert set(found["training"]) == {"levels", "one level"} and found["remedies"] == []
     names = [each["name"] for each in found["training"]["levels"]["programs"]]
     assert names == ["stay1", "up1to0", "stay0", "zeros", "update"]
+
+
+# What takes the compilers of other hardware, gigabytes: .ci/nightly installs them.
+HALF = Config(
+    process=ProcessConfig(image_size=32, num_levels=2, num_timesteps=20),
+    model=FlexiUNetConfig(widths=(32, 64), attention_levels=(0, 1), num_classes=3, label_dropout=0.1, dtype="bfloat16"),
+    train=TrainConfig(batch_size=16),
+    sample=SampleConfig(num=16, num_steps=4, guidance=2.0),
+)
+INSTRUCTION = re.compile(r"(?m)^ *(?:ROOT )?%?(?P<name>[\w.-]+) = \(?(?P<dtype>\w+)\[.*$")
+CONVOLUTION = re.compile(r' convolution\((.*?)\)|custom-call\((.*?)\).*custom_call_target="__cudnn\$conv')
+
+
+def machine(hardware: str) -> Machine:
+    try:
+        return find_machine(hardware)
+    except InputError as error:
+        pytest.skip(str(error))
+
+
+def convolutions(program: str) -> list[tuple[str, ...]]:
+    """The dtypes of what each convolution of the network takes; products of matrices, which TPUs show as such, left out."""
+    dtypes = {found["name"]: found["dtype"] for found in INSTRUCTION.finditer(program)}
+    found = []
+    for line in program.splitlines():
+        if "/conv_general_dilated" in line and (operands := CONVOLUTION.search(line)):
+            names = (operands[1] or operands[2]).split(",")
+            found.append(tuple(dtypes[name.split()[-1].lstrip("%")] for name in names))
+    return found
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("hardware", ["v5e:2x2", "h100:1", "a100:8"])
+def test_no_convolution_of_bfloat16_has_float32_operands(hardware):
+    there, experiment = machine(hardware), built(HALF)
+    mesh = make_mesh(devices=there.devices)
+    programs = [*training_programs(experiment, mesh), *sampling_programs(experiment, mesh, 16)]
+    for each in programs:
+        if each.images:
+            text = each.lower().compile(there.compiler_options).as_text()
+            found = convolutions(text)
+            assert len(found) >= 10 and {dtype for dtypes in found for dtype in dtypes} == {"bf16"}, each.name
+            assert ("fmha" in text) == (there.platform == "cuda")  # attention that never holds the logits
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("hardware", ["v4:2x2x1", "v5e:4x4", "v5p:2x2x2", "v6e:2x4", "a100_40gb:1", "h200:4", "b200:16"])
+def test_hardware_that_is_not_here(hardware):
+    there = machine(hardware)
+    shape = [int(n) for n in hardware.partition(":")[2].split("x")]
+    assert len(there.devices) == math.prod(shape)
+    config = replace(tiny_config(), train=replace(tiny_config().train, batch_size=48))
+    largest = training_costs(config, there, quick=True).largest
+    assert largest.fits and largest.compiled and largest.compiled.traffic and largest.roofline
+
+
+@pytest.mark.nightly
+def test_what_is_too_large_for_a_tpu_is_said():
+    there = machine("v5e:2x2")
+    mesh = make_mesh(devices=there.devices)
+    x = jax.ShapeDtypeStruct((2**17, 2**17), "bfloat16", sharding=replicated(mesh))
+    compiled = compiler._compile("stay0", jax.jit(lambda x: (x @ x).sum()).lower(x), there)
+    assert not compiled.fits and compiled.temporaries >= 32 * 2**30
