@@ -3,7 +3,10 @@
 import importlib.util
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import jax
@@ -20,7 +23,7 @@ from ssd_jax.config import Config, FlexiUNetConfig, ProcessConfig, SampleConfig,
 from ssd_jax.errors import InputError
 from ssd_jax.sharding import MeshConfig, make_mesh, replicated
 from ssd_jax.training.step import compile_train_step
-from tests.commands import TINY, launch
+from tests.commands import ROOT, TINY, launch
 from tests.conftest import tiny_config
 
 PEAKS = {"bandwidth": 1e9, "interconnect": 1e9, "flops": {"default": 1e9, "bfloat16": 1e9}}
@@ -268,3 +271,22 @@ def test_what_is_too_large_for_a_tpu_is_said():
     x = jax.ShapeDtypeStruct((2**17, 2**17), "bfloat16", sharding=replicated(mesh))
     compiled = compiler._compile("stay0", jax.jit(lambda x: (x @ x).sum()).lower(x), there)
     assert not compiled.fits and compiled.temporaries >= 32 * 2**30
+
+
+@pytest.mark.nightly
+def test_other_commands_do_not_try_hardware_that_is_not_here(tmp_path):
+    """With compilers for it installed: no warning, no traceback."""
+    if not any(map(importlib.util.find_spec, ("libtpu", "jax_cuda13_plugin"))):
+        pytest.skip("neither libtpu nor jax[cuda13] is installed")
+    (tmp_path / "shows.py").write_text(
+        "import jax\nfrom launch.common.command import run\nrun(lambda: print(jax.devices()[0].platform))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ("JAX_PLATFORMS", "XLA_FLAGS")}
+    result = subprocess.run(
+        [sys.executable, "-m", "shows"],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (result.stdout, result.stderr) == ("cpu\n", "")
