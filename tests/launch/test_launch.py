@@ -41,6 +41,7 @@ def test_quickstart_leaves_pictures_and_says_where(quickstart):
     assert "100%" in result.stderr and "Traceback" not in result.stderr
 
 
+@pytest.mark.nightly  # four commands; tests/run shows the same from Python
 def test_train_goes_on_and_sample_repeats_itself(quickstart, tmp_path):
     workdir, _ = quickstart
     more = [*TINY, "--config.train.steps=5"]
@@ -70,6 +71,7 @@ def test_train_goes_on_and_sample_repeats_itself(quickstart, tmp_path):
     assert result.returncode == 2 and "not an empty folder" in result.stderr
 
 
+@pytest.mark.nightly  # trains until it is full
 def test_a_full_disk_is_one_line(quickstart, tmp_path):
     workdir = shutil.copytree(quickstart[0], tmp_path / "run")
     before = sorted(os.listdir(workdir / "checkpoints"))

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pytest
 
 from launch.studies.torture import checkpoints, configs, hostile
 from ssd_jax.config import from_config_dict
@@ -36,6 +37,7 @@ def test_hostile_files_are_refused():
     assert result["files"] == 40 and result["faults"] == [] and result["refused"] > 20
 
 
+@pytest.mark.nightly  # reads as many checkpoints as it flips bits
 def test_flips_are_counted():
     result = checkpoints.flips(tiny_config(), 3, seed=0)
     assert result["faults"] == [] and "wrong" not in result

@@ -128,6 +128,7 @@ def test_one_program_per_stage_whatever_the_steps():
     assert stay._cache_size() == 2 and up._cache_size() == 1
 
 
+@pytest.mark.nightly  # compiles many chunks
 def test_a_memory_limit_splits_large_stages_only():
     denoiser, plan = tiny_denoiser(), plan_steps(PROCESS, solver="ancestral", num_steps=6)
     stay = cast(Any, parts._stay)
