@@ -63,10 +63,8 @@ def training_programs(experiment: Experiment, mesh: jax.sharding.Mesh) -> list[P
         flops = images * counted(jax.value_and_grad(loss), state.parameters, objective.abstract_draws(1), abstract_key())
         runs = rate * config.accumulate
         programs.append(Program(str(stage), images, runs, flops, held - shared, step.lower[str(stage)]))
-    for name in ("gather", "zeros", "update"):
-        if name in step.lower:
-            programs.append(Program(name, 0, 1.0, 0.0, 0 if name == "update" else held, step.lower[name]))
-    return programs
+    own = {"gather": bytes_on_device(state.parameters, shardings(state.parameters, mesh)), "zeros": 0, "update": held}
+    return programs + [Program(n, 0, 1.0, 0.0, held - own[n], step.lower[n]) for n in own if n in step.lower]
 
 
 def sampling_programs(experiment: Experiment, mesh: jax.sharding.Mesh, num: int) -> list[Program]:

@@ -152,23 +152,27 @@ def _beside(columns: list[report.Row]) -> str:
 
 
 def _verdict(forecast: Forecast) -> str:
-    memory, largest = forecast.machine.memory, forecast.training["levels"].largest
-    if memory is None or largest.compiled is None or largest.memory is None:
-        return "Whether it fits is not known."
+    lines = [_fit("Training", forecast.training["levels"].largest), _fit("Sampling", forecast.sampling["levels"].largest)]
+    if forecast.sampling["levels"].largest.fits is False:
+        lines[-1] += " Fewer --samples at a time take less."
+    if forecast.remedies:
+        lines.append("Compiled for training, too:")
+    for each in forecast.remedies:
+        fits = "which fits" if each.cost.fits else "too much"
+        lines.append(f"  {each.settings}: {each.cost.program.name} takes {(each.cost.memory or 0) / GIB:.1f} GiB, {fits}")
+    return "\n".join(lines)
+
+
+def _fit(what: str, largest: Cost) -> str:
+    """Whether the largest program of training or sampling fits, and by how much it does not."""
+    there, memory = largest.machine.memory, largest.memory or 0
+    if largest.fits is None or there is None:
+        return f"{what}: whether it fits is not known."
     if largest.fits:
-        text = f"Training fits: {largest.program.name} takes {largest.memory / memory:.0%} of a device's memory."
-    elif largest.compiled.fits:
-        lack = (largest.memory - memory) / GIB
-        text = f"Training does not fit: {largest.program.name} takes {largest.memory / GIB:.1f} GiB, {lack:.1f} too much."
-    else:
-        needs = largest.compiled.temporaries / GIB
-        text = f"Training does not fit: the compiler refuses {largest.program.name}, which needs {needs:.1f} GiB."
-    tried = [
-        f"  {each.settings}: {each.cost.program.name} takes {(each.cost.memory or 0) / GIB:.1f} GiB, "
-        f"{'which fits' if each.cost.fits else 'too much'}"
-        for each in forecast.remedies
-    ]
-    return "\n".join([text, *(["Compiled, too:", *tried] if tried else [])])
+        return f"{what} fits: {largest.program.name} takes {memory / there:.0%} of a device's memory."
+    asks = "takes" if largest.compiled and largest.compiled.fits else "is refused by the compiler, and takes at least"
+    gib = f"{memory / GIB:.1f} GiB, {(memory - there) / GIB:.1f} too much"
+    return f"{what} does not fit: {largest.program.name} {asks} {gib}."
 
 
 def _times(factor: float, value: float | None) -> float | None:

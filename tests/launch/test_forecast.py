@@ -17,7 +17,8 @@ from launch.forecast.compiler import TOO_LARGE, Compiled
 from launch.forecast.costs import Cost, sampling_costs, training_costs, with_one_level
 from launch.forecast.machines import DESCRIPTIONS, Machine, find_machine
 from launch.forecast.programs import Program, built, sampling_programs, training_programs
-from launch.forecast.remedies import remedies
+from launch.forecast.remedies import Remedy, remedies
+from launch.forecast.tables import Forecast, as_text
 from ssd_jax.build import build
 from ssd_jax.config import Config, FlexiUNetConfig, ProcessConfig, SampleConfig, TrainConfig
 from ssd_jax.errors import InputError
@@ -117,6 +118,17 @@ def test_what_fits():
     assert cost(1, cpus(), temporaries=901).fits is None
 
 
+def test_what_the_last_lines_say():
+    config, small = tiny_config(), cpus(**PEAKS, memory=1e5)
+    training, sampling = training_costs(config, small, quick=True), sampling_costs(config, small, 8, quick=True)
+    tried = [Remedy("--config.train.accumulate=2", training.largest)]
+    text = as_text(Forecast(config, small, {"levels": training}, {"levels": sampling}, tried))
+    needed = (training.largest.memory or 0) / 2**30
+    assert f"Training does not fit: stay0 takes {needed:.1f} GiB, {needed - 1e5 / 2**30:.1f} too much." in text
+    assert "Sampling does not fit: " in text and "Fewer --samples at a time take less." in text
+    assert f"  --config.train.accumulate=2: stay0 takes {needed:.1f} GiB, too much" in text
+
+
 def test_each_remedy_is_compiled_and_goes_as_far_as_it_must():
     config = replace(tiny_config(), train=replace(tiny_config().train, batch_size=32))
     config = replace(config, process=replace(config.process, image_size=32, num_levels=1))  # memory goes with the images
@@ -201,7 +213,7 @@ def test_the_command(tmp_path):
     quick = ["launch.forecast", "--config=openmoji32", *TINY, "--hardware=cpu:4", "--quick"]
     text = launch(*quick, devices=4)
     assert text.returncode == 0, text.stderr
-    assert re.search(r"(?m)^stay1 +2 ", text.stdout) and "Whether it fits is not known." in text.stdout
+    assert re.search(r"(?m)^stay1 +2 ", text.stdout) and "Training: whether it fits is not known." in text.stdout
     again = launch(*quick, "--json", "--samples=10", devices=4)
     found = json.loads(again.stdout)
     assert found["sampling"]["levels"]["images"] == 12 and found["machine"]["devices"] == 4
