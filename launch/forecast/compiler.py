@@ -9,9 +9,6 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import jax
-from jaxlib import _jax  # pyright: ignore[reportAttributeAccessIssue]
-
 from ssd_jax.compilation import collectives, several_at_a_time
 from ssd_jax.errors import InputError, one_line
 from ssd_jax.files.json_file import read_json, write_json
@@ -19,7 +16,9 @@ from ssd_jax.files.paths import cache_folder
 
 from .machines import Machine
 from .programs import Program
+from .traffic import traffic
 
+FORMAT = 1  # of what is kept
 COMPILERS = ("jaxlib", "libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin")
 # As libtpu ends a program that is too large: "... temporaries (32.00G) exceeds available HBM (15.75G)", or in short.
 TOO_LARGE = re.compile(r"([\d.]+)([KMGT])\)?(?: exceeds available HBM| of [\d.]+[KMGT] hbm)")
@@ -83,13 +82,13 @@ def _figures(name: str, lower: Callable[[], Any], machine: Machine) -> Compiled:
 
 
 def _key(lowered: Any, machine: Machine) -> str:
-    versions = []
+    parts = [f"format {FORMAT}", machine.name, lowered.as_text()]
     for package in COMPILERS:
         try:
-            versions.append(f"{package} {version(package)}")
+            parts.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    return hashlib.sha256("\n".join([machine.name, *versions, lowered.as_text()]).encode()).hexdigest()[:32]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 def _compile(name: str, lowered: Any, machine: Machine) -> Compiled:
@@ -100,19 +99,13 @@ def _compile(name: str, lowered: Any, machine: Machine) -> Compiled:
         if found is None:
             raise InputError(f"program {name} does not compile for {machine.name}: {one_line(error)}") from error
         return Compiled(0, 0, int(float(found[1]) * UNITS[found[2]]), None, None, {}, fits=False)
-    memory, costs = compiled.memory_analysis(), compiled.cost_analysis() or _counted(compiled)
+    memory, costs, text = compiled.memory_analysis(), compiled.cost_analysis() or {}, compiled.as_text()
     seconds = costs.get("optimal_seconds", -1)
     return Compiled(
         memory.argument_size_in_bytes,
         memory.output_size_in_bytes - memory.alias_size_in_bytes,
         memory.temp_size_in_bytes,
-        costs.get("bytes accessed"),
+        traffic(text),
         seconds if seconds > 0 else None,
-        collectives(compiled.as_text()),
+        collectives(text),
     )
-
-
-def _counted(compiled: Any) -> dict[str, float]:
-    """XLA's own counts of an optimised program, for platforms that do not count themselves."""
-    (module,) = compiled.runtime_executable().hlo_modules()
-    return _jax.hlo_module_cost_analysis(jax.devices()[0].client, module)

@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from launch.forecast import compiler, machines
@@ -19,6 +20,7 @@ from launch.forecast.machines import DESCRIPTIONS, Machine, find_machine
 from launch.forecast.programs import Program, built, sampling_programs, training_programs
 from launch.forecast.remedies import Remedy, remedies
 from launch.forecast.tables import Forecast, as_text
+from launch.forecast.traffic import traffic
 from ssd_jax.build import build
 from ssd_jax.config import Config, FlexiUNetConfig, ProcessConfig, SampleConfig, TrainConfig
 from ssd_jax.errors import InputError
@@ -93,6 +95,36 @@ def test_what_was_compiled_is_kept(monkeypatch):
     assert training_costs(tiny_config(), cpus(), quick=True).largest.compiled == first.largest.compiled
     with pytest.raises(TypeError):
         training_costs(replace(tiny_config(), train=replace(tiny_config().train, batch_size=48)), cpus(), quick=True)
+
+
+def test_bytes_that_a_program_moves():
+    def compiled(function, *shapes):
+        return str(jax.jit(function).lower(*(jax.ShapeDtypeStruct(each, "float32") for each in shapes)).compile().as_text())
+
+    size = 4 * 2**10
+    assert traffic(compiled(lambda a, b: a + b, (2**10,), (2**10,))) == 3 * size
+    squares = compiled(lambda a: jax.lax.fori_loop(0, 50, lambda i, x: jnp.tanh(x @ a), a), (32, 32))
+    assert 3 * size < traffic(squares) < 15 * size  # one turn of the loop: two arrays read and one written, twice
+    program = """
+%body (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %twice = f32[8]{0} fusion(%p, %p), kind=kLoop, calls=%inner
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0:T(128)} parameter(0)
+  %begun = (f32[8]{0:T(128)}, f32[8]{0:T(128)S(1)}, u32[]{:S(2)}) copy-start(%a)
+  %near = f32[8]{0:T(128)S(1)} copy-done(%begun)
+  %sum = f32[8]{0:T(128)} add(%near, %a)
+  ROOT %loop = f32[8]{0} while(%sum), condition=%none, body=%body
+}
+
+%none (p: f32[8]) -> pred[] {
+  %q = f32[8]{0} parameter(0)
+  ROOT %no = pred[] constant(false)
+}
+"""
+    assert traffic(program) == 32 + 64 + 64  # the copy to the chip reads, the sum reads and writes, the loop's body too
 
 
 def cost(flops: float, machine: Machine, **compiled) -> Cost:
