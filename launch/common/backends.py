@@ -42,7 +42,6 @@ def _installed() -> set[str]:
     """Backends of PACKAGES by their platform, others by the name of their plugin."""
     known = {name for name, packages in PACKAGES.items() if any(map(importlib.util.find_spec, packages))}
     plugins = importlib.util.find_spec("jax_plugins")
-    names = (
-        {each.name for each in pkgutil.iter_modules(plugins and plugins.submodule_search_locations)} if plugins else set()
-    )
+    places = (plugins.submodule_search_locations if plugins else None) or []
+    names = {each.name for each in pkgutil.iter_modules(places)}
     return known | {name for name in names if not name.startswith("xla_cuda")}
