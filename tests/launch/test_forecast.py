@@ -41,7 +41,7 @@ def cpus(**known) -> Machine:
     return Machine(f"cpu:{jax.device_count()}", "cpu", jax.devices(), **known)
 
 
-@pytest.mark.parametrize("fsdp", [1, 4])
+@pytest.mark.parametrize("fsdp", [pytest.param(1, marks=pytest.mark.nightly), 4])
 def test_memory_is_that_of_the_programs_that_run(fsdp):
     config = replace(tiny_config(), mesh=MeshConfig(fsdp=fsdp))
     costs = training_costs(config, cpus(), quick=False)
@@ -55,6 +55,7 @@ def test_memory_is_that_of_the_programs_that_run(fsdp):
         assert each.memory == each.program.held + each.compiled.memory
 
 
+@pytest.mark.nightly  # compiles much
 def test_what_lies_on_a_device_meanwhile():
     """Beside the arguments of stages: averages and moments, and where weights are gathered, the parts of them, too."""
     held = []
@@ -89,6 +90,7 @@ def test_devices_that_draw_samples_say_nothing_to_each_other():
         assert sum(exchanged.values()) <= 16 * 4, exchanged  # labels at most
 
 
+@pytest.mark.nightly  # compiles much
 def test_what_was_compiled_is_kept(monkeypatch):
     first = training_costs(tiny_config(), cpus(), quick=True)
     monkeypatch.setattr(compiler, "_compile", None)
@@ -161,6 +163,7 @@ def test_what_the_last_lines_say():
     assert f"  --config.train.accumulate=2: stay0 takes {needed:.1f} GiB, too much" in text
 
 
+@pytest.mark.nightly  # compiles much
 def test_each_remedy_is_compiled_and_goes_as_far_as_it_must():
     config = replace(tiny_config(), train=replace(tiny_config().train, batch_size=32))
     config = replace(config, process=replace(config.process, image_size=32, num_levels=1))  # memory goes with the images
