@@ -163,6 +163,7 @@ class Loop:
         """
         settings, labelled = self.experiment.config.train, self.experiment.config.model.num_classes > 0
         pending: list[dict[str, jax.Array]] = []
+        rate = jax.jit(learning_rate(settings)).lower(step).compile()  # before the first step, not between two
         bar = tqdm(total=settings.steps, initial=step, desc="training", unit="step")
         with bar, noted_signals() as interruption:
             started, saved, interrupted = time.perf_counter(), step, False
@@ -175,7 +176,8 @@ class Loop:
                 last = step == settings.steps
                 if logs := step % settings.log_every == 0 or last:
                     seconds = time.perf_counter() - started
-                    self._log(bar, mean_losses(pending, self.train_step), len(pending) / seconds, state, step)
+                    scalars = mean_losses(pending, self.train_step) | {"learning_rate": float(rate(step))}
+                    self._log(bar, scalars, len(pending) / seconds, state, step)
                     pending, started = [], time.perf_counter()
                 if logs or step % SKIPPED == 0:
                     self._check_updates(state)
@@ -198,7 +200,6 @@ class Loop:
         """Losses and more to the bar and to TensorBoard."""
         settings = self.train_step.config
         scalars["images_per_second"] = steps_per_second * settings.batch_size
-        scalars["learning_rate"] = float(np.asarray(learning_rate(settings)(step)))
         scalars["skipped_updates"] = float(state.skipped)
         self.events.scalars(scalars, step)
         skipped = f", {int(state.skipped)} updates skipped" if state.skipped else ""
