@@ -1,6 +1,8 @@
 """Compiled programs: options that they carry themselves, so that whoever runs them need set nothing; what they exchange."""
 
+import importlib.util
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -11,6 +13,8 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 COMPILING = "compiling"  # how the names of threads begin that compile, which nothing can stop
+# Packages that bring the compiler of a platform.
+COMPILERS = {"tpu": ("libtpu",), "cuda": ("jax_cuda13_plugin", "jax_cuda12_plugin")}
 
 # jaxlib 0.10 hands convolutions on CPUs to YNNPACK: a training step at full resolution then takes 1.5 times as long as with
 # Eigen. Later ones are as fast by themselves. What else YNNPACK gets by default stays with it, so that a program is the one
@@ -31,12 +35,17 @@ _GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\}|mesh\[(.*?
 _AXIS = re.compile(r"('\w+')=(\d+)")
 
 
+def has_compiler(platform: str) -> bool:
+    """Whether a package is installed that compiles for "tpu" or "cuda"; the hardware may be absent."""
+    return any(map(importlib.util.find_spec, COMPILERS[platform]))
+
+
 def several_at_a_time(jobs: Mapping[str, Callable[[], T]], title: str) -> dict[str, T]:
     """What each of the jobs, which compile programs, returns: as many at a time as there are cores, under a progress bar.
 
     If one raises, or a signal comes, those that have not begun are left out, and the rest is not waited for.
     """
-    pool = ThreadPoolExecutor(thread_name_prefix=COMPILING)
+    pool = ThreadPoolExecutor(os.cpu_count(), COMPILING)
     try:
         begun = {name: pool.submit(job) for name, job in jobs.items()}
         for done in tqdm(as_completed(begun.values()), title, len(begun), unit="program"):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import jax
 
-# Packages that bring a backend, and the device files that only machines with such hardware have.
-PACKAGES = {"tpu": ("libtpu",), "cuda": ("jax_cuda13_plugin", "jax_cuda12_plugin")}
+from ssd_jax.compilation import COMPILERS, has_compiler
+
+# Device files that only machines with such hardware have.
 DEVICES = {"tpu": ("accel[0-9]*", "vfio/[0-9]*"), "cuda": ("nvidia[0-9]*", "nvidiactl", "nvmap", "dxg")}
 
 
@@ -33,14 +34,14 @@ def platforms(installed: Collection[str], present: Collection[str]) -> str | Non
         installed: backends besides "cpu".
         present: platforms of which there is hardware.
     """
-    if not set(installed) <= set(PACKAGES) or set(installed) <= set(present):
+    if not set(installed) <= set(COMPILERS) or set(installed) <= set(present):
         return None
     return ",".join([*sorted(set(installed) & set(present)), "cpu"])
 
 
 def _installed() -> set[str]:
-    """Backends of PACKAGES by their platform, others by the name of their plugin."""
-    known = {name for name, packages in PACKAGES.items() if any(map(importlib.util.find_spec, packages))}
+    """Backends of COMPILERS by their platform, others by the name of their plugin."""
+    known = {platform for platform in COMPILERS if has_compiler(platform)}
     plugins = importlib.util.find_spec("jax_plugins")
     places = (plugins.submodule_search_locations if plugins else None) or []
     names = {each.name for each in pkgutil.iter_modules(places)}

@@ -12,8 +12,6 @@ Hardware is KIND:SHAPE: v4, v5e, v5p, v6e and the shape of their slice (--hardwa
 a100, a100_40gb, h100, h200, b200 and their number (h100:8), which take jax[cuda13]; or cpu and a number of devices.
 """
 
-import logging
-
 from absl import flags
 
 from ..common.command import run
@@ -30,8 +28,6 @@ JSON = flags.DEFINE_bool("json", False, "Prints all of it as JSON instead of tab
 SAMPLES = flags.DEFINE_integer(
     "samples", None, "Images drawn in a batch; those of config.sample, or the next multiple of the devices.", lower_bound=1
 )
-
-logger = logging.getLogger("ssd_jax")
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """Machines to compile for: what is known of them (machines.toml), and their devices, which need not be there."""
 
-import importlib.util
 import os
 import tomllib
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from ssd_jax.compilation import has_compiler
 from ssd_jax.errors import InputError, one_line, unknown_name
 
 DESCRIPTIONS = tomllib.loads(Path(__file__).with_name("machines.toml").read_text())
@@ -115,7 +115,7 @@ def _cpus(name: str, shape: str) -> list[Any]:
 
 
 def _tpus(name: str, shape: str, described: dict[str, Any]) -> list[Any]:
-    if importlib.util.find_spec("libtpu") is None:
+    if not has_compiler("tpu"):
         raise _missing(name, "libtpu", "tpu-forecast")
     # It need not look for a TPU, nor tell that it finds none.
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}
@@ -129,7 +129,7 @@ def _tpus(name: str, shape: str, described: dict[str, Any]) -> list[Any]:
 
 
 def _gpus(name: str, shape: str, described: dict[str, Any]) -> list[Any]:
-    if not any(map(importlib.util.find_spec, ("jax_cuda13_plugin", "jax_cuda12_plugin"))):
+    if not has_compiler("cuda"):
         raise _missing(name, "jax[cuda13]", "gpu-forecast")
     count = _count(name, shape, "h100:8, h100:16")
     nodes, left = divmod(count, GPUS_PER_NODE)

@@ -16,7 +16,7 @@ from ssd_jax.network.parameterisation import DataStatistics
 from ssd_jax.process.stages import Stage
 from ssd_jax.run.trained import Trained
 from ssd_jax.sampling.noise import NoiseSource, seeded
-from ssd_jax.sampling.parts import State, StayPlan
+from ssd_jax.sampling.parts import State
 from ssd_jax.sharding import placed, replicated, shardings, split_along_batch
 from ssd_jax.training.state import abstract_state
 from ssd_jax.training.step import step_programs
@@ -84,9 +84,8 @@ def sampling_programs(experiment: Experiment, mesh: jax.sharding.Mesh, num: int)
         x: Any = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=split)
         lower = part.program(denoise, State(x, (x,) * plan.carried), noise, label).lower
         flops = call_flops(denoise, part.stage, x.shape[1:], labelled)
-        runs = part.calls if isinstance(part, StayPlan) else 1
         images = num // mesh.size
-        programs.append(Program(str(part.stage), images, runs, images * flops, 0, lower))
+        programs.append(Program(str(part.stage), images, part.calls, images * flops, 0, lower))
     return programs
 
 

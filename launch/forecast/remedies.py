@@ -1,5 +1,6 @@
 """What would make a training step fit that does not: settings to change, each compiled before it is named."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ from .costs import Cost, training_costs
 from .machines import Machine
 
 Changes = dict[str, Any]  # of a config: values by "section.field"
+logger = logging.getLogger("ssd_jax")
 REMATS = ("none", "full_resolution", "all")
 
 
@@ -51,16 +53,18 @@ def _settings(config: Config, devices: int) -> Iterator[list[Changes]]:
     remat = getattr(config.model, "remat", REMATS[-1])
     yield [{"model.remat": each} for each in REMATS[REMATS.index(remat) + 1 :]]
     yield [{"train.accumulate": accumulate * n} for n in doubled if batch % (accumulate * n * devices) == 0]
-    yield [{"train.batch_size": batch // n} for n in doubled if batch % n == 0]
+    yield [{"train.batch_size": batch // n} for n in doubled if batch % (n * accumulate * devices) == 0]
 
 
 def _until_one_fits(config: Config, values: list[Changes], machine: Machine) -> Iterator[tuple[Changes, Remedy]]:
     for changes in values:
+        settings = " ".join(f"--config.{name}={value}" for name, value in changes.items())
         try:
             cost = training_costs(_changed(config, changes), machine, quick=True).largest
-        except InputError:  # the devices do not divide the batch, for one
+        except InputError as error:  # what was found before is worth more than this
+            logger.warning("with %s: %s", settings, error)
             return
-        yield changes, Remedy(" ".join(f"--config.{name}={value}" for name, value in changes.items()), cost)
+        yield changes, Remedy(settings, cost)
         if cost.fits:
             return
 

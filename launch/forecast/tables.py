@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from ssd_jax.config import Config
+from ssd_jax.config import Config, as_dict
 from ssd_jax.files.json_file import json_text
 
 from ..common import report
@@ -46,7 +46,7 @@ def as_json(forecast: Forecast) -> str:
         {
             "machine": machine | {"devices": len(forecast.machine.devices)},
             "made_by": provenance(),
-            "config": dataclasses.asdict(forecast.config),
+            "config": as_dict(forecast.config),
             "training": {name: costs(each) for name, each in forecast.training.items()},
             "sampling": {name: costs(each) for name, each in forecast.sampling.items()},
             "remedies": [{"settings": each.settings, **_program(each.cost)} for each in forecast.remedies],

@@ -13,8 +13,9 @@ NAME = re.compile(r"%([\w.-]+)")
 CALLED = re.compile(
     r"(?:body|condition|to_apply|calls|true_computation|false_computation|branch_computations)=\{?([^,}]*(?:, %[^,}]*)*)"
 )
-# Those that move nothing, and those whose computations do it for them.
+# Those that move nothing.
 STILL = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "opt-barrier"}
+# Those whose computations move it for them.
 CALLERS = {"while", "conditional", "call", "async-start"}
 
 
@@ -26,7 +27,7 @@ def traffic(program: str) -> int:
     Args:
         program: its `as_text()`, after optimisation.
     """
-    computations: dict[str, list[tuple[str, str, str, str]]] = {}
+    computations: dict[str, list[tuple[str, str, str]]] = {}
     sizes: dict[str, int] = {}
     entry = name = ""
     for line in program.splitlines():
@@ -37,11 +38,11 @@ def traffic(program: str) -> int:
         elif found := INSTRUCTION.match(line):
             instruction, results, kind, rest = found.groups()
             sizes[instruction] = _bytes(results)
-            computations[name].append((instruction, results, kind, rest))
+            computations[name].append((instruction, kind, rest))
 
     def moved(computation: str) -> int:
         total = 0
-        for instruction, _, kind, rest in computations[computation]:
+        for instruction, kind, rest in computations[computation]:
             if kind in CALLERS:
                 total += sum(moved(each) for group in CALLED.findall(rest) for each in NAME.findall(group))
             elif kind.endswith("-start"):  # its results are the arrays on both sides

@@ -1,6 +1,5 @@
 """Building blocks of the Flexi-UNet, those of ADM (Dhariwal & Nichol 2021). Arrays are NHWC."""
 
-import importlib.util
 import math
 from functools import partial
 
@@ -8,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key, Num
+
+from ssd_jax.compilation import has_compiler
 
 OLDEST_FUSED = 8.0  # compute capability of the first GPUs on which cuDNN's attention runs, Ampere
 
@@ -120,7 +121,7 @@ def attend(
 
 
 def _attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """On CPUs faster than `jax.nn.dot_product_attention`, elsewhere the same: docs/hardware.md has the figures."""
+    """The same as `jax.nn.dot_product_attention` without cuDNN, but faster on CPUs."""
     query, key, value = (each.swapaxes(1, 2) for each in (query, key, value))
     logits = jnp.matmul(query, key.mT, preferred_element_type=jnp.float32) / math.sqrt(query.shape[-1])
     return (jax.nn.softmax(logits, axis=-1).astype(value.dtype) @ value).swapaxes(1, 2)
@@ -136,7 +137,7 @@ def _cudnn_can(query: jax.Array | jax.ShapeDtypeStruct) -> bool:
     gpus = jax.devices() if jax.default_backend() == "gpu" else []
     if any(float(getattr(gpu, "compute_capability", 0)) < OLDEST_FUSED for gpu in gpus):
         return False
-    return any(map(importlib.util.find_spec, ("jax_cuda13_plugin", "jax_cuda12_plugin")))
+    return has_compiler("cuda")
 
 
 class Attention(nnx.Module):

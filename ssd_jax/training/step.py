@@ -101,12 +101,10 @@ class StepPrograms:
     """The programs of a training step, yet to be compiled.
 
     Attributes:
-        config, mesh, allocation, used: as in `TrainStep`.
+        allocation, used: as in `TrainStep`.
         lower: of every program by its name in `TrainStep.programs`, what traces it to a `jax.stages.Lowered`.
     """
 
-    config: TrainConfig
-    mesh: jax.sharding.Mesh
     allocation: Allocation
     used: dict[Stage, Bool[np.ndarray, "parameters"]]
     lower: dict[str, Callable[[], Any]]
@@ -138,7 +136,7 @@ def step_programs(objective: Objective, config: TrainConfig, mesh: jax.sharding.
     if divided:
         lower["gather"] = partial(_gather_program(state.parameters, weights, mesh).lower, state.parameters)
     read = {stage: np.array([bool(kinds) for kinds in reads[stage]]) for stage in stages}
-    return StepPrograms(config, mesh, allocation, read, lower)
+    return StepPrograms(allocation, read, lower)
 
 
 def compile_train_step(objective: Objective, config: TrainConfig, mesh: jax.sharding.Mesh) -> TrainStep:
