@@ -63,16 +63,16 @@ def busy_seconds(profile: Any) -> float:
     """How long at least one operation of a compiled program ran, seconds: on the first device that the trace shows.
 
     TPUs show them in a line "XLA Ops", GPUs in one for each stream; other lines hold whole steps, with the gaps between.
-    CPUs show operations among the threads of the host, each with another event at its end.
+    CPUs show whole programs among the threads of the host, as events of XLA's executor.
     """
     for plane in profile.planes:
         lines = [line for line in plane.lines if line.name.startswith(("XLA Ops", "Stream"))]
         events = [event for line in lines for event in _events(line)]
         if plane.name.startswith("/device:") and events:
             return union((event.start_ns, event.duration_ns) for event in events) / 1e9
-    lines = [_events(line) for plane in profile.planes if plane.name.startswith("/host") for line in plane.lines]
-    ends = {event.name.removeprefix("end: ") for events in lines for event in events if event.name.startswith("end: ")}
-    return union((each.start_ns, each.duration_ns) for events in lines for each in events if each.name in ends) / 1e9
+    events = [event for plane in profile.planes for line in plane.lines for event in _events(line)]
+    programs = [event for event in events if event.name.startswith("ThunkExecutor::Execute")]
+    return union((event.start_ns, event.duration_ns) for event in programs) / 1e9
 
 
 def _events(line: Any) -> list[Any]:

@@ -161,7 +161,7 @@ def test_a_trace_of_some_steps(tmp_path, caplog):
     assert len(list((tmp_path / "profile").glob("**/*.xplane.pb"))) == 1
 
 
-def test_time_in_programs_is_that_of_their_operations(tmp_path):
+def test_time_in_programs_leaves_out_what_the_host_does_between_them(tmp_path):
     assert union([(0.0, 2.0), (1.0, 3.0), (10.0, 1.0), (10.5, 0.2)]) == 5
     program = jax.jit(lambda x: jnp.sin(x @ x)).lower(x := jnp.ones((500, 500))).compile()
     jax.block_until_ready(program(x))
