@@ -16,7 +16,7 @@ from absl import flags
 
 from ..common.command import run
 from ..common.config_flag import define_config, read_config
-from .costs import sampling_costs, training_costs, with_one_level
+from .costs import grid_costs, next_multiple, sampling_costs, training_costs, with_one_level
 from .machines import find_machine
 from .remedies import remedies
 from .tables import Forecast, as_json, as_text
@@ -33,14 +33,15 @@ SAMPLES = flags.DEFINE_integer(
 def main() -> None:
     config, machine = read_config(), find_machine(HARDWARE.value)
     devices, quick = len(machine.devices), QUICK.value
-    num = -(-(SAMPLES.value or config.sample.num) // devices) * devices
+    num = next_multiple(SAMPLES.value or config.sample.num, devices)
     configs = (
         {"levels": config, "one level": with_one_level(config)} if config.process.num_levels > 1 else {"levels": config}
     )
     training = {name: training_costs(each, machine, quick) for name, each in configs.items()}
     sampling = {name: sampling_costs(each, machine, num, quick) for name, each in configs.items()}
+    grids = grid_costs(config, machine, quick)
     tried = [] if training["levels"].largest.fits in (True, None) else remedies(config, machine)
-    forecast = Forecast(config, machine, training, sampling, tried)
+    forecast = Forecast(config, machine, training, sampling, grids, tried)
     print(as_json(forecast) if JSON.value else as_text(forecast))
 
 

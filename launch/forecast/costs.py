@@ -9,7 +9,7 @@ from ssd_jax.sharding import make_mesh
 
 from .compiler import Compiled, compile_all
 from .machines import Machine
-from .programs import Program, built, sampling_programs, training_programs
+from .programs import Program, built, held_by_grids, sampling_programs, training_programs
 
 EXCHANGES = {"all-reduce": 2}  # times that an array passes a link: once to be summed, once to be handed out; others 1
 
@@ -108,6 +108,19 @@ def sampling_costs(config: Config, machine: Machine, num: int, quick: bool) -> C
     """Of drawing `num` images, all of them in one batch."""
     experiment, mesh = built(config), make_mesh(devices=machine.devices)
     return Costs(_costs(sampling_programs(experiment, mesh, num), machine, config, quick), num, mesh.size)
+
+
+def grid_costs(config: Config, machine: Machine, quick: bool) -> Costs:
+    """Of drawing the grid of samples that a training run shows, whose state lies on the devices meanwhile."""
+    costs = sampling_costs(config, machine, next_multiple(config.sample.num, len(machine.devices)), quick)
+    held = held_by_grids(built(config), make_mesh(config.mesh, machine.devices))
+    programs = (replace(each, program=replace(each.program, held=held)) for each in costs.programs)
+    return replace(costs, programs=tuple(programs))
+
+
+def next_multiple(num: int, of: int) -> int:
+    """The least multiple that is not below `num`."""
+    return -(-num // of) * of
 
 
 def with_one_level(config: Config) -> Config:

@@ -89,6 +89,14 @@ def sampling_programs(experiment: Experiment, mesh: jax.sharding.Mesh, num: int)
     return programs
 
 
+def held_by_grids(experiment: Experiment, mesh: jax.sharding.Mesh) -> int:
+    """Bytes of the state on a device while samples are drawn from its average, which they take whole."""
+    state = abstract_state(experiment.abstract_parameters)
+    held, where = bytes_on_device(state, shardings(state, mesh)), shardings(state.parameters, mesh)
+    divided = any(not each.is_fully_replicated for each in jax.tree.leaves(where))
+    return held if divided else held - bytes_on_device(state.parameters, where)
+
+
 def call_flops(denoise: Any, stage: Stage, shape: tuple[int, ...], labelled: bool) -> float:
     """Operations of one network call for one image, guidance included."""
     parameters = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), denoise)

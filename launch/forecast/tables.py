@@ -23,6 +23,7 @@ class Forecast:
     Attributes:
         config, machine: of what, and on what.
         training, sampling: of the config's levels and, if it has several, of one level.
+        grids: of samples shown while training.
         remedies: that were tried; none if it fits.
     """
 
@@ -30,6 +31,7 @@ class Forecast:
     machine: Machine
     training: dict[str, Costs]
     sampling: dict[str, Costs]
+    grids: Costs
     remedies: list[Remedy]
 
 
@@ -49,6 +51,7 @@ def as_json(forecast: Forecast) -> str:
             "config": as_dict(forecast.config),
             "training": {name: costs(each) for name, each in forecast.training.items()},
             "sampling": {name: costs(each) for name, each in forecast.sampling.items()},
+            "grids": costs(forecast.grids),
             "remedies": [{"settings": each.settings, **_program(each.cost)} for each in forecast.remedies],
         },
         indent=2,
@@ -153,6 +156,8 @@ def _beside(columns: list[report.Row]) -> str:
 
 def _verdict(forecast: Forecast) -> str:
     lines = [_fit("Training", forecast.training["levels"].largest), _fit("Sampling", forecast.sampling["levels"].largest)]
+    if forecast.grids.largest.fits is False:
+        lines.insert(1, f"{_fit('Its grid of samples', forecast.grids.largest)} A smaller --config.sample.num takes less.")
     if forecast.sampling["levels"].largest.fits is False:
         lines[-1] += " Fewer --samples at a time take less."
     if forecast.remedies:

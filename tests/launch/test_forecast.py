@@ -15,7 +15,7 @@ import pytest
 
 from launch.forecast import compiler, machines
 from launch.forecast.compiler import TOO_LARGE, Compiled
-from launch.forecast.costs import Cost, sampling_costs, training_costs, with_one_level
+from launch.forecast.costs import Cost, grid_costs, sampling_costs, training_costs, with_one_level
 from launch.forecast.machines import DESCRIPTIONS, Machine, find_machine
 from launch.forecast.programs import Program, built, sampling_programs, training_programs
 from launch.forecast.remedies import Remedy, remedies
@@ -69,6 +69,15 @@ def test_what_lies_on_a_device_meanwhile():
     size = sum(leaf.size * 4 for leaf in jax.tree.leaves(build(config).abstract_parameters))
     assert held[0] == pytest.approx(3 * size, rel=1e-2)  # the fourth, the parameters, are arguments
     assert held[1] == pytest.approx(4 * size / 8, rel=0.2)  # small arrays are on every device
+
+
+@pytest.mark.parametrize("fsdp, held", [(1, 3), (8, 4 / 8)])  # one average, which draws where it is whole
+def test_the_state_lies_beside_grids_of_samples(fsdp, held):
+    config = replace(tiny_config(), mesh=MeshConfig(fsdp=fsdp), model=replace(tiny_config().model, widths=(64, 64)))
+    size = sum(leaf.size * 4 for leaf in jax.tree.leaves(build(config).abstract_parameters))
+    grids, alone = grid_costs(config, cpus(), quick=True), sampling_costs(config, cpus(), 8, quick=True)
+    beside = (grids.largest.memory or 0) - (alone.largest.memory or 0)
+    assert grids.images == 8 and beside == pytest.approx(held * size, rel=0.2 if fsdp > 1 else 0.01)
 
 
 def test_operations_are_those_of_the_images():
@@ -159,9 +168,11 @@ def test_what_the_last_lines_say():
     config, small = tiny_config(), cpus(**PEAKS, memory=1e5)
     training, sampling = training_costs(config, small, quick=True), sampling_costs(config, small, 8, quick=True)
     tried = [Remedy("--config.train.accumulate=2", training.largest)]
-    text = as_text(Forecast(config, small, {"levels": training}, {"levels": sampling}, tried))
+    grids = grid_costs(config, small, quick=True)
+    text = as_text(Forecast(config, small, {"levels": training}, {"levels": sampling}, grids, tried))
     needed = (training.largest.memory or 0) / 2**30
     assert f"Training does not fit: stay0 takes {needed:.1f} GiB, {needed - 1e5 / 2**30:.1f} too much." in text
+    assert "Its grid of samples does not fit: " in text and "A smaller --config.sample.num takes less." in text
     assert "Sampling does not fit: " in text and "Fewer --samples at a time take less." in text
     assert f"  --config.train.accumulate=2: stay0 takes {needed:.1f} GiB, too much" in text
 
