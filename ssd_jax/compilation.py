@@ -55,6 +55,12 @@ def several_at_a_time(jobs: Mapping[str, Callable[[], T]], title: str) -> dict[s
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def operations(lowered: Any) -> float:
+    """Floating-point operations of a `jax.stages.Lowered`, loops counted once; NaN where the platform does not count."""
+    analysis = lowered.cost_analysis()
+    return float(analysis["flops"]) if analysis else math.nan
+
+
 def collectives(program: str) -> dict[str, int]:
     """Bytes that a compiled program's collectives act on, by kind: of whole arrays, gathered, summed or to be scattered.
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssd_jax.build import Experiment, build
+from ssd_jax.compilation import operations
 from ssd_jax.config import Config
 from ssd_jax.network.parameterisation import DataStatistics
 from ssd_jax.process.stages import Stage
@@ -59,8 +60,7 @@ def training_programs(experiment: Experiment, mesh: jax.sharding.Mesh) -> list[P
     programs = []
     for stage, size, rate in zip(step.allocation.stages, step.allocation.batch_sizes, step.allocation.rates, strict=True):
         images = size // config.accumulate // mesh.size
-        loss = partial(objective.loss, stage, config.loss_weighting)
-        flops = images * counted(jax.value_and_grad(loss), state.parameters, objective.abstract_draws(1), abstract_key())
+        flops = images * objective.flops(stage)
         runs = rate * config.accumulate
         programs.append(Program(str(stage), images, runs, flops, held - shared, step.lower[str(stage)]))
     own = {"gather": bytes_on_device(state.parameters, shardings(state.parameters, mesh)), "zeros": 0, "update": held}
@@ -102,13 +102,8 @@ def call_flops(denoise: Any, stage: Stage, shape: tuple[int, ...], labelled: boo
     parameters = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), denoise)
     x, t = jax.ShapeDtypeStruct((1, *shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
     label = jax.ShapeDtypeStruct((1,), jnp.int32) if labelled else None
-    return counted(lambda denoise, x, t, label: denoise(x, t, label, stage=stage), parameters, x, t, label)
-
-
-def counted(function: Callable, *arguments: Any) -> float:
-    """Floating-point operations of a function, counted on its program for one CPU, lowered but not compiled."""
-    analysis = jax.jit(function).lower(*arguments).cost_analysis()
-    return float(analysis["flops"]) if analysis else math.nan
+    call = jax.jit(lambda denoise, x, t, label: denoise(x, t, label, stage=stage))
+    return operations(call.lower(parameters, x, t, label))
 
 
 def abstract_key() -> jax.ShapeDtypeStruct:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ssd_jax.compilation import COMPILER_OPTIONS
+from ssd_jax.compilation import COMPILER_OPTIONS, operations
 from ssd_jax.network import abstract_network
 from ssd_jax.network.protocol import NetworkConfig, Shapes, num_labels
 from ssd_jax.sampling.plan import Plan
@@ -69,10 +69,8 @@ def path_cost(
     label = jax.ShapeDtypeStruct((1,), jnp.int32) if num_labels(config) else None
     program = jax.jit(call, compiler_options=COMPILER_OPTIONS)
     lowered = program.lower(parameters, x, jax.ShapeDtypeStruct((1,), jnp.float32), label)
-    analysis = lowered.cost_analysis()
-    flops = float(analysis["flops"]) if analysis else float("nan")
     statistics = lowered.compile().memory_analysis() if memory else None
-    return PathCost(in_level, out_level, flops, statistics.temp_size_in_bytes if statistics else None)
+    return PathCost(in_level, out_level, operations(lowered), statistics.temp_size_in_bytes if statistics else None)
 
 
 def plan_cost(plan: Plan, config: NetworkConfig, *, channels: int = 3, memory: bool = False) -> PlanCost:

@@ -76,7 +76,8 @@ def train(
     check_classes(source, config.model.num_classes)
     config = replace(config, data=recorded(data, source, labelled=labelled, from_python=from_python))
     experiment = build(config)
-    allocation = allocate(experiment.process.stages, settings, mesh.size)  # these fail before anything is written
+    stages, flops = experiment.process.stages, experiment.objective.flops
+    allocation = allocate(stages, settings, mesh.size, flops)  # these fail before anything is written
     plan_steps(experiment.process, solver=config.sample.solver, num_steps=config.sample.num_steps)
     iterator = make_iterator(source, batch_size=settings.batch_size, seed=settings.seed, flip=config.data.flip)
     experiment = with_statistics(experiment, workdir, source)

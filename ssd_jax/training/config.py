@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 
-from ssd_jax.errors import check_name, check_range, check_seed, section
+from ssd_jax.errors import InputError, check_name, check_range, check_seed, section
 from ssd_jax.training.loss import LOSS_WEIGHTINGS
 
 STAGE_SAMPLINGS = ("mixed", "single")
+ALLOCATIONS = ("proportional", "cost_aware")
 MAX_STEPS = 2**31  # the device counts them in int32
 MAX_WARMUP = 2**24  # a smaller share of the peak is 0 in float32
 MAX_BATCH = 2**20
+MAX_FLOPS_PER_STEP = 1e3
 MAX_LEARNING_RATE = 100  # Adam moves every parameter by about as much: absurd long before float32 overflows
 MAX_GRADIENT_CLIP = 1e12  # as good as none
 
@@ -28,6 +30,13 @@ class TrainConfig:
         ema_decay: 0 <= decay < 1 of the averaged parameters.
         loss_weighting: a key of loss.LOSS_WEIGHTINGS, of the squared error of z.
         stage_sampling: "mixed" (every step trains many stages) or "single" (one stage a step).
+        allocation: in "mixed", how many draws stages get: "proportional" to their share of the timesteps, or "cost_aware",
+            as many of each as make the gradient least noisy for what a step costs (`stage_sampling.wanted_draws`). Draws
+            are weighted so that the expected loss is the same.
+        flops_per_step: operations of a step, in units of one with `batch_size` draws at full resolution; those of
+            `batch_size` proportional draws if not given. There may be more draws than images: images then serve several.
+        gradient_variances: of "cost_aware", > 0: of a draw of every stage, noisiest first, up to a common factor, as
+            `launch.studies.allocation` measures them; the same for all if not given.
         draws_multiple: in "mixed", draws of a stage come in multiples of this, of which the number of devices must be a
             divisor for the stages of a step not to depend on it; stages with a smaller share take turns.
         accumulate: rounds in which every stage takes its draws of a step, for less memory; an update is one all the same.
@@ -45,6 +54,9 @@ class TrainConfig:
     ema_decay: float = 0.999
     loss_weighting: str = "min_snr"
     stage_sampling: str = "mixed"
+    allocation: str = "proportional"
+    flops_per_step: float | None = None
+    gradient_variances: tuple[float, ...] = ()
     draws_multiple: int = 8
     accumulate: int = 1
     up_share: float = 0.05
@@ -67,3 +79,16 @@ class TrainConfig:
         check_range("train.up_share", self.up_share, low=0, high=1, open_low=True)
         check_name("train.loss_weighting", self.loss_weighting, LOSS_WEIGHTINGS)
         check_name("train.stage_sampling", self.stage_sampling, STAGE_SAMPLINGS)
+        check_name("train.allocation", self.allocation, ALLOCATIONS)
+        if self.flops_per_step is not None:
+            check_range("train.flops_per_step", self.flops_per_step, low=0, high=MAX_FLOPS_PER_STEP, open_low=True)
+        for variance in self.gradient_variances:
+            check_range("train.gradient_variances", variance, low=0, open_low=True)
+        chosen = self.allocation != "proportional" or self.flops_per_step is not None
+        if self.stage_sampling == "single" and chosen:
+            raise InputError(
+                'train.stage_sampling is "single", which draws batch_size of one stage, whatever it costs; '
+                'train.allocation="cost_aware" and train.flops_per_step need "mixed"'
+            )
+        if self.gradient_variances and self.allocation != "cost_aware":
+            raise InputError('train.gradient_variances are given, but only train.allocation="cost_aware" uses them')

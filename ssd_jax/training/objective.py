@@ -1,12 +1,14 @@
 """What is trained, and on what: all that a training step needs to know besides its settings and its devices."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ssd_jax.compilation import operations
 from ssd_jax.data.encoding import Encoding
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.protocol import NetworkConfig, null_label
@@ -42,6 +44,12 @@ class Objective:
         dropout, null = self.model.label_dropout, null_label(self.model)
         label, keys = batch.get("label"), jax.vmap(jax.random.fold_in, (None, 0))(key, batch["number"])
         return stage_loss(denoiser, self.process, stage, x0, label, keys, weighting, label_dropout=dropout, null_label=null)
+
+    def flops(self, stage: Stage) -> float:
+        """Operations of the loss of one image, of weight 1, and its gradient, counted on the lowered program."""
+        gradient = jax.jit(jax.value_and_grad(partial(self.loss, stage, "constant")))
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return operations(gradient.lower(self.denoiser.parameters, self.abstract_draws(1), key))
 
     def abstract_draws(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of so many draws."""

@@ -6,7 +6,7 @@ in a share n_s / b_s of the steps.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -79,15 +79,60 @@ class Allocation:
         return [stage for stage, passed in zip(self.stages, np.diff(points) > 0, strict=True) if passed]
 
 
-def allocate(stages: Sequence[Stage], config: TrainConfig, num_devices: int) -> Allocation:
-    """The draws of every stage in proportion to its probability, `config.batch_size` a step in all.
+def wanted_draws(
+    stages: Sequence[Stage], config: TrainConfig, flops: Callable[[Stage], float]
+) -> Float[np.ndarray, "stages"]:
+    """n_s, draws of every stage a step, as `config.allocation` shares them out of what a step may cost.
+
+    "proportional": n_s ~ p_s. "cost_aware": n_s ~ p_s sqrt(v_s / c_s), for which the variance of a step's gradient,
+    sum_s p_s^2 v_s / n_s, is least at its cost, sum_s c_s n_s (Neyman 1934); c_s are operations of a draw, and v_s the
+    variances of its gradient, `config.gradient_variances`, or all the same. A step may cost `config.flops_per_step`, in
+    units of `config.batch_size` draws at full resolution; if that is not given, what so many proportional draws do.
+
+    Args:
+        stages: of the process, the last of which stays at full resolution.
+        config: of training.
+        flops: operations of a draw of a stage, `Objective.flops`; called only if they matter.
+
+    Raises:
+        InputError: if `config.gradient_variances` are not as many as the stages, or operations matter and are not known.
+    """
+    probabilities, variances = stage_probabilities(stages, config.up_share), np.array(config.gradient_variances)
+    if variances.size and len(variances) != len(stages):
+        raise InputError(
+            f"train.gradient_variances are {len(variances)}, but the process has {len(stages)} stages: "
+            f"{', '.join(map(str, stages))}; give one of each, or none"
+        )
+    if config.allocation == "proportional" and config.flops_per_step is None:
+        return probabilities * config.batch_size
+    costs = np.array([flops(stage) for stage in stages])
+    if not (costs > 0).all():
+        raise InputError(
+            "JAX's platform does not count the operations of programs, which train.allocation and train.flops_per_step "
+            'need; use train.allocation="proportional" and no train.flops_per_step'
+        )
+    budget = config.batch_size * (probabilities @ costs)
+    if config.flops_per_step is not None:
+        budget = config.batch_size * config.flops_per_step * costs[-1]
+    share = probabilities
+    if config.allocation == "cost_aware":
+        share = probabilities * np.sqrt((variances if variances.size else 1.0) / costs)
+    return share * budget / (share @ costs)
+
+
+def allocate(stages: Sequence[Stage], config: TrainConfig, num_devices: int, flops: Callable[[Stage], float]) -> Allocation:
+    """The draws of every stage, as `wanted_draws`, in whole units.
 
     "single": all draws of a step are of one stage. "mixed": stages with fewer than a unit of draws, the least multiple of
     `config.draws_multiple` that the devices divide in every round, take turns; others get whole units, as close to their
     share as that allows.
 
+    Args:
+        stages, config, flops: as in `wanted_draws`.
+        num_devices: that share the draws.
+
     Raises:
-        InputError: if the devices do not divide `config.batch_size` in every round.
+        InputError: if the devices do not divide `config.batch_size` in every round, or as `wanted_draws`.
     """
     batch_size, probabilities = config.batch_size, stage_probabilities(stages, config.up_share)
     smallest = num_devices * config.accumulate
@@ -98,7 +143,7 @@ def allocate(stages: Sequence[Stage], config: TrainConfig, num_devices: int) -> 
         sizes, rates = np.full(len(stages), batch_size), probabilities
     else:
         unit = min(math.lcm(config.draws_multiple, smallest), batch_size)
-        wanted = probabilities * batch_size / unit
+        wanted = wanted_draws(stages, config, flops) / unit
         takes_turns = wanted < 1
         units = np.where(takes_turns, 1, np.maximum(wanted.astype(int) - len(stages), 1))
         # One unit at a time goes where most is wanting. All but the last few are dealt out at once.

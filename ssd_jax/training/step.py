@@ -116,7 +116,7 @@ def step_programs(objective: Objective, config: TrainConfig, mesh: jax.sharding.
     Raises:
         InputError: if the batch size does not fit the devices.
     """
-    allocation = allocate(objective.process.stages, config, mesh.size)
+    allocation = allocate(objective.process.stages, config, mesh.size, objective.flops)
     stages, state = allocation.stages, abstract_state(objective.denoiser.parameters)
     losses = {stage: partial(_loss, objective, config, stage) for stage in stages}
     sizes = [size // config.accumulate for size in allocation.batch_sizes]

@@ -59,7 +59,7 @@ def loop(workdir, checkpoints, held=None, update=lambda state: state, profile=0,
     step = TrainStep(
         config=config.train,
         mesh=make_mesh(),
-        allocation=allocate(stages, config.train, 8),
+        allocation=allocate(stages, config.train, 8, lambda stage: 1.0),
         gather=None,
         zeros=lambda: None,
         gradients={stage: lambda weights, total, draws, step: (total, jnp.float32(0.5)) for stage in stages},

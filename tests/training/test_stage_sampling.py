@@ -8,10 +8,14 @@ import pytest
 from ssd_jax.config import ProcessConfig, TrainConfig
 from ssd_jax.errors import InputError
 from ssd_jax.process.config import make_process
-from ssd_jax.training.stage_sampling import allocate, stage_probabilities
+from ssd_jax.training.stage_sampling import allocate, stage_probabilities, wanted_draws
 
 STAGES = make_process(ProcessConfig(num_levels=4)).stages
 ELEVEN = make_process(ProcessConfig(image_size=256, num_levels=6)).stages
+
+
+def flops(stage) -> float:
+    return 1e9 * (3.0**-stage.in_level + 3.0**-stage.out_level)
 
 
 def test_probabilities():
@@ -39,7 +43,7 @@ def test_probabilities():
 def test_every_stage_counts_by_its_probability(stages, batch_size, devices, multiple, stage_sampling):
     """In many steps: what stages weigh when they take part is what they must, and draws are as many as were asked for."""
     config = TrainConfig(batch_size=batch_size, draws_multiple=multiple, stage_sampling=stage_sampling)
-    allocation, count = allocate(stages, config, devices), 5000
+    allocation, count = allocate(stages, config, devices, flops), 5000
     steps = [allocation.taking_part(step) for step in range(count)]
     seen = Counter(stage for step in steps for stage in step)
     weighed = np.array([seen[stage] / count * weight for stage, weight in zip(stages, allocation.weights, strict=True)])
@@ -53,7 +57,7 @@ def test_every_stage_counts_by_its_probability(stages, batch_size, devices, mult
 
 
 def test_stages_wait_no_longer_than_they_must():
-    allocation = allocate(STAGES, TrainConfig(batch_size=64), 1)
+    allocation = allocate(STAGES, TrainConfig(batch_size=64), 1, flops)
     assert all(rate < 1 for rate, stage in zip(allocation.rates, STAGES, strict=True) if stage.is_up)
     for stage, rate in zip(STAGES, allocation.rates, strict=True):
         at = [step for step in range(2000) if stage in allocation.taking_part(step)]
@@ -61,21 +65,80 @@ def test_stages_wait_no_longer_than_they_must():
 
 
 def test_turns_are_of_the_seed_and_the_same_on_any_mesh_that_divides_the_multiple():
-    one, eight, other = (
-        allocate(STAGES, TrainConfig(batch_size=64, seed=seed), devices) for seed, devices in ((3, 1), (3, 8), (4, 1))
-    )
+    runs = ((3, 1), (3, 8), (4, 1))
+    one, eight, other = (allocate(STAGES, TrainConfig(batch_size=64, seed=s), devices, flops) for s, devices in runs)
     turns = [[each.taking_part(step) for step in range(30)] for each in (one, eight, other)]
     assert turns[0] == turns[1] != turns[2] and one.batch_sizes == eight.batch_sizes
 
 
 def test_rounds_divide_the_draws_of_every_stage():
-    allocation = allocate(STAGES, TrainConfig(batch_size=96, accumulate=3), 4)
+    allocation = allocate(STAGES, TrainConfig(batch_size=96, accumulate=3), 4, flops)
     assert all(size % 12 == 0 for size in allocation.batch_sizes)
     with pytest.raises(InputError, match="batch_size is 96, but must be a multiple of the 4 device.* train.accumulate=5"):
-        allocate(STAGES, TrainConfig(batch_size=96, accumulate=5), 4)
+        allocate(STAGES, TrainConfig(batch_size=96, accumulate=5), 4, flops)
 
 
 @pytest.mark.parametrize("stage_sampling", ["mixed", "single"])
 def test_the_devices_must_divide_the_batch(stage_sampling):
     with pytest.raises(InputError, match="batch_size is 4, but must be a multiple of the 8"):
-        allocate(STAGES, TrainConfig(batch_size=4, stage_sampling=stage_sampling), 8)
+        allocate(STAGES, TrainConfig(batch_size=4, stage_sampling=stage_sampling), 8, flops)
+
+
+def noise(draws, variances) -> float:
+    """The variance of a step's gradient, sum p^2 v / n."""
+    return float((stage_probabilities(STAGES, 0.05) ** 2 * variances / draws).sum())
+
+
+@pytest.mark.parametrize("variances", [(), (3.0, 1.0, 5.0, 0.2, 1.0, 9.0, 2.0)])
+def test_no_draws_of_the_same_cost_make_a_less_noisy_gradient(variances):
+    config = TrainConfig(batch_size=64, allocation="cost_aware", gradient_variances=variances)
+    best = wanted_draws(STAGES, config, flops)
+    plain = wanted_draws(STAGES, TrainConfig(batch_size=64), flops)
+    costs, v = np.array([flops(stage) for stage in STAGES]), np.array(variances or [1.0] * len(STAGES))
+    assert best @ costs == pytest.approx(plain @ costs) and noise(best, v) < 0.95 * noise(plain, v)
+    for _ in range(20):
+        other = best * np.random.default_rng(_).uniform(0.8, 1.25, len(best))
+        assert noise(other * (best @ costs) / (other @ costs), v) > noise(best, v)
+
+
+@pytest.mark.parametrize("allocation", ["proportional", "cost_aware"])
+def test_a_step_costs_what_it_may(allocation):
+    config = TrainConfig(batch_size=64, allocation=allocation, flops_per_step=0.7, draws_multiple=1)
+    costs, allocated = np.array([flops(stage) for stage in STAGES]), allocate(STAGES, config, 1, flops)
+    assert wanted_draws(STAGES, config, flops) @ costs == pytest.approx(0.7 * 64 * costs[-1])
+    assert allocated.draws @ costs == pytest.approx(0.7 * 64 * costs[-1], rel=0.03)
+    assert sum(allocated.draws) > 64  # images serve several stages
+    np.testing.assert_allclose(np.multiply(allocated.weights, allocated.rates), stage_probabilities(STAGES, 0.05))
+
+
+def test_one_level_draws_its_batch_however_it_is_shared_out():
+    stages = make_process(ProcessConfig(num_levels=1)).stages
+    for config in (TrainConfig(allocation="cost_aware"), TrainConfig(flops_per_step=1.0)):
+        assert wanted_draws(stages, config, flops) == pytest.approx([64])
+
+
+def test_operations_must_be_known():
+    with pytest.raises(InputError, match='platform does not count .* train.allocation="proportional"'):
+        wanted_draws(STAGES, TrainConfig(allocation="cost_aware"), lambda stage: float("nan"))
+
+
+def test_variances_must_be_of_the_stages():
+    config = TrainConfig(allocation="cost_aware", gradient_variances=(1.0, 2.0))
+    with pytest.raises(InputError, match="are 2, but the process has 7 stages: stay3, .*; give one of each, or none"):
+        wanted_draws(STAGES, config, flops)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"allocation": "equal"}, "allocation is 'equal', but must be one of: proportional, cost_aware"),
+        ({"flops_per_step": 0.0}, "flops_per_step is 0.0, but must be > 0"),
+        ({"allocation": "cost_aware", "gradient_variances": (1.0, -1.0)}, "gradient_variances is -1.0, but must be > 0"),
+        ({"gradient_variances": (1.0,)}, 'only train.allocation="cost_aware" uses them'),
+        ({"allocation": "cost_aware", "stage_sampling": "single"}, 'need "mixed"'),
+        ({"flops_per_step": 0.5, "stage_sampling": "single"}, 'need "mixed"'),
+    ],
+)
+def test_settings_of_the_allocation(settings, message):
+    with pytest.raises(InputError, match=message):
+        TrainConfig(**settings)

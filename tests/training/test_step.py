@@ -72,10 +72,14 @@ def test_loss_is_the_weighted_squared_error(weighting):
         np.testing.assert_allclose(loss, expected, rtol=0.1 if stage.t_max > stage.t_min else 1e-5)
 
 
-@pytest.mark.parametrize("stage_sampling", ["single", "mixed"])
-def test_the_expected_gradient_is_the_probability_weighted_sum_of_the_stages(stage_sampling, mesh):
-    """Of many steps at the same parameters, whichever stages they take."""
-    config = with_train(tiny_config(), stage_sampling=stage_sampling, up_share=0.4, batch_size=8, loss_weighting="constant")
+@pytest.mark.parametrize(
+    "settings",
+    [{"stage_sampling": "single"}, {}, {"allocation": "cost_aware", "gradient_variances": (9.0, 1.0, 0.5)}],
+    ids=["single", "mixed", "cost_aware"],
+)
+def test_the_expected_gradient_is_the_probability_weighted_sum_of_the_stages(settings, mesh):
+    """Of many steps at the same parameters, whichever stages they take, however many draws they get."""
+    config = with_train(tiny_config(), **settings, up_share=0.4, batch_size=8, loss_weighting="constant")
     config = replace(config, model=replace(config.model, num_classes=3), train=replace(config.train, draws_multiple=4))
     objective, parameters = dense_objective(config, hidden=8, dropout=0.0)
     step, count = compile_train_step(objective, config.train, mesh), 1000
@@ -88,7 +92,7 @@ def test_the_expected_gradient_is_the_probability_weighted_sum_of_the_stages(sta
             part = {name: jnp.asarray(array) for name, array in part.items()}
             total, _ = step.gradients[stage](parameters, total, part, jnp.int32(i))
             taken += 1
-    assert taken == count if stage_sampling == "single" else count < taken < 3 * count
+    assert taken == count if "stage_sampling" in settings else count < taken < 3 * count
 
     def expected(parameters):
         denoiser = replace(objective.denoiser, parameters=parameters)
