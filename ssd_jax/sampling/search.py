@@ -1,35 +1,39 @@
 """Where to put few network calls: a search that minimises the exact Gaussian error.
 
 The error is that of an ideal low-pass with the log-SNR and the levels of the process. It couples no frequencies, so that a
-plan is judged by a scalar recursion for each value of the spectrum, in less than a millisecond.
+plan is judged by a scalar recursion for each value of the spectrum, in less than a millisecond; under blur for each
+frequency, in a few.
 """
 
 import bisect
 import math
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from ssd_jax.errors import InputError, check_range
-from ssd_jax.process.operators import dct
+from ssd_jax.process.dct import dct_basis, heat_rate_grid
+from ssd_jax.process.operators import SeparableOperator
 from ssd_jax.process.process import ScaleSpaceProcess, preserving_shift
 from ssd_jax.process.spectrum import frequencies, kept, natural_spectrum
 from ssd_jax.sampling.solvers import Solver
 from ssd_jax.sampling.spacing import fixed_timesteps, lay_out
 
 TILTS = (-0.5, 0.0, 0.5)  # changes of the spectrum's slope: a plan must not be good for one slope alone
+KEPT_ROWS = 512  # of coefficients: a search changes a plan in few places at a time
 MAX_EVALUATIONS = 2500  # of the error, in a search
 
 
 class IdealChain:
-    """A process with an ideal low-pass of the same log-SNR and levels, one frequency at a time.
+    """A process with an ideal low-pass of the same log-SNR, levels and blur, one frequency at a time.
 
     Attributes:
-        stand_in: a process of signals with one frequency for each level that may be the coarsest to hold it.
-        gain: of the coefficients at each level in use.
+        stand_in: the process whose coefficients serve: of images, where it blurs; else of signals with a frequency for each
+            level that may be the coarsest to hold it, whose coefficients all others share.
+        sharp: gain of the coefficients of every group from x_0 to the sharp image of each level in use, [levels, groups].
         solver: of the plans to judge.
         coarsest, variance, weight: of each group of equal DCT coefficients: index of the coarsest level in use that holds
             them, variance, and share of the relative error, [groups].
@@ -44,21 +48,43 @@ class IdealChain:
     ):
         levels = np.searchsorted(process.used_levels, process.levels)
         shift = preserving_shift(process.operators, process.levels)
-        of_level = shift[[process.first_timestep(level) for level in process.used_levels]]
-        gains = np.exp(-np.diff(of_level) / 2)
-        shapes = [(2**power,) for power in range(len(gains), -1, -1)]
-        operators = tuple(float(gain) * dct(shape) for gain, shape in zip(gains, shapes, strict=False))
-        self.stand_in = ScaleSpaceProcess(shapes[0], process.log_snr, levels, operators)
-        self.gain = np.cumprod([1.0, *gains])
-        self.solver, self._coefficients = solver, cache(partial(solver.coefficients, self.stand_in))
-        coarsest = sum(kept(process.shape, level).astype(int) for level in process.used_levels) - 1
+        first = [process.first_timestep(level) for level in process.used_levels]
+        gains = np.exp(-np.diff(shift[first]) / 2)
+        coarsest = np.sum([kept(process.shape, level) for level in process.used_levels], axis=0) - 1
+        blurs = process.dissipation is not None
+        shapes = [process.level_shape(level) for level in process.used_levels]
+        if not blurs:
+            shapes = [(2**power,) for power in range(len(gains), -1, -1)]
+        operators = tuple(float(g) * _low_pass(*pair) for g, pair in zip(gains, pairwise(shapes), strict=True))
+        self.stand_in = ScaleSpaceProcess(shapes[0], process.log_snr, levels, operators, process.dissipation)
+        self.solver, self._row = solver, lru_cache(KEPT_ROWS)(self._find_row)
         k = np.maximum(frequencies(process.shape), 1.0)
         tilted = [spectrum * k**tilt for tilt in tilts]
         tilted = [each * spectrum.sum() / each.sum() for each in tilted]
-        keys = np.array([[np.ravel(coarsest), each.ravel().round(12)] for each in tilted]).swapaxes(0, 1).reshape(2, -1)
-        groups, count = np.unique(keys, axis=1, return_counts=True)
-        self.coarsest, self.variance = groups[0].astype(int), groups[1]
+        rate = heat_rate_grid(process.shape, process.shape) if blurs else np.zeros(process.shape)
+        one = np.ravel(coarsest), rate.ravel().round(12)
+        keys = np.array([[*one, each.ravel().round(12)] for each in tilted]).swapaxes(0, 1).reshape(3, -1)
+        groups, where, count = np.unique(keys, axis=1, return_index=True, return_counts=True)
+        self.coarsest, self._rate, self.variance = groups[0].astype(int), groups[1], groups[2]
         self.weight = count / (len(tilts) * spectrum.sum())
+        self._places = np.unravel_index(where % coarsest.size, process.shape)
+        if not blurs:
+            self._places = (2 ** (len(gains) - self.coarsest) // 2,)
+        time = np.zeros(len(first)) if process.dissipation is None else process.dissipation[first] * (np.array(first) > 0)
+        self.sharp = np.cumprod([1.0, *gains])[:, None] * np.exp(-np.multiply.outer(time, self._rate))
+
+    def _blurred(self, t: int) -> Float[np.ndarray, "groups"]:
+        """Gain from the sharp image of t's level to z_t."""
+        return np.exp(-self.stand_in.blur_times[t] * self._rate)
+
+    def _find_row(self, before: tuple[int, ...], t: int, s: int) -> Float[np.ndarray, "k *groups"]:
+        """(k_x, k_z, k_1 .. k_m, k_n) of the step from t to s for every group; 0 for those that s does not hold."""
+        row = self.solver.coefficients(self.stand_in, before, t, s)
+        if row.ndim > 1:
+            held = self.coarsest >= self.stand_in.levels[s]
+            places = tuple(np.where(held, place, 0) for place in self._places)
+            row = row[places] * held[:, None]
+        return np.moveaxis(row, -1, 0)
 
     def error(self, timesteps: Sequence[int], *, draw_unseen: bool = False) -> float:
         """Relative error of the plan that visits `timesteps`, as `analysis.gaussian_error`; the mean over the tilts.
@@ -68,21 +94,23 @@ class IdealChain:
             draw_unseen: whether up-steps draw new detail with the data's variance, equation (6').
         """
         process, variance = self.stand_in, self.variance
-        first = process.alpha[-1] ** 2 * self.gain[-1] ** 2 * variance + process.sigma[-1] ** 2
-        x = (self.coarsest == len(self.gain) - 1) * (1.0 if process.prior_is_noise else first)
+        mean = process.alpha[-1] * self.sharp[-1] * self._blurred(-1)
+        x = (self.coarsest == len(self.sharp) - 1) * (
+            1.0 if process.prior_is_noise else mean**2 * variance + process.sigma[-1] ** 2
+        )
         m = self.solver.carried
         zero = np.zeros_like(x)
         p = [[x, *[zero] * m], *[[zero] * (1 + m)] * m]  # covariance of the state and the predictions before
         for before, t, s in self.solver.steps(timesteps):
-            level, target, a = int(process.levels[t]), int(process.levels[s]), process.alpha[t]
-            g = self.gain[level]
-            z = a * g * self.gain[target] * variance / (a**2 * g**2 * variance + process.sigma[t] ** 2)
-            k = self._coefficients(before, t, s)
-            if level != target:  # along the first direction in the range of M, the last in its null space, none beyond
-                seen, held = (self.coarsest >= level)[:, None], (self.coarsest >= target)[:, None]
-                z, k = z * seen[:, 0], np.where(seen, k[0], k[-1]) * held
-            k_x, k_z, *k_earlier, k_n = np.moveaxis(k, -1, 0)
-            through = k_x + k_z * z
+            level, target = int(process.levels[t]), int(process.levels[s])
+            mean = process.alpha[t] * self.sharp[level] * self._blurred(t)
+            z = mean * self.sharp[target] * variance / (mean**2 * variance + process.sigma[t] ** 2)
+            z_s, held = z, self.coarsest >= level
+            if level != target:  # the prediction meets x_s blurred, and knows nothing of what x_t does not hold
+                z = z * held
+                z_s = z * self._blurred(s)
+            k_x, k_z, *k_earlier, k_n = self._row(before, t, s)
+            through = k_x + k_z * z_s
             across = [through * old for old in p[0]]  # covariance of the new state with what was before
             for k_i, row in zip(k_earlier, p[1:], strict=True):
                 across = [covariance + k_i * old for covariance, old in zip(across, row, strict=True)]
@@ -91,15 +119,21 @@ class IdealChain:
                 new = new + k_i * covariance
             new = new + k_n**2
             if draw_unseen:
-                appears = (self.coarsest < level) & (self.coarsest >= target)
-                new = new + appears * (process.alpha[s] * self.gain[target]) ** 2 * variance
-            gains = [z, *[self.gain[target] / g] * (m - 1)]  # of the prediction, and of those before, M^+
+                appears = ~held & (self.coarsest >= target)
+                new = new + appears * (process.alpha[s] * self.sharp[target] * self._blurred(s)) ** 2 * variance
+            lift = np.divide(self.sharp[target], self.sharp[level], out=np.zeros_like(z), where=held)  # M^+
+            gains = [z, *[lift] * (m - 1)]  # of the prediction, and of those before
             first = [new, *(gain * covariance for gain, covariance in zip(gains, across[:-1], strict=True))]
             older = [[gains[i] * gains[j] * p[i][j] for j in range(m)] for i in range(m)]
             p = [first, *([first[1 + i], *older[i]] for i in range(m))]
-        a, sigma = process.alpha[0], process.sigma[0]
-        drawn = a * variance / (a**2 * variance + sigma**2) * np.sqrt(p[0][0])
+        mean, sigma = process.alpha[0] * self._blurred(0), process.sigma[0]
+        drawn = mean * variance / (mean**2 * variance + sigma**2) * np.sqrt(p[0][0])
         return float((self.weight * (drawn - np.sqrt(variance)) ** 2).sum())
+
+
+def _low_pass(shape: Sequence[int], to: Sequence[int]) -> SeparableOperator:
+    """Keeps the lower frequencies of every axis, orthonormal: `operators.dct` to any shape."""
+    return SeparableOperator(tuple(dct_basis(m).T @ dct_basis(n)[:m] for n, m in zip(shape, to, strict=True)))
 
 
 def optimal_timesteps(
@@ -117,19 +151,14 @@ def optimal_timesteps(
     Changes of the slope of the spectrum (TILTS) count as much as the spectrum itself.
 
     Args:
-        process: without blur.
+        process: to be run backwards.
         solver: of the plan.
         start: timesteps of a plan, from T - 1 to 0.
         spectrum: variance of every DCT coefficient of the data; a natural image's if not given.
         draw_unseen: whether the plan will draw new detail with the data's variance, equation (6').
         cost: of the network call at t; 1 by default, so that the budget is a number of calls.
         budget: what all calls may cost together; what those of `start` do if not given.
-
-    Raises:
-        InputError: for a process with blur.
     """
-    if process.dissipation is not None:
-        raise InputError("optimal timesteps are found for processes without blur only; choose another spacing")
     chain = IdealChain(process, natural_spectrum(process.shape) if spectrum is None else spectrum, solver, TILTS)
     budget = sum(map(cost, start)) if budget is None else budget
     search = _Search(process, lambda t: chain.error(t, draw_unseen=draw_unseen), start, cost, budget)

@@ -40,6 +40,23 @@ def test_scalar_recursions_agree_with_matrices(solver, policy):
     np.testing.assert_allclose(found, gaussian_error(plan, spectrum).relative_error, rtol=1e-8)
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("unseen", [False, True])
+@pytest.mark.parametrize("thresholds", [(), (0.4, 0.6, 0.6)])
+def test_scalar_recursions_agree_with_matrices_under_blur(solver, unseen, thresholds):
+    settings = {
+        "resolution_schedule": "threshold",
+        "thresholds": thresholds,
+        "num_levels": len(thresholds) + 1,
+        "blur": 2.0,
+    }
+    process = make_process(ProcessConfig(image_size=16, operator="ideal", **settings))
+    spectrum = natural_spectrum((16, 16)) * np.random.default_rng(0).uniform(0.5, 2, (16, 16))
+    plan = plan_steps(process, solver=solver, num_steps=12, spectrum=spectrum if unseen else None)
+    found = IdealChain(process, spectrum, SOLVERS[solver]).error(plan.timesteps.tolist(), draw_unseen=unseen)
+    np.testing.assert_allclose(found, gaussian_error(plan, spectrum).relative_error, rtol=1e-8)
+
+
 @pytest.mark.parametrize(("solver", "order"), [("ddim", 1), ("ancestral", 1), ("dpmpp_2m", 2)])
 def test_order_of_convergence(solver, order):
     """The standard deviation of a coefficient is off by O(h^order), so that the error falls as h^(2 order)."""
@@ -114,10 +131,12 @@ def test_too_small_a_budget():
         affordable_timesteps(process_64(), 1.0, lambda t: 1.0)
 
 
-def test_no_optimum_with_blur():
-    process = make_process(ProcessConfig(image_size=8, num_levels=2, blur=1.0))
-    with pytest.raises(InputError, match="without blur"):
-        plan_steps(process, num_steps=8, spacing="optimal")
+def test_optimal_timesteps_need_few_calls_under_blur():
+    """By the matrices of the process's own operator."""
+    process = make_process(ProcessConfig(image_size=16, num_levels=3, blur=2.0))
+    spectrum = natural_spectrum((16, 16))
+    even, best = (plan_steps(process, num_steps=16, spacing=spacing) for spacing in ("log_snr", "optimal"))
+    assert gaussian_error(best, spectrum).relative_error < 0.25 * gaussian_error(even, spectrum).relative_error
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
