@@ -14,6 +14,7 @@ from .machines import Machine
 from .remedies import Remedy
 
 GIB, MIB = 2**30, 2**20
+TPU_IMAGES = 8  # their compiler keeps 8 images side by side, or pads
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,12 +161,27 @@ def _verdict(forecast: Forecast) -> str:
         lines.insert(1, f"{_fit('Its grid of samples', forecast.grids.largest)} A smaller --config.sample.num takes less.")
     if forecast.sampling["levels"].largest.fits is False:
         lines[-1] += " Fewer --samples at a time take less."
+    lines += _uneven(forecast)
     if forecast.remedies:
         lines.append("Compiled for training, too:")
     for each in forecast.remedies:
         fits = "which fits" if each.cost.fits else "too much"
         lines.append(f"  {each.settings}: {each.cost.program.name} takes {(each.cost.memory or 0) / GIB:.1f} GiB, {fits}")
     return "\n".join(lines)
+
+
+def _uneven(forecast: Forecast) -> list[str]:
+    """A line if a TPU has to train on numbers of images that it lays out badly, and need not."""
+    images = {each.program.images for each in forecast.training["levels"].programs}
+    train = forecast.config.train
+    multiple = TPU_IMAGES * len(forecast.machine.devices) * train.accumulate
+    if forecast.machine.platform != "tpu" or not any(n % TPU_IMAGES for n in images) or train.batch_size % multiple:
+        return []
+    return [
+        f"Stages have {', '.join(map(str, sorted(images - {0})))} images a device: TPUs take several times the memory and "
+        f"traffic for numbers that {TPU_IMAGES} does not divide. --config.train.draws_multiple={multiple} gives all of "
+        "them such numbers; stages with fewer take turns."
+    ]
 
 
 def _fit(what: str, largest: Cost) -> str:

@@ -174,6 +174,10 @@ def test_what_the_last_lines_say():
     assert f"Training does not fit: stay0 takes {needed:.1f} GiB, {needed - 1e5 / 2**30:.1f} too much." in text
     assert "Its grid of samples does not fit: " in text and "A smaller --config.sample.num takes less." in text
     assert "Sampling does not fit: " in text and "Fewer --samples at a time take less." in text
+    assert "TPUs" not in text  # of CPUs
+    tpu, config = replace(small, platform="tpu"), replace(config, train=replace(config.train, batch_size=64))
+    lines = as_text(Forecast(config, tpu, {"levels": training}, {"levels": sampling}, grids, tried)).splitlines()
+    assert "Stages have 1, 2 images a device: " in lines[-3] and " --config.train.draws_multiple=64 gives " in lines[-3]
     assert f"  --config.train.accumulate=2: stay0 takes {needed:.1f} GiB, too much" in text
 
 
