@@ -63,7 +63,8 @@ def busy_seconds(profile: Any) -> float:
     """How long at least one operation of a compiled program ran, seconds: on the first device that the trace shows.
 
     TPUs show them in a line "XLA Ops", GPUs in one for each stream; other lines hold whole steps, with the gaps between.
-    CPUs show whole programs among the threads of the host, as events of XLA's executor.
+    CPUs show operations among the threads of the host, each with another event at its end, and XLA's executor, which starts
+    them and waits for them: what passes between two operations of a program is its own.
     """
     for plane in profile.planes:
         lines = [line for line in plane.lines if line.name.startswith(("XLA Ops", "Stream"))]
@@ -71,7 +72,8 @@ def busy_seconds(profile: Any) -> float:
         if plane.name.startswith("/device:") and events:
             return union((event.start_ns, event.duration_ns) for event in events) / 1e9
     events = [event for plane in profile.planes for line in plane.lines for event in _events(line)]
-    programs = [event for event in events if event.name.startswith("ThunkExecutor::Execute")]
+    ends = {event.name.removeprefix("end: ") for event in events if event.name.startswith("end: ")}
+    programs = [each for each in events if each.name in ends or each.name.startswith("ThunkExecutor::Execute")]
     return union((event.start_ns, event.duration_ns) for event in programs) / 1e9
 
 
