@@ -40,7 +40,9 @@ def test_commands_are_listed_at_once():
 
 def test_unknown_command():
     result = launch("launch", "trian")
-    assert result.returncode == 2 and result.stderr.startswith("error: command is 'trian', but must be one of: allocation, ")
+    assert result.returncode == 2 and result.stderr.startswith(
+        "error: command is 'trian', but must be one of: allocation, "
+    )
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -16,7 +16,7 @@ def test_moments_are_those_of_single_gradients():
     experiment = build(replace(tiny_config(), model=replace(tiny_config().model, num_classes=3)))
     objective, parameters = experiment.objective, experiment.init_parameters(jax.random.key(0))
     parameters = jax.tree.map(lambda p: p + 0.05 * jax.random.normal(jax.random.key(p.size), p.shape), parameters)
-    rng, key, stage = np.random.default_rng(0), jax.random.key(1), objective.process.stages[-1]
+    rng, key, stage = np.random.default_rng(0), jax.random.key(1), objective.process.stages[0]
     batch = {"image": rng.integers(0, 256, (5, 8, 8, 3), np.uint8), "label": np.array([0, 1, 2, 0, 1], np.int32)}
     found = gradient_moments(objective, "constant", stage, parameters, draws(batch, 0, 5), key)
     gradient, single = jax.jit(jax.grad(lambda p, d: objective.loss(stage, "constant", p, d, key))), []

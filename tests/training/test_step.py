@@ -74,7 +74,11 @@ def test_loss_is_the_weighted_squared_error(weighting):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"stage_sampling": "single"}, {}, {"allocation": "cost_aware", "gradient_variances": (9.0, 1.0, 0.5)}],
+    [
+        pytest.param({"stage_sampling": "single"}, marks=pytest.mark.nightly),
+        {},
+        {"allocation": "cost_aware", "gradient_variances": (9.0, 1.0, 0.5)},
+    ],
     ids=["single", "mixed", "cost_aware"],
 )
 def test_the_expected_gradient_is_the_probability_weighted_sum_of_the_stages(settings, mesh):
