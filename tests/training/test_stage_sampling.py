@@ -96,8 +96,8 @@ def test_no_draws_of_the_same_cost_make_a_less_noisy_gradient(variances):
     plain = wanted_draws(STAGES, TrainConfig(batch_size=64), flops)
     costs, v = np.array([flops(stage) for stage in STAGES]), np.array(variances or [1.0] * len(STAGES))
     assert best @ costs == pytest.approx(plain @ costs) and noise(best, v) < 0.95 * noise(plain, v)
-    for _ in range(20):
-        other = best * np.random.default_rng(_).uniform(0.8, 1.25, len(best))
+    for seed in range(20):
+        other = best * np.random.default_rng(seed).uniform(0.8, 1.25, len(best))
         assert noise(other * (best @ costs) / (other @ costs), v) > noise(best, v)
 
 
