@@ -7,27 +7,24 @@ where it stopped. Prints tables, and writes results.json, results.md, results.pn
 """
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 
 import ssd_jax
-from ssd_jax.analysis.cost import plan_cost
 from ssd_jax.config import Config
 from ssd_jax.errors import unknown_name
 from ssd_jax.files import images
-from ssd_jax.files.json_file import read_json, write_json
+from ssd_jax.files.json_file import write_json
 from ssd_jax.files.paths import check_writable, write_atomically
-from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
 
 from ..common import folders, report
 from ..common.command import provenance, run
 from ..common.config_flag import define_config, read_config
 from ..common.figures import Figure
+from .quality import measured, samples_folder
 
 # A resolution that falls sooner than the data allow: 0.01 nats per pixel are lost at the change to 16 px.
 EARLY: dict[str, Any] = {"resolution_schedule": "convex_decay", "gamma": 0.7}
@@ -78,7 +75,7 @@ def main() -> None:
             workdir = out / f"{name}-seed{seed}"
             ssd_jax.train(varied, workdir)
             for solver, (steps, num) in samplers.items():
-                result = measured(varied, workdir, solver, steps, num)
+                result = measured(workdir, num, BATCH.value, solver=solver, num_steps=steps)
                 results[solver].setdefault(name, []).append(result)
     tables = [
         f"{solver}, {calls} calls, {num} images:\n\n"
@@ -101,34 +98,6 @@ def vary(config: Config, name: str, seed: int) -> Config:
     changes = {**VARIANTS[name], "train": {**VARIANTS[name].get("train", {}), "seed": seed}}
     sections = {section: dataclasses.replace(getattr(config, section), **fields) for section, fields in changes.items()}
     return dataclasses.replace(config, **sections)
-
-
-def measured(config: Config, workdir: Path, solver: str, steps: int, num: int) -> dict:
-    """Metrics and cost of what a run draws; read from its file if that is there."""
-    out = samples_folder(workdir, config, solver, steps)
-    file = workdir / f"{out.name}-{num}.json"
-    if file.exists():
-        return read_json(file)
-    trained = ssd_jax.load(workdir)
-    plan = ssd_jax.plan_steps(trained.process, solver=solver, num_steps=steps)
-    folders.claim(out, {**folders.origin(trained), "solver": solver, "num_steps": steps})
-    draw = partial(trained.iterate, trained.denoiser, plan, jax.random.key(0))
-    every = max(steps // 20, 1)
-    paths = folders.fill(
-        out, num, BATCH.value, trained.encoding, plan.calls, lambda n, first: draw(n, first_index=first, every=every)
-    )
-    feature_sets = [low_pass_pixels(), random_convolutions()]
-    reference = data_reference(trained.config.data, feature_sets, trained.process.shape)
-    metrics = evaluate(feature_sets, lambda: folders.read_batches(paths), reference)
-    cost = plan_cost(plan, config.model, channels=trained.encoding.channels)
-    result = {"metrics": metrics, "gflops": cost.flops / 1e9, "relative_flops": cost.relative_flops}
-    write_json(file, result)
-    return result
-
-
-def samples_folder(workdir: Path, config: Config, solver: str, steps: int) -> Path:
-    """Where the images of a run lie; another one if the run is trained on."""
-    return workdir / f"step_{config.train.steps:07d}-{solver}-{steps}"
 
 
 def row(name: str, runs: list[dict]) -> report.Row:
@@ -162,7 +131,7 @@ def side_by_side(out: Path, config: Config, steps: int) -> np.ndarray:
     """The same 32 noises drawn by the first network of each variant, a block of four columns each."""
     blocks = []
     for name in NAMES.value:
-        folder = samples_folder(out / f"{name}-seed0", config, "dpmpp_2m", steps)
+        folder = samples_folder(out / f"{name}-seed0", config.train.steps, solver="dpmpp_2m", num_steps=steps)
         pictures = np.stack([images.read_image(path) for path in folders.image_files(folder)[:32]])
         blocks.append(images.grid(pictures, columns=4))
         blocks.append(np.full_like(blocks[-1][:, : pictures.shape[2] // 2], 255))

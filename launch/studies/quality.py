@@ -1,0 +1,49 @@
+"""What a trained run draws, measured: metrics and cost, kept in a file of the run."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import ssd_jax
+from ssd_jax.analysis.cost import plan_cost
+from ssd_jax.files.json_file import read_json, write_json
+from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
+
+from ..common import folders
+
+
+def measured(workdir: Path, num: int, batch: int, **plan_settings: Any) -> dict[str, Any]:
+    """Metrics and cost of images of a run, always of the same seed; read from its file if that is there.
+
+    Args:
+        workdir: of the run.
+        num: images.
+        batch: images at a time.
+        plan_settings: of `Trained.plan`.
+
+    Returns:
+        "metrics" of `evaluate`, "gflops" of an image, and "relative_flops" over those of as many calls at full size.
+    """
+    trained = ssd_jax.load(workdir)
+    out = samples_folder(workdir, trained.step, **plan_settings)
+    file = workdir / f"{out.name}-{num}.json"
+    if file.exists():
+        return read_json(file)
+    plan = trained.plan(**plan_settings)
+    folders.claim(out, {**folders.origin(trained), **plan_settings})
+    draw = partial(trained.iterate, trained.denoiser, plan, jax.random.key(0), every=max(plan.calls // 20, 1))
+    paths = folders.fill(out, num, batch, trained.encoding, plan.calls, lambda num, first: draw(num=num, first_index=first))
+    feature_sets = [low_pass_pixels(), random_convolutions()]
+    reference = data_reference(trained.config.data, feature_sets, trained.process.shape)
+    metrics = evaluate(feature_sets, lambda: folders.read_batches(paths), reference)
+    cost = plan_cost(plan, trained.config.model, channels=trained.encoding.channels)
+    result = {"metrics": metrics, "gflops": cost.flops / 1e9, "relative_flops": cost.relative_flops}
+    write_json(file, result)
+    return result
+
+
+def samples_folder(workdir: Path, step: int, **plan_settings: Any) -> Path:
+    """Where the images of a run lie; another one if the run is trained on."""
+    return workdir / "-".join([f"step_{step:07d}", *map(str, plan_settings.values())])
