@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ def quickstart(tmp_path_factory):
     return workdir, launch("launch.quickstart", f"--workdir={workdir}", *TINY)
 
 
+@pytest.mark.nightly  # .ci/run has a quickstart of its own
 def test_quickstart_leaves_pictures_and_says_where(quickstart):
     workdir, result = quickstart
     assert result.returncode == 0, result.stderr
@@ -183,6 +185,44 @@ def test_experiment(tmp_path):
     assert result.returncode == 2 and "must be of several levels" in result.stderr
     result = launch(*experiment, "--variants=presrve")
     assert result.returncode == 2 and "variant" in result.stderr and "preserve" in result.stderr
+
+
+@pytest.mark.nightly
+def test_frontier(tmp_path):
+    tiny = [*TINY, "--variants=one_level,levels_proportional", "--points=0.001,0.002", "--seeds=2"]
+    frontier = ["launch.studies.frontier", f"--out={tmp_path}/runs", "--num=24", "--repeats=1", *tiny]
+    result = launch(*frontier)
+    assert result.returncode == 0, result.stderr
+    file = tmp_path / "runs" / "rows.json"
+    rows = json.loads(file.read_text())["rows"]
+    assert [(row["variant"], row["steps"], row["seed"]) for row in rows[:3]] == [
+        ("one_level", 2, 0),
+        ("levels_proportional", 2, 0),
+        ("one_level", 3, 0),
+    ]
+    assert len(rows) == 8 and {row["seed"] for row in rows} == {0, 1}
+    one_level, levels = rows[:2]
+    assert levels["training_flops"] < one_level["training_flops"]
+    assert levels["sampling_flops"] < 1 == one_level["sampling_flops"]
+    assert all(row["low_pass"] > 0 and row["training_seconds"] > 0 and "mean colour" in row["bands"] for row in rows)
+    again = launch("launch.studies.frontier", f"--rows={file}", f"--out={tmp_path}/drawn")
+    assert again.returncode == 0 and again.stdout.splitlines()[:-1] == result.stdout.splitlines()[:-1]
+    assert (tmp_path / "drawn" / "frontier.png").stat().st_size > 1000
+    result = launch(*frontier, "--points=much")
+    assert result.returncode == 2 and "--points is much, but must be numbers above 0" in result.stderr
+    result = launch(*frontier, "--variants=levles")
+    assert result.returncode == 2 and "levels_two_thirds" in result.stderr
+
+
+@pytest.mark.nightly
+def test_allocation(quickstart, tmp_path):
+    result = launch("launch.studies.allocation", f"--workdir={quickstart[0]}", "--draws=4")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert [columns(line)[0] for line in lines[1:4]] == ["stay1", "up1to0", "stay0"]
+    advised = shlex.split(lines[-1])  # can be pasted
+    train = launch("launch.train", "--config=openmoji32", f"--workdir={tmp_path}/run", *TINY, *advised)
+    assert train.returncode == 0 and "images a step by stage: stay1 " in train.stderr, train.stderr
 
 
 def columns(line: str) -> list[str]:

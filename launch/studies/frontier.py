@@ -1,0 +1,228 @@
+"""Quality against the cost of training: one level and several, at equal operations, at equal time, over seeds.
+
+python -m launch.studies.frontier --out runs/frontier [--variants one_level,levels --points 1,2,4 --seeds 3 --num 1024]
+python -m launch.studies.frontier --rows docs/frontier.json --out DIR
+
+A point is a run of its own, its learning rate decayed to its end, of so many times 12,000 image-equivalents: draws at full
+resolution that would have cost the same. Runs of one seed see the same images in the same order, and are sampled with the
+same noise. Goes on where it stopped. Writes rows.json, from which --rows draws all again without the runs, frontier.md and
+frontier.png.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+import ssd_jax
+from ssd_jax.build import build
+from ssd_jax.config import Config
+from ssd_jax.errors import InputError, unknown_name
+from ssd_jax.files.json_file import read_json, write_json
+from ssd_jax.files.paths import check_writable, write_atomically
+from ssd_jax.training.stage_sampling import allocate
+
+from ..benchmark.timing import time_in_turns
+from ..benchmark.training import prepare
+from ..common import report
+from ..common.command import provenance, run
+from ..common.config_flag import define_config, read_config
+from ..common.figures import Figure
+from .quality import measured
+
+POINT = 12_000  # image-equivalents
+TIMED_STEPS = 4  # in a row
+# Blur within the levels; the draws of a step by their cost, and by their noise as `launch.studies.allocation` found it on
+# levels_proportional after 48,000 images.
+PROCESS: dict[str, Any] = {"resolution_schedule": "convex_decay", "gamma": 0.7, "blur": 4.0}
+TRAIN: dict[str, Any] = {
+    "allocation": "cost_aware",
+    "gradient_variances": (1.46, 0.904, 1.46, 6.02, 3.36, 5.44, 1.0),
+    "draws_multiple": 1,
+}
+# What a variant changes in the config.
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "one_level": {"process": {"num_levels": 1}},
+    "levels": {"process": PROCESS, "train": {**TRAIN, "flops_per_step": 1.0}},
+    "levels_two_thirds": {"process": PROCESS, "train": {**TRAIN, "flops_per_step": 2 / 3}},
+    "levels_proportional": {"process": PROCESS, "train": {"draws_multiple": 1}},
+}
+BASELINE = "one_level"
+METRICS = {
+    "low_pass": ("low_pass", "frechet_relative"),
+    "random": ("random_convolutions-0", "frechet_relative"),
+    "kernel": ("random_convolutions-0", "kernel"),
+    "recall": ("random_convolutions-0", "recall"),
+    "spectral": ("spectrum", "distance"),
+}
+
+define_config("experiment32")
+OUT = flags.DEFINE_string("out", "runs/frontier", "Folder of all runs.")
+ROWS = flags.DEFINE_string("rows", None, "A rows.json to draw from, instead of training.")
+NAMES = flags.DEFINE_list("variants", [BASELINE, "levels", "levels_two_thirds"], f"Of {', '.join(VARIANTS)}.")
+POINTS = flags.DEFINE_list("points", ["1", "2", "4", "8"], f"Lengths of training, in {POINT} image-equivalents.")
+SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each variant and length.", lower_bound=1)
+NUM = flags.DEFINE_integer("num", 1024, "Images drawn by each.", lower_bound=2)
+BATCH = flags.DEFINE_integer("batch", 64, "Images drawn at a time.", lower_bound=1)
+REPEATS = flags.DEFINE_integer("repeats", 15, "Timed runs of steps of each variant.", lower_bound=1)
+
+
+def main() -> None:
+    out = Path(OUT.value)
+    check_writable(out)
+    results = read_json(Path(ROWS.value)) if ROWS.value else train_and_measure(read_config(), out)
+    rows = results["rows"]
+    text = "\n\n".join([report.markdown(table(rows), digits=3), report.markdown(compared(rows), digits=3)]) + "\n"
+    print(text)
+    write_atomically(out / "frontier.md", lambda file: file.write(text.encode()))
+    figure = draw_figure(rows)
+    write_atomically(out / "frontier.png", lambda file: figure.savefig(file, format="png", dpi=120))
+    print(f"{out}/frontier.md, frontier.png")
+
+
+def train_and_measure(config: Config, out: Path) -> dict[str, Any]:
+    """All runs, each seed's one after the other, and what they draw; then what a step of each variant takes."""
+    for name in NAMES.value:
+        if name not in VARIANTS:
+            raise unknown_name("variant", name, VARIANTS)
+    points = _points(POINTS.value)
+    results: dict[str, Any] = {"config": dataclasses.asdict(config), "made_by": provenance(), "rows": []}
+    flops = {name: step_flops(varied(config, name, points[0], 0)) for name in NAMES.value}
+    plan = {"solver": "dpmpp_2m", "num_steps": min(30, config.process.num_timesteps), "spacing": "optimal"}
+    for seed in range(SEEDS.value):
+        for point in points:
+            for name in NAMES.value:
+                each, workdir = varied(config, name, point, seed), out / f"{name}-{point:g}-seed{seed}"
+                ssd_jax.train(each, workdir)
+                found = measured(workdir, NUM.value, BATCH.value, **plan)
+                row = {"variant": name, "point": point, "seed": seed, "steps": each.train.steps}
+                row |= {"training_flops": flops[name] * each.train.steps, "sampling_flops": found["relative_flops"]}
+                metrics = {metric: found["metrics"].get(of, {}).get(field) for metric, (of, field) in METRICS.items()}
+                bands = {band: ratio for band, ratio in found["metrics"].get("spectrum", {}).items() if band != "distance"}
+                results["rows"].append(row | metrics | {"bands": bands})
+                write_json(out / "rows.json", results)
+    seconds = step_seconds({name: varied(config, name, points[0], 0) for name in NAMES.value})
+    for row in results["rows"]:
+        row["training_seconds"] = seconds[row["variant"]] * row["steps"]
+    write_json(out / "rows.json", results)
+    return results
+
+
+def _points(given: Sequence[str]) -> list[float]:
+    try:
+        points = sorted({float(each) for each in given})
+    except ValueError:
+        points = []
+    if not points or not points[0] > 0 or not np.isfinite(points).all():
+        raise InputError(f"--points is {','.join(given)}, but must be numbers above 0, as in 1,2,4")
+    return points
+
+
+def varied(config: Config, name: str, point: float, seed: int) -> Config:
+    """The config of a variant, trained with `seed` up to a point."""
+    steps = max(round(point * POINT / config.train.batch_size), 1)
+    own = {"seed": seed, "steps": steps, "sample_every": steps}
+    changes = {**VARIANTS[name], "train": {**VARIANTS[name].get("train", {}), **own}}
+    sections = {section: dataclasses.replace(getattr(config, section), **fields) for section, fields in changes.items()}
+    return dataclasses.replace(config, **sections)
+
+
+def step_flops(config: Config) -> float:
+    """Operations of the gradients of a step, on average."""
+    objective = build(config).objective
+    allocation = allocate(objective.process.stages, config.train, 1, objective.flops)
+    return sum(n * objective.flops(stage) for stage, n in zip(allocation.stages, allocation.draws, strict=True))
+
+
+def step_seconds(configs: dict[str, Config]) -> dict[str, float]:
+    """Median wall time of a step of each variant: they take turns, so that a busy machine disturbs all alike."""
+    runs = {name: partial(prepare(config).run, 0, TIMED_STEPS) for name, config in configs.items()}
+    return {name: each.seconds / TIMED_STEPS for name, each in time_in_turns(runs, REPEATS.value).items()}
+
+
+def table(rows: Sequence[dict]) -> list[report.Row]:
+    """Means over seeds of every variant and point; costs are over the baseline's of one point."""
+    unit = {kind: [row[kind] / row["point"] for row in rows if row["variant"] == BASELINE] for kind in _costs(rows)}
+    found = []
+    for (name, point), runs in _grouped(rows).items():
+        cells: dict[str, Any] = {"variant": name, "point": point, "seeds": len(runs)}
+        for kind, values in unit.items():
+            cells[kind.replace("_", " ")] = runs[0][kind] / np.mean(values) if values else None
+        cells["sampling FLOPs"] = runs[0]["sampling_flops"]
+        cells |= {metric: _spread(runs, metric) for metric in METRICS}
+        found.append(cells | {band: float(np.mean([run["bands"][band] for run in runs])) for band in runs[0]["bands"]})
+    return found
+
+
+def compared(rows: Sequence[dict]) -> list[report.Row]:
+    """Every variant against one level of the same point, seed by seed.
+
+    The ratio of the means of low_pass; of each other metric the mean difference and its standard error.
+    """
+    groups, found = _grouped(rows), []
+    for (name, point), runs in groups.items():
+        others = {run["seed"]: run for run in groups.get((BASELINE, point), [])}
+        pairs = [(run, others[run["seed"]]) for run in runs if run["seed"] in others and name != BASELINE]
+        if not pairs:
+            continue
+        ratio = np.mean([run["low_pass"] for run, _ in pairs]) / np.mean([other["low_pass"] for _, other in pairs])
+        cells: dict[str, Any] = {"variant": name, "point": point, "pairs": len(pairs), "low_pass, ratio": float(ratio)}
+        for metric in METRICS:
+            differences = np.array([run[metric] - other[metric] for run, other in pairs if run[metric] is not None])
+            if len(differences):
+                error = differences.std(ddof=1) / len(differences) ** 0.5 if len(differences) > 1 else None
+                cells[f"{metric}, difference"] = report.number(float(differences.mean()), 2) + (
+                    f" +- {report.number(float(error), 2)}" if error is not None else ""
+                )
+        found.append(cells)
+    return found or [{"variant": "nothing to compare"}]
+
+
+def draw_figure(rows: Sequence[dict]) -> Figure:
+    """Each metric against operations and against time of training: means of the seeds, and bands that hold all of them."""
+    costs = _costs(rows)
+    figure = Figure(figsize=(4 * len(METRICS), 3.5 * len(costs)), layout="constrained")
+    panels = figure.subplots(len(costs), len(METRICS), squeeze=False)
+    names = list(dict.fromkeys(row["variant"] for row in rows))
+    for line, (kind, unit) in zip(panels, costs.items(), strict=True):
+        for axes, metric in zip(line, METRICS, strict=True):
+            for i, name in enumerate(names):
+                groups = [runs for (variant, _), runs in sorted(_grouped(rows).items()) if variant == name]
+                groups = [runs for runs in groups if all(run[metric] is not None for run in runs)]
+                values = [[run[metric] for run in runs] for runs in groups]
+                cost = [runs[0][kind] / unit for runs in groups]
+                axes.plot(cost, [np.mean(each) for each in values], "o-", color=f"C{i}", label=name)
+                axes.fill_between(cost, [min(v) for v in values], [max(v) for v in values], color=f"C{i}", alpha=0.2)
+            axes.set(title=metric, xscale="log", xlabel=f"{kind.replace('_', ' ')}, {unit:.0e}")
+    panels[0][0].legend()
+    return figure
+
+
+def _costs(rows: Sequence[dict]) -> dict[str, float]:
+    """The kinds of cost that all rows have, and the unit of each in a figure."""
+    kinds = {"training_flops": 1e15, "training_seconds": 60.0}
+    return {kind: unit for kind, unit in kinds.items() if all(kind in row for row in rows)}
+
+
+def _grouped(rows: Sequence[dict]) -> dict[tuple[str, float], list[dict]]:
+    """The seeds of every variant and point."""
+    groups: dict[tuple[str, float], list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["variant"], row["point"]), []).append(row)
+    return groups
+
+
+def _spread(runs: Sequence[dict], metric: str) -> str:
+    values = [run[metric] for run in runs if run[metric] is not None]
+    if not values:
+        return "-"
+    mean, *each = (report.number(float(value), digits=3) for value in (np.mean(values), *values))
+    return f"{mean} ({', '.join(each)})" if len(values) > 1 else mean
+
+
+if __name__ == "__main__":
+    run(main)
