@@ -36,6 +36,7 @@ def tiny_config(folder=None, **train: Any) -> Config:
         "warmup_steps": 1,
         "log_every": 2,
         "sample_every": 100,
+        "cosine_decay": False,  # which compiles another update for every number of steps
     } | train
     return Config(
         data=DataConfig(source="folder", folder=str(folder)) if folder else DataConfig(),

@@ -12,7 +12,7 @@ from ssd_jax.sampling.search import affordable_timesteps, optimal_timesteps
 from ssd_jax.sampling.solvers import SOLVERS
 
 
-@pytest.mark.parametrize("budget", [3.0, 4.0])
+@pytest.mark.parametrize("budget", [pytest.param(3.0, marks=pytest.mark.nightly), 4.0])
 def test_optimal_boundaries(budget):
     """They beat the best timesteps of the boundaries that the search started from, at the same cost."""
     config = ProcessConfig(image_size=16, num_levels=3, operator="ideal", gamma=0.3)

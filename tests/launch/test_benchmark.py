@@ -24,6 +24,7 @@ def test_contestants_take_turns():
     assert set(timings) == {"a", "b"}
 
 
+@pytest.mark.nightly  # compiles much
 def test_sampling_costs_are_those_of_the_stages():
     tables = sampling(TINY, (1, 2), repeats=1)
     cost = {row["stage"]: row for row in tables["sampling_stages"].rows}

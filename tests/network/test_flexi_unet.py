@@ -172,7 +172,7 @@ def test_shapes_that_the_network_cannot_take():
             FlexiUNet(config, shapes=shapes, in_channels=3, out_channels=3, rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize("remat", ["full_resolution", "all"])
+@pytest.mark.parametrize("remat", ["full_resolution", pytest.param("all", marks=pytest.mark.nightly)])
 def test_blocks_computed_again_give_the_same_gradient_in_less_memory(remat):
     def compiled(remat):
         config = FlexiUNetConfig(

@@ -14,9 +14,13 @@ import pytest
 
 import ssd_jax
 from ssd_jax.config import DenoiserConfig, ProcessConfig
+from ssd_jax.data import make_source
 from ssd_jax.errors import InputError
 from ssd_jax.files.decode import decode
 from ssd_jax.process.process import ScaleSpaceProcess
+from ssd_jax.run.train import summary
+from ssd_jax.sharding import make_mesh
+from ssd_jax.training.stage_sampling import allocate
 from tests.conftest import tiny_config
 
 
@@ -34,7 +38,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(folder, tmp_path_factory):
     """A finished run of four steps on eight devices, checkpoints at 2 and 4."""
-    config = tiny_config(folder, checkpoint_every=2, cosine_decay=False)
+    config = tiny_config(folder, checkpoint_every=2)
     workdir = tmp_path_factory.mktemp("run")
     ssd_jax.train(config, workdir)
     return config, workdir
@@ -69,16 +73,20 @@ def test_a_training_run_builds_one_process_and_says_what_it_will_do(folder, tmp_
     made, check = [], ScaleSpaceProcess.__post_init__
     monkeypatch.setattr(ScaleSpaceProcess, "__post_init__", lambda self: made.append(self) or check(self))
     config = tiny_config(folder, steps=2, sample_every=1)
-    config = replace(config, model=replace(config.model, num_classes=2))
     with caplog.at_level("INFO", "ssd_jax"):
         ssd_jax.train(config, tmp_path)
     assert len(made) == 1
     ssd_jax.load(tmp_path).sample(jax.random.key(0), 2)
     assert len(made) == 2
     first = caplog.records[0].getMessage()
-    assert first.startswith("training on 40 images of 8x8x3 in 2 classes (even, odd)"), first
+    assert first.startswith("training on 40 images of 8x8x3; "), first
     for part in ("million parameters", "stay1 4.8, up1to0 1.2, stay0 16;", "8 device(s) (8 data)"):
         assert part in first
+    experiment = ssd_jax.build(replace(config, model=replace(config.model, num_classes=2)))
+    source, mesh = make_source(config.data, (8, 8)), make_mesh()
+    allocation = allocate(experiment.process.stages, config.train, mesh.size, experiment.objective.flops)
+    conditional = summary(experiment, source, allocation, mesh)
+    assert conditional.startswith("training on 40 images of 8x8x3 in 2 classes (even, odd); ")
 
 
 def test_trained_prints_as_a_small_table(run):

@@ -6,16 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from ssd_jax.build import build
 from ssd_jax.training.gradient_noise import GradientMoments, gradient_moments, gradient_variances
 from ssd_jax.training.step import draws
 from tests.conftest import tiny_config
+from tests.networks import dense_objective
 
 
 def test_moments_are_those_of_single_gradients():
-    experiment = build(replace(tiny_config(), model=replace(tiny_config().model, num_classes=3)))
-    objective, parameters = experiment.objective, experiment.init_parameters(jax.random.key(0))
-    parameters = jax.tree.map(lambda p: p + 0.05 * jax.random.normal(jax.random.key(p.size), p.shape), parameters)
+    config = replace(tiny_config(), model=replace(tiny_config().model, num_classes=3))
+    objective, parameters = dense_objective(config, hidden=8, dropout=0.3)
     rng, key, stage = np.random.default_rng(0), jax.random.key(1), objective.process.stages[0]
     batch = {"image": rng.integers(0, 256, (5, 8, 8, 3), np.uint8), "label": np.array([0, 1, 2, 0, 1], np.int32)}
     found = gradient_moments(objective, "constant", stage, parameters, draws(batch, 0, 5), key)

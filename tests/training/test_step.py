@@ -50,7 +50,7 @@ def add_noise(p, rng) -> np.ndarray:
 @pytest.fixture(scope="module")
 def single():
     """A compiled step in "single" stage sampling, with a process in which all three stages are frequent."""
-    config = with_train(tiny_config(), stage_sampling="single", up_share=0.4, steps=100, cosine_decay=False)
+    config = with_train(tiny_config(), stage_sampling="single", up_share=0.4, steps=100)
     return config, compiled(config, mesh_of(1))
 
 
@@ -76,7 +76,7 @@ def test_loss_is_the_weighted_squared_error(weighting):
     "settings",
     [
         pytest.param({"stage_sampling": "single"}, marks=pytest.mark.nightly),
-        {},
+        pytest.param({}, marks=pytest.mark.nightly),
         {"allocation": "cost_aware", "gradient_variances": (9.0, 1.0, 0.5)},
     ],
     ids=["single", "mixed", "cost_aware"],
@@ -202,12 +202,10 @@ def test_training_fits_a_batch_with_doubled_blocks(mesh):
 MESHES = {"1 x 1": (1, 1), "8 x 1": (8, 1), "1 x 8": (1, 8), "2 x 4": (2, 4)}
 
 
-@pytest.fixture(scope="module", params=["mixed", "single"])
+@pytest.fixture(scope="module", params=["mixed", pytest.param("single", marks=pytest.mark.nightly)])
 def meshed(request):
     """A first state's makings and, by mesh, a compiled step of a small network with dropout and dropped labels."""
-    config = with_train(
-        tiny_config(), stage_sampling=request.param, batch_size=48, up_share=0.1, cosine_decay=False, learning_rate=1e-2
-    )
+    config = with_train(tiny_config(), stage_sampling=request.param, batch_size=48, up_share=0.1, learning_rate=1e-2)
     config = replace(config, model=replace(config.model, num_classes=3, label_dropout=0.3))
     objective, parameters = dense_objective(config, hidden=256, dropout=0.3)
     steps = {name: compile_train_step(objective, config.train, mesh_of(*shape)) for name, shape in MESHES.items()}
@@ -237,7 +235,7 @@ def test_any_mesh_gives_the_losses_of_one_device(meshed):
 
 
 def test_accumulation_changes_nothing_but_memory(mesh):
-    config = with_train(tiny_config(), batch_size=48, up_share=0.1, cosine_decay=False)
+    config = with_train(tiny_config(), batch_size=48, up_share=0.1)
     config = replace(config, model=replace(config.model, num_classes=3, label_dropout=0.3))
     objective, parameters = dense_objective(config, hidden=256, dropout=0.3)
     batch = {"image": np.concatenate([IMAGES, IMAGES[::-1]]), "label": np.arange(48, dtype=np.int32) % 3}
