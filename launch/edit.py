@@ -54,7 +54,7 @@ def main() -> None:
     if out.exists() and any(out.iterdir()):
         raise InputError(f"--out {str(out)!r} is not an empty folder; choose another, nothing is overwritten")
     task, label, _ = _task(), sampler_flags.label(), sampler_flags.interval()
-    trained = ssd_jax.load(WORKDIR.value)
+    trained = sampler_flags.load(WORKDIR.value)
     if INTERPOLATE.value and label is None and trained.config.model.num_classes:
         raise InputError("--label is all, but an interpolation needs one class: its name or number")
     labels = trained.labels(label, num)

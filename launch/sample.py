@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-import ssd_jax
 from ssd_jax.files import images
 from ssd_jax.processes import first_does
 
@@ -36,7 +35,7 @@ SHOWN = 256  # images in the grid
 def main() -> None:
     out, num = Path(OUT.value), NUM.value
     label, _ = sampler_flags.label(), sampler_flags.interval()  # mistakes in flags show before the model is loaded
-    trained = ssd_jax.load(WORKDIR.value)
+    trained = sampler_flags.load(WORKDIR.value)
     trained.labels(label, 1)
     plan, denoise = sampler_flags.plan(trained), sampler_flags.denoiser(trained)
     folders.claim(out, sampler_flags.record(trained))

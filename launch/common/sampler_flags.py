@@ -31,7 +31,15 @@ MEMORY = flags.DEFINE_integer(
 BATCH = flags.DEFINE_integer(
     "batch", 64, "Images at a time, over all devices; does not change them.", lower_bound=1, upper_bound=2**20
 )
+EMA_WIDTH = flags.DEFINE_float(
+    "ema_width", None, "Average of other weights than the run's: standard deviation in units of the training, e.g. 0.1."
+)
 SEED = flags.DEFINE_integer("seed", 0, "Image i depends on (seed, i) only.", lower_bound=0, upper_bound=SEED_LIMIT - 1)
+
+
+def load(workdir: str) -> ssd_jax.Trained:
+    """The run's model, with the average that the flags ask for."""
+    return ssd_jax.load(workdir, ema_width=EMA_WIDTH.value)
 
 
 def label() -> str | None:

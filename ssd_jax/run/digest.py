@@ -49,7 +49,12 @@ def _is_small(array: Any) -> bool:
 
 def kinds(tree: Any) -> dict[str, str]:
     """dtype and shape of every array by its path; `jax.ShapeDtypeStruct`s will do."""
-    return {"/".join(map(_name, path)): kind(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+    return {name: kind(leaf) for name, leaf in named(tree).items()}
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """Every array of a pytree by its path, in flattened order."""
+    return {"/".join(map(_name, path)): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
 def kind(array: Any) -> str:

@@ -21,8 +21,9 @@ from ssd_jax.files import images
 from ssd_jax.files.events import Events, open_events
 from ssd_jax.files.lease import Lease
 from ssd_jax.files.paths import check_writable
-from ssd_jax.processes import first_does
+from ssd_jax.processes import first_does, gathered
 from ssd_jax.run import checkpoint
+from ssd_jax.run.averages import keep_average
 from ssd_jax.run.interruption import noted_signals
 from ssd_jax.run.profile import Profiler
 from ssd_jax.run.trained import Trained
@@ -182,6 +183,8 @@ class Loop:
                     pending, started = [], time.perf_counter()
                 if logs or step % SKIPPED == 0:
                     self._check_updates(state)
+                if settings.snapshot_every and (step % settings.snapshot_every == 0 or last):
+                    keep_average(self.workdir, step, gathered(state.ema[MAIN], self.train_step.mesh), settings.ema_decay)
                 if step % settings.checkpoint_every == 0 or last:
                     saved = self._save(state, step, iterator)
                 if step % settings.sample_every == 0 or last:

@@ -17,7 +17,7 @@ from ssd_jax.build import Experiment, build
 from ssd_jax.config import Config
 from ssd_jax.data.encoding import Encoding
 from ssd_jax.data.sources import ReadableSource, make_source
-from ssd_jax.errors import InputError, checked_arguments, few
+from ssd_jax.errors import InputError, check_range, checked_arguments, few
 from ssd_jax.files.json_file import read_json
 from ssd_jax.network import kind_of
 from ssd_jax.network.denoiser import Denoiser
@@ -25,6 +25,7 @@ from ssd_jax.network.protocol import null_label
 from ssd_jax.process.operators import OPERATORS
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.processes import gathered
+from ssd_jax.run.averages import average_of_width
 from ssd_jax.run.checkpoint import restore_averages
 from ssd_jax.run.digest import combined, digests
 from ssd_jax.run.workdir import CONFIG, load_config, load_statistics
@@ -33,7 +34,7 @@ from ssd_jax.sampling.noise import NoiseSource, image_indices, seeded
 from ssd_jax.sampling.plan import Plan, plan_steps
 from ssd_jax.sampling.sampler import Snapshot, iterate, with_progress
 from ssd_jax.sharding import make_mesh, placed, replicated, split_along_batch
-from ssd_jax.training.ema import MAIN
+from ssd_jax.training.ema import MAIN, WIDEST
 
 Label = int | str | Sequence[int] | Sequence[str] | np.ndarray
 
@@ -300,16 +301,19 @@ def _shared(images: Any, num: int) -> Any:
 
 
 @checked_arguments
-def load(workdir: str | Path, operator: Callable | None = None) -> Trained:
+def load(workdir: str | Path, operator: Callable | None = None, ema_width: float | None = None) -> Trained:
     """The latest checkpoint of the run in `workdir`, with averaged (EMA) parameters.
 
     Args:
         workdir: of the run; nothing that it names is imported.
         operator: that of its config, a function of the spatial shape that returns the operator to the next level; it is
             registered by its name there. Not needed if it is in `process.operators.OPERATORS`.
+        ema_width: an average of other weights than the run's own, put together from what it kept (`train.snapshot_every`):
+            a power function with this standard deviation, in units of the training (Karras et al. 2024); 0 < width <
+            0.28, from late training alone to nearly all.
 
     Raises:
-        InputError: if there is no run, no checkpoint, or it is damaged.
+        InputError: if there is no run, no checkpoint, or it is damaged; or what it kept does not give this width.
     """
     workdir = Path(workdir)
     if operator is not None:
@@ -317,7 +321,12 @@ def load(workdir: str | Path, operator: Callable | None = None) -> Trained:
     experiment = build(load_config(workdir), load_statistics(workdir))
     abstract = placed({MAIN: experiment.abstract_parameters}, replicated(make_mesh()))
     step, averages = restore_averages(workdir, experiment, abstract)
-    return Trained(experiment, experiment.denoiser(averages[MAIN]), step)
+    parameters = averages[MAIN]
+    if ema_width is not None:
+        check_range("ema_width", ema_width, low=0, high=WIDEST, open_low=True)
+        average = average_of_width(workdir, step, experiment.abstract_parameters, ema_width)
+        parameters = jax.device_put(average, replicated(make_mesh()))
+    return Trained(experiment, experiment.denoiser(parameters), step)
 
 
 def _register(workdir: Path, operator: Callable) -> None:

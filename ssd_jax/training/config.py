@@ -28,6 +28,8 @@ class TrainConfig:
         cosine_decay: decay to 0 at `steps`; otherwise constant after warm-up.
         gradient_clip: bound on the global gradient norm, > 0.
         ema_decay: 0 <= decay < 1 of the averaged parameters.
+        snapshot_every: steps after which the averaged parameters are kept in a file of the run, for averages of other
+            widths when it is loaded (`ssd_jax.load(workdir, ema_width=...)`); 0 for never.
         loss_weighting: a key of loss.LOSS_WEIGHTINGS, of the squared error of z.
         stage_sampling: "mixed" (every step trains many stages) or "single" (one stage a step).
         allocation: in "mixed", how many draws stages get: "proportional" to their share of the timesteps, or "cost_aware",
@@ -52,6 +54,7 @@ class TrainConfig:
     cosine_decay: bool = True
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
+    snapshot_every: int = 0
     loss_weighting: str = "min_snr"
     stage_sampling: str = "mixed"
     allocation: str = "proportional"
@@ -76,6 +79,7 @@ class TrainConfig:
         check_range("train.learning_rate", self.learning_rate, low=0, high=MAX_LEARNING_RATE, open_low=True)
         check_range("train.gradient_clip", self.gradient_clip, low=0, high=MAX_GRADIENT_CLIP, open_low=True)
         check_range("train.ema_decay", self.ema_decay, low=0, high=1)
+        check_range("train.snapshot_every", self.snapshot_every, low=0, high=MAX_STEPS)
         check_range("train.up_share", self.up_share, low=0, high=1, open_low=True)
         check_name("train.loss_weighting", self.loss_weighting, LOSS_WEIGHTINGS)
         check_name("train.stage_sampling", self.stage_sampling, STAGE_SAMPLINGS)

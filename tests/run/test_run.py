@@ -17,6 +17,7 @@ from ssd_jax.config import DenoiserConfig, ProcessConfig
 from ssd_jax.data import make_source
 from ssd_jax.errors import InputError
 from ssd_jax.files.decode import decode
+from ssd_jax.files.npz import read_npz
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.run.train import summary
 from ssd_jax.sharding import make_mesh
@@ -38,7 +39,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(folder, tmp_path_factory):
     """A finished run of four steps on eight devices, checkpoints at 2 and 4."""
-    config = tiny_config(folder, checkpoint_every=2)
+    config = tiny_config(folder, checkpoint_every=2, snapshot_every=1)
     workdir = tmp_path_factory.mktemp("run")
     ssd_jax.train(config, workdir)
     return config, workdir
@@ -55,6 +56,7 @@ def test_a_run_leaves_what_it_promises(run):
     config, workdir = run
     assert json.loads((workdir / "config.json").read_text())["train"]["steps"] == config.train.steps
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4"]
+    assert sorted(path.name for path in (workdir / "averages").iterdir()) == [f"step_{i:07d}.npz" for i in range(1, 5)]
     picture = decode((workdir / "samples" / "step_0000004.png").read_bytes())
     assert picture is not None and picture.shape == (774, 774, 3)  # pixels enlarged 48 times
     (events,) = workdir.glob("events.out.tfevents.*")
@@ -153,6 +155,18 @@ def test_resuming_is_bit_equal_to_not_stopping(run, tmp_path):
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), before["ema"], everything(whole, 4)["ema"])
     assert any(jax.tree.leaves(moved))
     assert not list((tmp_path / "checkpoints").glob("*tmp*"))
+
+
+def test_averages_of_other_widths(run):
+    _, workdir = run
+    own, wide = (ssd_jax.load(workdir, ema_width=width) for width in (None, 0.25))
+    for step in (2, 4):
+        saved, kept = everything(workdir, step)["ema"]["main"], read_npz(workdir / "averages" / f"step_{step:07d}.npz")
+        np.testing.assert_array_equal(kept["stem/kernel"], saved["stem"]["kernel"])
+    pairs = zip(*(jax.tree.leaves(each.network.parameters) for each in (own, wide)), strict=True)
+    assert any((a != b).any() for a, b in pairs) and own.digest != wide.digest
+    with pytest.raises(InputError, match="ema_width is 0.5, but must be > 0 and < 0.28"):
+        ssd_jax.load(workdir, ema_width=0.5)
 
 
 def test_a_finished_run_is_left_alone(run):
