@@ -24,7 +24,7 @@ from ..common import folders, report
 from ..common.command import provenance, run
 from ..common.config_flag import define_config, read_config
 from ..common.figures import Figure
-from .quality import measured, samples_folder
+from .quality import changed, measured, samples_folder
 
 # A resolution that falls sooner than the data allow: 0.01 nats per pixel are lost at the change to 16 px.
 EARLY: dict[str, Any] = {"resolution_schedule": "convex_decay", "gamma": 0.7}
@@ -95,9 +95,7 @@ def main() -> None:
 
 def vary(config: Config, name: str, seed: int) -> Config:
     """The config of a variant, trained with `seed`."""
-    changes = {**VARIANTS[name], "train": {**VARIANTS[name].get("train", {}), "seed": seed}}
-    sections = {section: dataclasses.replace(getattr(config, section), **fields) for section, fields in changes.items()}
-    return dataclasses.replace(config, **sections)
+    return changed(config, VARIANTS[name], seed=seed)
 
 
 def row(name: str, runs: list[dict]) -> report.Row:

@@ -10,6 +10,7 @@ frontier.png.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -32,10 +33,11 @@ from ..common import report
 from ..common.command import provenance, run
 from ..common.config_flag import define_config, read_config
 from ..common.figures import Figure
-from .quality import measured
+from .quality import changed, measured
 
 POINT = 12_000  # image-equivalents
 TIMED_STEPS = 4  # in a row
+SNAPSHOTS = 30  # of the averaged weights of a run
 # Blur within the levels; the draws of a step by their cost, and by their noise as `launch.studies.allocation` found it on
 # levels_proportional after 48,000 images.
 PROCESS: dict[str, Any] = {"resolution_schedule": "convex_decay", "gamma": 0.7, "blur": 4.0}
@@ -65,6 +67,7 @@ OUT = flags.DEFINE_string("out", "runs/frontier", "Folder of all runs.")
 ROWS = flags.DEFINE_string("rows", None, "A rows.json to draw from, instead of training.")
 NAMES = flags.DEFINE_list("variants", [BASELINE, "levels", "levels_two_thirds"], f"Of {', '.join(VARIANTS)}.")
 POINTS = flags.DEFINE_list("points", ["1", "2", "4", "8"], f"Lengths of training, in {POINT} image-equivalents.")
+WIDTHS = flags.DEFINE_list("ema_widths", [], "Averages of the weights to draw with besides the runs' own, e.g. 0.05,0.1.")
 SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each variant and length.", lower_bound=1)
 NUM = flags.DEFINE_integer("num", 1024, "Images drawn by each.", lower_bound=2)
 BATCH = flags.DEFINE_integer("batch", 64, "Images drawn at a time.", lower_bound=1)
@@ -89,7 +92,7 @@ def train_and_measure(config: Config, out: Path) -> dict[str, Any]:
     for name in NAMES.value:
         if name not in VARIANTS:
             raise unknown_name("variant", name, VARIANTS)
-    points = _points(POINTS.value)
+    points, widths = numbers("points", POINTS.value), [None, *numbers("ema_widths", WIDTHS.value)]
     results: dict[str, Any] = {"config": dataclasses.asdict(config), "made_by": provenance(), "rows": []}
     flops = {name: step_flops(varied(config, name, points[0], 0)) for name in NAMES.value}
     plan = {"solver": "dpmpp_2m", "num_steps": min(30, config.process.num_timesteps), "spacing": "optimal"}
@@ -98,13 +101,17 @@ def train_and_measure(config: Config, out: Path) -> dict[str, Any]:
             for name in NAMES.value:
                 each, workdir = varied(config, name, point, seed), out / f"{name}-{point:g}-seed{seed}"
                 ssd_jax.train(each, workdir)
-                found = measured(workdir, NUM.value, BATCH.value, **plan)
-                row = {"variant": name, "point": point, "seed": seed, "steps": each.train.steps}
-                row |= {"training_flops": flops[name] * each.train.steps, "sampling_flops": found["relative_flops"]}
-                metrics = {metric: found["metrics"].get(of, {}).get(field) for metric, (of, field) in METRICS.items()}
-                bands = {band: ratio for band, ratio in found["metrics"].get("spectrum", {}).items() if band != "distance"}
-                results["rows"].append(row | metrics | {"bands": bands})
-                write_json(out / "rows.json", results)
+                for width in widths:
+                    found = measured(workdir, NUM.value, BATCH.value, width, **plan)
+                    row = {
+                        "variant": name,
+                        "average": "own" if width is None else f"{width:g}",
+                        "point": point,
+                        "seed": seed,
+                    }
+                    row |= {"steps": each.train.steps, "training_flops": flops[name] * each.train.steps}
+                    results["rows"].append(row | _figures(found))
+                    write_json(out / "rows.json", results)
     seconds = step_seconds({name: varied(config, name, points[0], 0) for name in NAMES.value})
     for row in results["rows"]:
         row["training_seconds"] = seconds[row["variant"]] * row["steps"]
@@ -112,23 +119,30 @@ def train_and_measure(config: Config, out: Path) -> dict[str, Any]:
     return results
 
 
-def _points(given: Sequence[str]) -> list[float]:
+def numbers(flag: str, given: Sequence[str]) -> list[float]:
+    """The numbers of a flag, rising. Raises InputError if they are not above 0."""
     try:
-        points = sorted({float(each) for each in given})
+        values = sorted({float(each) for each in given})
     except ValueError:
-        points = []
-    if not points or not points[0] > 0 or not np.isfinite(points).all():
-        raise InputError(f"--points is {','.join(given)}, but must be numbers above 0, as in 1,2,4")
-    return points
+        values = [math.nan]
+    if not all(0 < value < math.inf for value in values):
+        raise InputError(f"--{flag} is {','.join(given)}, but must be numbers above 0, as in 1,2,4")
+    return values
+
+
+def _figures(found: dict[str, Any]) -> dict[str, Any]:
+    """Of what `measured` found, what makes a row."""
+    metrics = {metric: found["metrics"].get(of, {}).get(field) for metric, (of, field) in METRICS.items()}
+    bands = {band: ratio for band, ratio in found["metrics"].get("spectrum", {}).items() if band != "distance"}
+    return {"sampling_flops": found["relative_flops"], **metrics, "bands": bands}
 
 
 def varied(config: Config, name: str, point: float, seed: int) -> Config:
     """The config of a variant, trained with `seed` up to a point."""
     steps = max(round(point * POINT / config.train.batch_size), 1)
-    own = {"seed": seed, "steps": steps, "sample_every": steps}
-    changes = {**VARIANTS[name], "train": {**VARIANTS[name].get("train", {}), **own}}
-    sections = {section: dataclasses.replace(getattr(config, section), **fields) for section, fields in changes.items()}
-    return dataclasses.replace(config, **sections)
+    return changed(
+        config, VARIANTS[name], seed=seed, steps=steps, sample_every=steps, snapshot_every=-(-steps // SNAPSHOTS)
+    )
 
 
 def step_flops(config: Config) -> float:
@@ -148,8 +162,8 @@ def table(rows: Sequence[dict]) -> list[report.Row]:
     """Means over seeds of every variant and point; costs are over the baseline's of one point."""
     unit = {kind: [row[kind] / row["point"] for row in rows if row["variant"] == BASELINE] for kind in _costs(rows)}
     found = []
-    for (name, point), runs in _grouped(rows).items():
-        cells: dict[str, Any] = {"variant": name, "point": point, "seeds": len(runs)}
+    for (name, average, point), runs in _grouped(rows).items():
+        cells: dict[str, Any] = {"variant": name, "average": average, "point": point, "seeds": len(runs)}
         for kind, values in unit.items():
             cells[kind.replace("_", " ")] = runs[0][kind] / np.mean(values) if values else None
         cells["sampling FLOPs"] = runs[0]["sampling_flops"]
@@ -159,18 +173,19 @@ def table(rows: Sequence[dict]) -> list[report.Row]:
 
 
 def compared(rows: Sequence[dict]) -> list[report.Row]:
-    """Every variant against one level of the same point, seed by seed.
+    """Every variant against one level of the same average and point, seed by seed.
 
     The ratio of the means of low_pass; of each other metric the mean difference and its standard error.
     """
     groups, found = _grouped(rows), []
-    for (name, point), runs in groups.items():
-        others = {run["seed"]: run for run in groups.get((BASELINE, point), [])}
+    for (name, average, point), runs in groups.items():
+        others = {run["seed"]: run for run in groups.get((BASELINE, average, point), [])}
         pairs = [(run, others[run["seed"]]) for run in runs if run["seed"] in others and name != BASELINE]
         if not pairs:
             continue
         ratio = np.mean([run["low_pass"] for run, _ in pairs]) / np.mean([other["low_pass"] for _, other in pairs])
-        cells: dict[str, Any] = {"variant": name, "point": point, "pairs": len(pairs), "low_pass, ratio": float(ratio)}
+        cells: dict[str, Any] = {"variant": name, "average": average, "point": point, "pairs": len(pairs)}
+        cells["low_pass, ratio"] = float(ratio)
         for metric in METRICS:
             differences = np.array([run[metric] - other[metric] for run, other in pairs if run[metric] is not None])
             if len(differences):
@@ -183,7 +198,11 @@ def compared(rows: Sequence[dict]) -> list[report.Row]:
 
 
 def draw_figure(rows: Sequence[dict]) -> Figure:
-    """Each metric against operations and against time of training: means of the seeds, and bands that hold all of them."""
+    """Each metric against operations and against time of training: means of the seeds, and bands that hold all of them.
+
+    Of the runs' own averages.
+    """
+    rows = [row for row in rows if row["average"] == "own"]
     costs = _costs(rows)
     figure = Figure(figsize=(4 * len(METRICS), 3.5 * len(costs)), layout="constrained")
     panels = figure.subplots(len(costs), len(METRICS), squeeze=False)
@@ -191,7 +210,7 @@ def draw_figure(rows: Sequence[dict]) -> Figure:
     for line, (kind, unit) in zip(panels, costs.items(), strict=True):
         for axes, metric in zip(line, METRICS, strict=True):
             for i, name in enumerate(names):
-                groups = [runs for (variant, _), runs in sorted(_grouped(rows).items()) if variant == name]
+                groups = [runs for (variant, *_), runs in sorted(_grouped(rows).items()) if variant == name]
                 groups = [runs for runs in groups if all(run[metric] is not None for run in runs)]
                 values = [[run[metric] for run in runs] for runs in groups]
                 cost = [runs[0][kind] / unit for runs in groups]
@@ -208,11 +227,11 @@ def _costs(rows: Sequence[dict]) -> dict[str, float]:
     return {kind: unit for kind, unit in kinds.items() if all(kind in row for row in rows)}
 
 
-def _grouped(rows: Sequence[dict]) -> dict[tuple[str, float], list[dict]]:
-    """The seeds of every variant and point."""
-    groups: dict[tuple[str, float], list[dict]] = {}
+def _grouped(rows: Sequence[dict]) -> dict[tuple[str, str, float], list[dict]]:
+    """The seeds of every variant, average and point."""
+    groups: dict[tuple[str, str, float], list[dict]] = {}
     for row in rows:
-        groups.setdefault((row["variant"], row["point"]), []).append(row)
+        groups.setdefault((row["variant"], row["average"], row["point"]), []).append(row)
     return groups
 
 

@@ -1,5 +1,7 @@
-"""What a trained run draws, measured: metrics and cost, kept in a file of the run."""
+"""Variants of a config, and what a trained run draws, measured: metrics and cost, kept in a file of the run."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,26 +10,35 @@ import jax
 
 import ssd_jax
 from ssd_jax.analysis.cost import plan_cost
+from ssd_jax.config import Config
 from ssd_jax.files.json_file import read_json, write_json
 from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
 
 from ..common import folders
 
 
-def measured(workdir: Path, num: int, batch: int, **plan_settings: Any) -> dict[str, Any]:
+def changed(config: Config, changes: Mapping[str, Mapping[str, Any]], **train: Any) -> Config:
+    """The config with other fields, by section, and of training those of `train` besides."""
+    changes = {**changes, "train": {**changes.get("train", {}), **train}}
+    return replace(config, **{name: replace(getattr(config, name), **fields) for name, fields in changes.items()})
+
+
+def measured(workdir: Path, num: int, batch: int, ema_width: float | None = None, **plan_settings: Any) -> dict[str, Any]:
     """Metrics and cost of images of a run, always of the same seed; read from its file if that is there.
 
     Args:
         workdir: of the run.
         num: images.
         batch: images at a time.
+        ema_width: of the averaged weights, as in `ssd_jax.load`.
         plan_settings: of `Trained.plan`.
 
     Returns:
         "metrics" of `evaluate`, "gflops" of an image, and "relative_flops" over those of as many calls at full size.
     """
-    trained = ssd_jax.load(workdir)
-    out = samples_folder(workdir, trained.step, **plan_settings)
+    trained = ssd_jax.load(workdir, ema_width=ema_width)
+    of_width = {} if ema_width is None else {"ema_width": ema_width}
+    out = samples_folder(workdir, trained.step, **plan_settings, **of_width)
     file = workdir / f"{out.name}-{num}.json"
     if file.exists():
         return read_json(file)

@@ -190,18 +190,20 @@ def test_experiment(tmp_path):
 @pytest.mark.nightly
 def test_frontier(tmp_path):
     tiny = [*TINY, "--variants=one_level,levels_proportional", "--points=0.001,0.002", "--seeds=2"]
-    frontier = ["launch.studies.frontier", f"--out={tmp_path}/runs", "--num=24", "--repeats=1", *tiny]
+    frontier = ["launch.studies.frontier", f"--out={tmp_path}/runs", "--num=24", "--repeats=1", "--ema_widths=0.2", *tiny]
     result = launch(*frontier)
     assert result.returncode == 0, result.stderr
     file = tmp_path / "runs" / "rows.json"
     rows = json.loads(file.read_text())["rows"]
-    assert [(row["variant"], row["steps"], row["seed"]) for row in rows[:3]] == [
+    assert [(row["variant"], row["steps"], row["seed"]) for row in rows[:6:2]] == [
         ("one_level", 2, 0),
         ("levels_proportional", 2, 0),
         ("one_level", 3, 0),
     ]
-    assert len(rows) == 8 and {row["seed"] for row in rows} == {0, 1}
-    one_level, levels = rows[:2]
+    assert (
+        len(rows) == 16 and {row["average"] for row in rows} == {"own", "0.2"} and {row["seed"] for row in rows} == {0, 1}
+    )
+    one_level, levels = rows[:4:2]
     assert levels["training_flops"] < one_level["training_flops"]
     assert levels["sampling_flops"] < 1 == one_level["sampling_flops"]
     assert all(row["low_pass"] > 0 and row["training_seconds"] > 0 and "mean colour" in row["bands"] for row in rows)
