@@ -1,13 +1,13 @@
 """How many draws every stage of a training step had better get: measured on a trained run.
 
-python -m launch.studies.allocation --workdir runs/openmoji32
+python -m launch.studies.allocation --workdir runs/openmoji32 [--parts 4]
 
-Measures how noisy the gradient of a draw is in every stage, as Adam sees it, and shares draws out so that the gradient of a
-step is least noisy for what the step costs: by what was measured, and by cost alone. Prints what a config needs for it. The
-measure is of the run's averaged weights; a run trained halfway shows how it was until there.
+Measures how noisy the gradient of a draw is in every stage, or in parts of its timesteps, as Adam sees it, and shares draws
+out so that the gradient of a step is least noisy for what the step costs: by what was measured, and by cost alone. Prints
+what a config needs for it. Measured at the run's averaged weights; a run trained halfway shows how it was until there.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -16,51 +16,108 @@ from absl import flags
 from tqdm import tqdm
 
 import ssd_jax
+from ssd_jax.config import TrainConfig
 from ssd_jax.data import make_source
 from ssd_jax.data.pipeline import make_iterator
-from ssd_jax.training.gradient_noise import gradient_moments, gradient_variances
-from ssd_jax.training.stage_sampling import allocate, stage_probabilities, wanted_draws
+from ssd_jax.errors import InputError
+from ssd_jax.process.stages import Stage
+from ssd_jax.training.gradient_noise import GradientMoments, gradient_moments, gradient_variances
+from ssd_jax.training.stage_sampling import stage_probabilities, timestep_shares, wanted_draws
 from ssd_jax.training.step import draws
 
 from ..common import report
 from ..common.command import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.", required=True)
-DRAWS = flags.DEFINE_integer("draws", 128, "Images, timesteps and noises of every stage.", lower_bound=2)
+DRAWS = flags.DEFINE_integer("draws", 128, "Images, timesteps and noises of every part.", lower_bound=2)
+PARTS = flags.DEFINE_integer("parts", 1, "Of the timesteps of every stage.", lower_bound=1)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some timesteps of a stage.
+
+    Attributes:
+        stage: whose.
+        timesteps: a stage of these alone.
+        cost: operations of a draw.
+        probability: that a training image belongs to it.
+    """
+
+    stage: Stage
+    timesteps: Stage
+    cost: float
+    probability: float
 
 
 def main() -> None:
     trained = ssd_jax.load(Path(WORKDIR.value))
-    config, stages, objective = trained.config.train, trained.process.stages, trained.experiment.objective
-    costs = dict(zip(stages, map(objective.flops, tqdm(stages, "operations")), strict=True))
-    probabilities, before = stage_probabilities(stages, config.up_share), allocate(stages, config, 1, costs.__getitem__)
-    source = make_source(trained.config.data, trained.process.shape)
-    batch = next(make_iterator(source, batch_size=DRAWS.value, seed=config.seed + 1, flip=trained.config.data.flip))
-    numbered = draws(batch, 0, DRAWS.value)
-    given = {name: numbered[name] for name in objective.abstract_draws(1)}
-    parameters, key = trained.network.parameters, jax.random.key(config.seed + 1)
-    moments = [
-        jax.device_get(gradient_moments(objective, config.loss_weighting, stage, parameters, given, key))
-        for stage in tqdm(stages, "gradients")
-    ]
-    variances = gradient_variances(moments, probabilities, np.array(before.draws))
+    config = trained.config.train
+    if config.timestep_parts not in (1, PARTS.value):
+        raise InputError(
+            f"--parts is {PARTS.value}, but the run has train.timestep_parts={config.timestep_parts}; give that"
+        )
+    parts = all_parts(trained)
+    before = part_draws(parts, config)
+    found = [moments(trained, part) for part in tqdm(parts, "gradients")]
+    probabilities = np.array([part.probability for part in parts])
+    variances = gradient_variances(found, probabilities, before)
     variances = variances / variances[-1]
-    shared = {"proportional": replace(config, allocation="proportional", gradient_variances=())}
-    shared["by cost"] = replace(config, allocation="cost_aware", gradient_variances=())
-    shared["by cost and noise"] = replace(shared["by cost"], gradient_variances=tuple(variances.tolist()))
-    wanted = {name: wanted_draws(stages, each, costs.__getitem__) for name, each in shared.items()}
+    plain = replace(config, allocation="proportional", gradient_variances=(), timestep_parts=1)
+    by_cost = replace(plain, allocation="cost_aware")
+    measured = replace(by_cost, gradient_variances=tuple(variances.tolist()), timestep_parts=PARTS.value)
+    shared = {"proportional": plain, "by cost": by_cost, "by cost and noise": measured}
+    wanted = {name: part_draws(parts, each) for name, each in shared.items()}
     rows = []
-    for i, stage in enumerate(stages):
-        raw = float(np.sum(moments[i].variance, dtype=np.float64) / np.sum(moments[-1].variance, dtype=np.float64))
-        row = {"stage": str(stage), "probability": probabilities[i], "GFLOPs a draw": costs[stage] / 1e9}
-        row |= {"variance": raw, "variance for Adam": variances[i], "draws of the run": before.draws[i]}
+    for i, part in enumerate(parts):
+        raw = float(np.sum(found[i].variance, dtype=np.float64) / np.sum(found[-1].variance, dtype=np.float64))
+        row = {"stage": str(part.stage), "t": f"{part.timesteps.t_min} .. {part.timesteps.t_max}"}
+        row |= {"probability": part.probability, "GFLOPs a draw": part.cost / 1e9}
+        row |= {"variance": raw, "variance for Adam": variances[i], "draws of the run": before[i]}
         rows.append(row | {name: each[i] for name, each in wanted.items()})
-    noise = {name: float((probabilities**2 * variances / each).sum()) for name, each in wanted.items()}
     print(report.plain(rows))
+    noise = {name: float((probabilities**2 * variances / each).sum()) for name, each in wanted.items()}
     print("\nnoise of a step's gradient, at the same operations, over that of proportional draws:")
     print(report.plain([{name: value / noise["proportional"] for name, value in noise.items()}]))
     values = ", ".join(f"{each:.3g}" for each in variances)
-    print(f'\n--config.train.allocation=cost_aware --config.train.gradient_variances="({values},)"')
+    of_parts = f" --config.train.timestep_parts={PARTS.value}" if PARTS.value > 1 else ""
+    print(f'\n--config.train.allocation=cost_aware{of_parts} --config.train.gradient_variances="({values},)"')
+
+
+def all_parts(trained: ssd_jax.Trained) -> list[Part]:
+    """Of all stages of the run's process, noisiest first."""
+    stages, objective = trained.process.stages, trained.experiment.objective
+    probabilities = stage_probabilities(stages, trained.config.train.up_share)
+    found = []
+    for stage, probability in zip(tqdm(stages, "operations"), probabilities.tolist(), strict=True):
+        cost = objective.flops(stage)
+        for part in stage.parts(PARTS.value):
+            share = (part.t_max + 1 - part.t_min) / (stage.t_max + 1 - stage.t_min)
+            found.append(Part(stage, part, cost, probability * share))
+    return found
+
+
+def part_draws(parts: list[Part], config: TrainConfig) -> np.ndarray:
+    """Draws of every part in a step of this config, on average."""
+    stages = list(dict.fromkeys(part.stage for part in parts))
+    costs = {part.stage: part.cost for part in parts}
+    total = dict(zip(stages, wanted_draws(stages, config, costs.__getitem__), strict=True))
+    _, shares = timestep_shares(stages, config)
+    if config.timestep_parts == PARTS.value:
+        return np.concatenate([total[stage] * np.array(own) for stage, own in zip(stages, shares, strict=True)])
+    whole = {stage: sum(part.probability for part in parts if part.stage is stage) for stage in stages}
+    return np.array([total[part.stage] * part.probability / whole[part.stage] for part in parts])
+
+
+def moments(trained: ssd_jax.Trained, part: Part) -> GradientMoments:
+    """Of gradients at the run's averaged weights, of the same images for all parts."""
+    config, objective = trained.config, trained.experiment.objective
+    source, seed = make_source(config.data, trained.process.shape), config.train.seed + 1
+    batch = next(make_iterator(source, batch_size=DRAWS.value, seed=seed, flip=config.data.flip))
+    numbered = draws(batch, 0, DRAWS.value)
+    given = {name: numbered[name] for name in objective.abstract_draws(1)}
+    weighting, weights = config.train.loss_weighting, trained.network.parameters
+    return jax.device_get(gradient_moments(objective, weighting, part.timesteps, weights, given, jax.random.key(seed)))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 A stage is static: one branch of the network, one compiled program.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -26,6 +26,11 @@ class Stage:
     def is_up(self) -> bool:
         """Whether the stage changes resolution."""
         return self.in_level != self.out_level
+
+    def parts(self, count: int) -> tuple["Stage", ...]:
+        """Its timesteps in parts of the same length, give or take one, noisiest first; one each if there are fewer."""
+        ends = np.linspace(self.t_min, self.t_max + 1, min(count, self.t_max - self.t_min + 1) + 1).astype(int).tolist()
+        return tuple(replace(self, t_min=first, t_max=end - 1) for first, end in reversed(tuple(pairwise(ends))))
 
     def __str__(self) -> str:
         return f"up{self.in_level}to{self.out_level}" if self.is_up else f"stay{self.in_level}"

@@ -11,6 +11,7 @@ MAX_STEPS = 2**31  # the device counts them in int32
 MAX_WARMUP = 2**24  # a smaller share of the peak is 0 in float32
 MAX_BATCH = 2**20
 MAX_FLOPS_PER_STEP = 1e3
+MAX_TIMESTEP_PARTS = 2**10
 MAX_LEARNING_RATE = 100  # Adam moves every parameter by about as much: absurd long before float32 overflows
 MAX_GRADIENT_CLIP = 1e12  # as good as none
 
@@ -37,8 +38,9 @@ class TrainConfig:
             are weighted so that the expected loss is the same.
         flops_per_step: operations of a step, in units of one with `batch_size` draws at full resolution; those of
             `batch_size` proportional draws if not given. There may be more draws than images: images then serve several.
-        gradient_variances: of "cost_aware", > 0: of a draw of every stage, noisiest first, up to a common factor, as
-            `launch.studies.allocation` measures them; the same for all if not given.
+        gradient_variances: of "cost_aware", > 0: of a draw of every part of every stage, noisiest first, up to a common
+            factor, as `launch.studies.allocation` measures them; the same for all if not given.
+        timestep_parts: of a stage, of the same length: those whose draws are noisier get more of its draws. 1 for none.
         draws_multiple: in "mixed", draws of a stage come in multiples of this, of which the number of devices must be a
             divisor for the stages of a step not to depend on it; stages with a smaller share take turns.
         accumulate: rounds in which every stage takes its draws of a step, for less memory; an update is one all the same.
@@ -60,6 +62,7 @@ class TrainConfig:
     allocation: str = "proportional"
     flops_per_step: float | None = None
     gradient_variances: tuple[float, ...] = ()
+    timestep_parts: int = 1
     draws_multiple: int = 8
     accumulate: int = 1
     up_share: float = 0.05
@@ -86,6 +89,9 @@ class TrainConfig:
         check_name("train.allocation", self.allocation, ALLOCATIONS)
         if self.flops_per_step is not None:
             check_range("train.flops_per_step", self.flops_per_step, low=0, high=MAX_FLOPS_PER_STEP, open_low=True)
+        check_range("train.timestep_parts", self.timestep_parts, low=1, high=MAX_TIMESTEP_PARTS)
+        if self.timestep_parts > 1 and not self.gradient_variances:
+            raise InputError("train.timestep_parts needs train.gradient_variances, one of each part, to tell them apart by")
         for variance in self.gradient_variances:
             check_range("train.gradient_variances", variance, low=0, open_low=True)
         chosen = self.allocation != "proportional" or self.flops_per_step is not None

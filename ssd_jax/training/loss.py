@@ -1,10 +1,11 @@
 """The training loss: weighted squared error of the predicted clean image, one stage at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from ssd_jax.process.process import ScaleSpaceProcess
@@ -26,10 +27,11 @@ def stage_loss(
     keys: Key[Array, "batch"],
     weighting: str,
     *,
+    shares: Sequence[float] = (1.0,),
     label_dropout: float = 0.0,
     null_label: int | None = None,
 ) -> Float[Array, ""]:
-    """Mean over images of w(SNR_t) |z_hat - z_s|^2 / dim, with t uniform in the stage and s = max(t - 1, 0).
+    """Mean over images of w(SNR_t) |z_hat - z_s|^2 / dim, with s = max(t - 1, 0): its expectation is over uniform t.
 
     The target is the clean image at stage.out_level, where x_s lives; the SNR is that of x_t. z_hat is affine in the
     network's output F, so that this is also w |C_out (F - F*)|^2 / dim with F* = `Parameterisation.target`: whatever a
@@ -41,6 +43,7 @@ def stage_loss(
         label: classes, int [batch], or None.
         keys: one per image, for its timestep, noise, dropout and label dropout: they do not depend on the batch.
         weighting: a key of LOSS_WEIGHTINGS.
+        shares: of the images that get a t of each part of the stage (`Stage.parts`); they are weighted to make up for it.
         label_dropout: probability that an image's label is replaced by `null_label` (Ho & Salimans 2022).
         null_label: the label of "any class"; needed if labels are dropped.
 
@@ -48,7 +51,7 @@ def stage_loss(
         float32 scalar.
     """
     time_keys, noise_keys, dropout_keys, label_keys = jax.vmap(partial(jax.random.split, num=4), out_axes=1)(keys)
-    t = jax.vmap(lambda key: jax.random.randint(key, (), stage.t_min, stage.t_max + 1))(time_keys)
+    t, importance = jax.vmap(partial(_timestep, stage, shares))(time_keys)
     target = process.degrade(images, stage.out_level)
     shape = (*process.level_shape(stage.in_level), images.shape[-1])
     noise = jax.vmap(lambda key: jax.random.normal(key, shape, images.dtype))(noise_keys)
@@ -57,5 +60,17 @@ def stage_loss(
         dropped = jax.vmap(lambda key: jax.random.bernoulli(key, label_dropout))(label_keys)
         label = jnp.where(dropped, null_label, label)
     predicted = denoiser(x, t, label, stage=stage, dropout_keys=dropout_keys)
-    weight = LOSS_WEIGHTINGS[weighting](jnp.exp(jnp.asarray(process.log_snr, jnp.float32))[t])
+    weight = importance * LOSS_WEIGHTINGS[weighting](jnp.exp(jnp.asarray(process.log_snr, jnp.float32))[t])
     return jnp.mean(weight * jnp.mean(jnp.square(predicted - target), axis=range(1, target.ndim)))
+
+
+def _timestep(stage: Stage, shares: Sequence[float], key: Key[Array, ""]) -> tuple[jax.Array, jax.Array | float]:
+    """A timestep of the stage, from its parts by their shares; and its probability if all were alike, over what it has."""
+    if len(shares) == 1:
+        return jax.random.randint(key, (), stage.t_min, stage.t_max + 1), 1.0
+    parts, (part_key, time_key) = stage.parts(len(shares)), jax.random.split(key)
+    first, end = (np.array(ends) for ends in zip(*((part.t_min, part.t_max + 1) for part in parts), strict=True))
+    importance = (end - first) / (stage.t_max + 1 - stage.t_min) / np.array(shares)
+    part = jnp.searchsorted(jnp.asarray(np.cumsum(shares)[:-1], jnp.float32), jax.random.uniform(part_key), side="right")
+    t = jax.random.randint(time_key, (), jnp.asarray(first)[part], jnp.asarray(end)[part])
+    return t, jnp.asarray(importance, jnp.float32)[part]

@@ -1,5 +1,6 @@
 """What is trained, and on what: all that a training step needs to know besides its settings and its devices."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -35,7 +36,15 @@ class Objective:
     model: NetworkConfig
     denoiser: Denoiser
 
-    def loss(self, stage: Stage, weighting: str, parameters: Any, batch: Batch, key: jax.Array) -> Float[Array, ""]:
+    def loss(
+        self,
+        stage: Stage,
+        weighting: str,
+        parameters: Any,
+        batch: Batch,
+        key: jax.Array,
+        shares: Sequence[float] = (1.0,),
+    ) -> Float[Array, ""]:
         """`stage_loss` of the denoiser with these parameters on draws of a step.
 
         All that is random about a draw comes from the key and its number in the step, batch["number"].
@@ -43,7 +52,8 @@ class Objective:
         denoiser, x0 = replace(self.denoiser, parameters=parameters), self.encoding.encode(batch["image"])
         dropout, null = self.model.label_dropout, null_label(self.model)
         label, keys = batch.get("label"), jax.vmap(jax.random.fold_in, (None, 0))(key, batch["number"])
-        return stage_loss(denoiser, self.process, stage, x0, label, keys, weighting, label_dropout=dropout, null_label=null)
+        settings = {"shares": shares, "label_dropout": dropout, "null_label": null}
+        return stage_loss(denoiser, self.process, stage, x0, label, keys, weighting, **settings)
 
     def flops(self, stage: Stage) -> float:
         """Operations of the loss of one image, of weight 1, and its gradient, counted on the lowered program."""

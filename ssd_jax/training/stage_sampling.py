@@ -42,6 +42,7 @@ class Allocation:
         probabilities: p_s, that an image belongs to each, [stages].
         batch_sizes: b_s, draws of a stage in a step that it takes part in, over all devices.
         rates: n_s / b_s, the share of the steps that a stage takes part in, 0 < rate <= 1.
+        shares: of the draws of a stage that each of its parts gets (`Stage.parts`), summing to 1, for every stage.
         seed: of the turns of stages.
     """
 
@@ -49,6 +50,7 @@ class Allocation:
     probabilities: Float[np.ndarray, "stages"]
     batch_sizes: tuple[int, ...]
     rates: tuple[float, ...]
+    shares: tuple[tuple[float, ...], ...]
     seed: int
 
     @property
@@ -86,8 +88,8 @@ def wanted_draws(
 
     "proportional": n_s ~ p_s. "cost_aware": n_s ~ p_s sqrt(v_s / c_s), for which the variance of a step's gradient,
     sum_s p_s^2 v_s / n_s, is least at its cost, sum_s c_s n_s (Neyman 1934); c_s are operations of a draw, and v_s the
-    variances of its gradient, `config.gradient_variances`, or all the same. A step may cost `config.flops_per_step`, in
-    units of `config.batch_size` draws at full resolution; if that is not given, what so many proportional draws do.
+    variances of its gradient by `timestep_shares`. A step may cost `config.flops_per_step`, in units of `config.batch_size`
+    draws at full resolution; if that is not given, what so many proportional draws do.
 
     Args:
         stages: of the process, the last of which stays at full resolution.
@@ -95,14 +97,9 @@ def wanted_draws(
         flops: operations of a draw of a stage, `Objective.flops`; called only if they matter.
 
     Raises:
-        InputError: if `config.gradient_variances` are not as many as the stages, or operations matter and are not known.
+        InputError: if operations matter and are not known, or as `timestep_shares`.
     """
-    probabilities, variances = stage_probabilities(stages, config.up_share), np.array(config.gradient_variances)
-    if variances.size and len(variances) != len(stages):
-        raise InputError(
-            f"train.gradient_variances are {len(variances)}, but the process has {len(stages)} stages: "
-            f"{', '.join(map(str, stages))}; give one of each, or none"
-        )
+    probabilities, (variances, _) = stage_probabilities(stages, config.up_share), timestep_shares(stages, config)
     if config.allocation == "proportional" and config.flops_per_step is None:
         return probabilities * config.batch_size
     costs = np.array([flops(stage) for stage in stages])
@@ -116,8 +113,36 @@ def wanted_draws(
         budget = config.batch_size * config.flops_per_step * costs[-1]
     share = probabilities
     if config.allocation == "cost_aware":
-        share = probabilities * np.sqrt((variances if variances.size else 1.0) / costs)
+        share = probabilities * np.sqrt(variances / costs)
     return share * budget / (share @ costs)
+
+
+def timestep_shares(
+    stages: Sequence[Stage], config: TrainConfig
+) -> tuple[Float[np.ndarray, "stages"], tuple[tuple[float, ...], ...]]:
+    """v_s, the variance of the gradient of a stage's draw, and the shares of its parts in its draws.
+
+    With variances v_b of parts that hold p_b of its timesteps, sum_b p_b^2 v_b / q_b is least for shares q_b ~ p_b
+    sqrt(v_b), and v_s = (sum_b p_b sqrt(v_b))^2 then. Without `config.gradient_variances` all are the same.
+
+    Raises:
+        InputError: if `config.gradient_variances` are not as many as there are parts.
+    """
+    parts = [stage.parts(config.timestep_parts) for stage in stages]
+    count, given = sum(map(len, parts)), config.gradient_variances
+    if given and len(given) != count:
+        of = f" in {count} parts" if config.timestep_parts > 1 else ""
+        raise InputError(
+            f"train.gradient_variances are {len(given)}, but the process has {len(stages)} stages{of}: "
+            f"{', '.join(map(str, stages))}; give one of each, or none"
+        )
+    deviations, roots, shares = iter(np.sqrt(given) if given else np.ones(count)), [], []
+    for own in parts:
+        lengths = np.array([part.t_max + 1 - part.t_min for part in own])
+        root = lengths / lengths.sum() * [next(deviations) for _ in own]
+        roots.append(root.sum())
+        shares.append(tuple((root / root.sum()).tolist()))
+    return np.square(roots), tuple(shares)
 
 
 def allocate(stages: Sequence[Stage], config: TrainConfig, num_devices: int, flops: Callable[[Stage], float]) -> Allocation:
@@ -150,4 +175,5 @@ def allocate(stages: Sequence[Stage], config: TrainConfig, num_devices: int, flo
         for _ in range(round(wanted[~takes_turns].sum()) - int(units[~takes_turns].sum())):
             units[np.argmax(np.where(takes_turns, -np.inf, wanted - units))] += 1
         sizes, rates = units * unit, np.where(takes_turns, wanted, 1.0)
-    return Allocation(tuple(stages), probabilities, tuple(sizes.tolist()), tuple(rates.tolist()), config.seed)
+    _, shares = timestep_shares(stages, config)
+    return Allocation(tuple(stages), probabilities, tuple(sizes.tolist()), tuple(rates.tolist()), shares, config.seed)

@@ -118,7 +118,8 @@ def step_programs(objective: Objective, config: TrainConfig, mesh: jax.sharding.
     """
     allocation = allocate(objective.process.stages, config, mesh.size, objective.flops)
     stages, state = allocation.stages, abstract_state(objective.denoiser.parameters)
-    losses = {stage: partial(_loss, objective, config, stage) for stage in stages}
+    shares = zip(stages, allocation.shares, strict=True)
+    losses = {stage: partial(_loss, objective, config, stage, each) for stage, each in shares}
     sizes = [size // config.accumulate for size in allocation.batch_sizes]
     batches = {stage: objective.abstract_draws(size) for stage, size in zip(stages, sizes, strict=True)}
     reads = {stage: read_as(losses[stage], state.parameters, batches[stage], state.step) for stage in stages}
@@ -195,11 +196,17 @@ def _sum(part: jax.Array, where: PartitionSpec, mesh: jax.sharding.Mesh) -> jax.
 
 
 def _loss(
-    objective: Objective, config: TrainConfig, stage: Stage, parameters: Tree, batch: Batch, step: jax.Array
+    objective: Objective,
+    config: TrainConfig,
+    stage: Stage,
+    shares: Sequence[float],
+    parameters: Tree,
+    batch: Batch,
+    step: jax.Array,
 ) -> jax.Array:
     """The mean loss of a stage's images; all that is random about one depends on (seed, step, its number in the step)."""
     key = jax.random.fold_in(jax.random.key(config.seed), step)
-    return objective.loss(stage, config.loss_weighting, parameters, batch, key)
+    return objective.loss(stage, config.loss_weighting, parameters, batch, key, shares)
 
 
 def _gradient_program(loss: Callable, weight: float, mesh: jax.sharding.Mesh) -> Any:

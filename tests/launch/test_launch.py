@@ -218,10 +218,10 @@ def test_frontier(tmp_path):
 
 @pytest.mark.nightly
 def test_allocation(quickstart, tmp_path):
-    result = launch("launch.studies.allocation", f"--workdir={quickstart[0]}", "--draws=4")
+    result = launch("launch.studies.allocation", f"--workdir={quickstart[0]}", "--draws=4", "--parts=2")
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert [columns(line)[0] for line in lines[1:4]] == ["stay1", "up1to0", "stay0"]
+    assert [columns(line)[0] for line in lines[1:6]] == ["stay1", "stay1", "up1to0", "stay0", "stay0"]
     advised = shlex.split(lines[-1])  # can be pasted
     train = launch("launch.train", "--config=openmoji32", f"--workdir={tmp_path}/run", *TINY, *advised)
     assert train.returncode == 0 and "images a step by stage: stay1 " in train.stderr, train.stderr

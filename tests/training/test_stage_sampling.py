@@ -8,7 +8,7 @@ import pytest
 from ssd_jax.config import ProcessConfig, TrainConfig
 from ssd_jax.errors import InputError
 from ssd_jax.process.config import make_process
-from ssd_jax.training.stage_sampling import allocate, stage_probabilities, wanted_draws
+from ssd_jax.training.stage_sampling import allocate, stage_probabilities, timestep_shares, wanted_draws
 
 STAGES = make_process(ProcessConfig(num_levels=4)).stages
 ELEVEN = make_process(ProcessConfig(image_size=256, num_levels=6)).stages
@@ -101,6 +101,22 @@ def test_no_draws_of_the_same_cost_make_a_less_noisy_gradient(variances):
         assert noise(other * (best @ costs) / (other @ costs), v) > noise(best, v)
 
 
+def test_no_shares_of_a_stage_s_parts_make_its_gradient_less_noisy():
+    parts = [stage.parts(3) for stage in STAGES]
+    variances = np.random.default_rng(0).uniform(0.1, 10, sum(map(len, parts)))
+    config = TrainConfig(allocation="cost_aware", gradient_variances=tuple(variances.tolist()), timestep_parts=3)
+    of_stages, shares = timestep_shares(STAGES, config)
+    first = 0
+    for stage, own, variance, share in zip(STAGES, parts, of_stages, shares, strict=True):
+        p = np.array([part.t_max + 1 - part.t_min for part in own]) / (stage.t_max + 1 - stage.t_min)
+        v, q = variances[first : first + len(own)], np.array(share)
+        first += len(own)
+        assert q.sum() == pytest.approx(1) and (p**2 * v / q).sum() == pytest.approx(variance)
+        for seed in range(10):
+            other = q * np.random.default_rng(seed).uniform(0.8, 1.25, len(q))
+            assert (p**2 * v / (other / other.sum())).sum() >= variance * (1 - 1e-9)
+
+
 @pytest.mark.parametrize("allocation", ["proportional", "cost_aware"])
 def test_a_step_costs_what_it_may(allocation):
     config = TrainConfig(batch_size=64, allocation=allocation, flops_per_step=0.7, draws_multiple=1)
@@ -126,6 +142,9 @@ def test_variances_must_be_of_the_stages():
     config = TrainConfig(allocation="cost_aware", gradient_variances=(1.0, 2.0))
     with pytest.raises(InputError, match="are 2, but the process has 7 stages: stay3, .*; give one of each, or none"):
         wanted_draws(STAGES, config, flops)
+    config = TrainConfig(allocation="cost_aware", gradient_variances=(1.0,) * 7, timestep_parts=2)
+    with pytest.raises(InputError, match="are 7, but the process has 7 stages in 11 parts: "):
+        wanted_draws(STAGES, config, flops)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +154,10 @@ def test_variances_must_be_of_the_stages():
         ({"flops_per_step": 0.0}, "flops_per_step is 0.0, but must be > 0"),
         ({"allocation": "cost_aware", "gradient_variances": (1.0, -1.0)}, "gradient_variances is -1.0, but must be > 0"),
         ({"gradient_variances": (1.0,)}, 'only train.allocation="cost_aware" uses them'),
+        (
+            {"timestep_parts": 4, "allocation": "cost_aware"},
+            "timestep_parts needs train.gradient_variances, one of each part",
+        ),
         ({"allocation": "cost_aware", "stage_sampling": "single"}, 'need "mixed"'),
         ({"flops_per_step": 0.5, "stage_sampling": "single"}, 'need "mixed"'),
     ],

@@ -59,15 +59,17 @@ def oracle(x, t, label, *, stage, dropout_keys):
     return jnp.ones((x.shape[0], 8 >> stage.out_level, 8 >> stage.out_level, 3))
 
 
+@pytest.mark.parametrize("shares", [(1.0,), (0.2, 0.7, 0.1)])
 @pytest.mark.parametrize("weighting", ["min_snr", "snr", "constant"])
 @pytest.mark.smoke
-def test_loss_is_the_weighted_squared_error(weighting):
+def test_loss_is_the_weighted_squared_error(weighting, shares):
     process = make_process(tiny_config().process)
     snr = np.exp(process.log_snr)
     weights = {"min_snr": np.minimum(snr, 5), "snr": snr, "constant": np.ones_like(snr)}[weighting]
     for stage in process.stages:
         images = jnp.full((4096, 8, 8, 3), 0.5)
-        loss = stage_loss(oracle, process, stage, images, None, jax.random.split(jax.random.key(0), 4096), weighting)
+        keys, own = jax.random.split(jax.random.key(0), 4096), shares if stage.t_max > stage.t_min else (1.0,)
+        loss = stage_loss(oracle, process, stage, images, None, keys, weighting, shares=own)
         expected = 0.25 * weights[stage.t_min : stage.t_max + 1].mean()
         np.testing.assert_allclose(loss, expected, rtol=0.1 if stage.t_max > stage.t_min else 1e-5)
 
@@ -77,7 +79,7 @@ def test_loss_is_the_weighted_squared_error(weighting):
     [
         pytest.param({"stage_sampling": "single"}, marks=pytest.mark.nightly),
         pytest.param({}, marks=pytest.mark.nightly),
-        {"allocation": "cost_aware", "gradient_variances": (9.0, 1.0, 0.5)},
+        {"allocation": "cost_aware", "gradient_variances": (9.0, 4.0, 1.0, 0.5, 0.1), "timestep_parts": 2},
     ],
     ids=["single", "mixed", "cost_aware"],
 )
