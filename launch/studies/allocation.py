@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from tqdm import tqdm
@@ -39,15 +40,23 @@ class Part:
 
     Attributes:
         stage: whose.
+        number, count: which of how many parts.
         timesteps: a stage of these alone.
         cost: operations of a draw.
         probability: that a training image belongs to it.
     """
 
     stage: Stage
+    number: int
+    count: int
     timesteps: Stage
     cost: float
     probability: float
+
+    @property
+    def share(self) -> float:
+        """Of the stage's timesteps."""
+        return (self.timesteps.t_max + 1 - self.timesteps.t_min) / (self.stage.t_max + 1 - self.stage.t_min)
 
 
 def main() -> None:
@@ -90,10 +99,9 @@ def all_parts(trained: ssd_jax.Trained) -> list[Part]:
     probabilities = stage_probabilities(stages, trained.config.train.up_share)
     found = []
     for stage, probability in zip(tqdm(stages, "operations"), probabilities.tolist(), strict=True):
-        cost = objective.flops(stage)
-        for part in stage.parts(PARTS.value):
-            share = (part.t_max + 1 - part.t_min) / (stage.t_max + 1 - stage.t_min)
-            found.append(Part(stage, part, cost, probability * share))
+        cost, parts = objective.flops(stage), stage.parts(PARTS.value)
+        own = [Part(stage, number, len(parts), part, cost, probability) for number, part in enumerate(parts)]
+        found += [replace(part, probability=probability * part.share) for part in own]
     return found
 
 
@@ -105,8 +113,7 @@ def part_draws(parts: list[Part], config: TrainConfig) -> np.ndarray:
     _, shares = timestep_shares(stages, config)
     if config.timestep_parts == PARTS.value:
         return np.concatenate([total[stage] * np.array(own) for stage, own in zip(stages, shares, strict=True)])
-    whole = {stage: sum(part.probability for part in parts if part.stage is stage) for stage in stages}
-    return np.array([total[part.stage] * part.probability / whole[part.stage] for part in parts])
+    return np.array([total[part.stage] * part.share for part in parts])
 
 
 def moments(trained: ssd_jax.Trained, part: Part) -> GradientMoments:
@@ -116,8 +123,11 @@ def moments(trained: ssd_jax.Trained, part: Part) -> GradientMoments:
     batch = next(make_iterator(source, batch_size=DRAWS.value, seed=seed, flip=config.data.flip))
     numbered = draws(batch, 0, DRAWS.value)
     given = {name: numbered[name] for name in objective.abstract_draws(1)}
-    weighting, weights = config.train.loss_weighting, trained.network.parameters
-    return jax.device_get(gradient_moments(objective, weighting, part.timesteps, weights, given, jax.random.key(seed)))
+    weighting, weights, key = config.train.loss_weighting, trained.network.parameters, jax.random.key(seed)
+    alone = jnp.arange(part.count) == part.number  # not the part's own stage: one program does for all parts
+    found = gradient_moments(objective, weighting, part.stage, weights, given, key, alone.astype(jnp.float32))
+    mean, variance = jax.device_get(found)
+    return GradientMoments(mean / part.share, variance / part.share**2)
 
 
 if __name__ == "__main__":

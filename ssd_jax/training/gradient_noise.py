@@ -27,7 +27,13 @@ class GradientMoments(NamedTuple):
 
 @partial(jax.jit, static_argnames=("objective", "weighting", "stage"))
 def gradient_moments(
-    objective: Objective, weighting: str, stage: Stage, parameters: dict, draws: Batch, key: Key[Array, ""]
+    objective: Objective,
+    weighting: str,
+    stage: Stage,
+    parameters: dict,
+    draws: Batch,
+    key: Key[Array, ""],
+    shares: Float[Array, "parts"],
 ) -> GradientMoments:
     """Estimates from draws, one at a time (Welford 1962).
 
@@ -38,8 +44,10 @@ def gradient_moments(
         parameters: at which.
         draws: two or more, with their numbers, as a training step has them.
         key: of all that is random about them.
+        shares: of the draws that parts of the stage's timesteps get: all of one of them, and it is that one's gradient,
+            times the part that it is.
     """
-    loss = partial(objective.loss, stage, weighting)
+    loss = partial(objective.loss, stage, weighting, shares=shares)
 
     def add(moments: GradientMoments, counted: tuple[jax.Array, Batch]) -> tuple[GradientMoments, None]:
         count, draw = counted

@@ -5,11 +5,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.stages import Stage
+
+Shares = Sequence[float] | Float[Array, "parts"]  # of draws that each part of a stage's timesteps gets
 
 LOSS_WEIGHTINGS = {
     "min_snr": lambda snr: jnp.minimum(snr, 5.0),  # Hang et al. 2023
@@ -27,7 +28,7 @@ def stage_loss(
     keys: Key[Array, "batch"],
     weighting: str,
     *,
-    shares: Sequence[float] = (1.0,),
+    shares: Shares = (1.0,),
     label_dropout: float = 0.0,
     null_label: int | None = None,
 ) -> Float[Array, ""]:
@@ -64,13 +65,13 @@ def stage_loss(
     return jnp.mean(weight * jnp.mean(jnp.square(predicted - target), axis=range(1, target.ndim)))
 
 
-def _timestep(stage: Stage, shares: Sequence[float], key: Key[Array, ""]) -> tuple[jax.Array, jax.Array | float]:
+def _timestep(stage: Stage, shares: Shares, key: Key[Array, ""]) -> tuple[jax.Array, jax.Array | float]:
     """A timestep of the stage, from its parts by their shares; and its probability if all were alike, over what it has."""
     if len(shares) == 1:
         return jax.random.randint(key, (), stage.t_min, stage.t_max + 1), 1.0
     parts, (part_key, time_key) = stage.parts(len(shares)), jax.random.split(key)
-    first, end = (np.array(ends) for ends in zip(*((part.t_min, part.t_max + 1) for part in parts), strict=True))
-    importance = (end - first) / (stage.t_max + 1 - stage.t_min) / np.array(shares)
-    part = jnp.searchsorted(jnp.asarray(np.cumsum(shares)[:-1], jnp.float32), jax.random.uniform(part_key), side="right")
-    t = jax.random.randint(time_key, (), jnp.asarray(first)[part], jnp.asarray(end)[part])
-    return t, jnp.asarray(importance, jnp.float32)[part]
+    first, end = (jnp.array(ends) for ends in zip(*((part.t_min, part.t_max + 1) for part in parts), strict=True))
+    given = jnp.asarray(shares, jnp.float32)
+    part = jnp.searchsorted(jnp.cumsum(given)[:-1], jax.random.uniform(part_key), side="right")
+    t = jax.random.randint(time_key, (), first[part], end[part])
+    return t, (end - first)[part] / (stage.t_max + 1 - stage.t_min) / given[part]

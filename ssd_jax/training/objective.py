@@ -1,6 +1,5 @@
 """What is trained, and on what: all that a training step needs to know besides its settings and its devices."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,7 +14,7 @@ from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.protocol import NetworkConfig, null_label
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.stages import Stage
-from ssd_jax.training.loss import stage_loss
+from ssd_jax.training.loss import Shares, stage_loss
 
 Batch = dict[str, jax.Array]
 
@@ -43,7 +42,7 @@ class Objective:
         parameters: Any,
         batch: Batch,
         key: jax.Array,
-        shares: Sequence[float] = (1.0,),
+        shares: Shares = (1.0,),
     ) -> Float[Array, ""]:
         """`stage_loss` of the denoiser with these parameters on draws of a step.
 
