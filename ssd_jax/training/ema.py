@@ -66,6 +66,6 @@ def reconstruction(steps: Sequence[int], decay: float, width: float) -> Float[np
     if mismatch > LARGEST_MISMATCH:
         raise InputError(
             f"ema_width is {width:g}, but averages kept at {len(steps)} steps of {last} come no nearer to it than "
-            f"{mismatch:.0%}; take a larger one (< {WIDEST}), or train with a smaller train.snapshot_every"
+            f"{mismatch:.0%}; take another one below {WIDEST}, or train with a smaller train.snapshot_every"
         )
     return factors
