@@ -22,9 +22,10 @@ from absl import flags
 import ssd_jax
 from ssd_jax.build import build
 from ssd_jax.config import Config
-from ssd_jax.errors import InputError, unknown_name
+from ssd_jax.errors import InputError, check_range, unknown_name
 from ssd_jax.files.json_file import read_json, write_json
 from ssd_jax.files.paths import check_writable, write_atomically
+from ssd_jax.training.ema import WIDEST
 from ssd_jax.training.stage_sampling import allocate
 
 from ..benchmark.timing import time_in_turns
@@ -77,8 +78,7 @@ REPEATS = flags.DEFINE_integer("repeats", 15, "Timed runs of steps of each varia
 def main() -> None:
     out = Path(OUT.value)
     check_writable(out)
-    results = read_json(Path(ROWS.value)) if ROWS.value else train_and_measure(read_config(), out)
-    rows = results["rows"]
+    rows = read_rows(Path(ROWS.value)) if ROWS.value else train_and_measure(read_config(), out)
     text = "\n\n".join([report.markdown(table(rows), digits=3), report.markdown(compared(rows), digits=3)]) + "\n"
     print(text)
     write_atomically(out / "frontier.md", lambda file: file.write(text.encode()))
@@ -87,12 +87,22 @@ def main() -> None:
     print(f"{out}/frontier.md, frontier.png")
 
 
-def train_and_measure(config: Config, out: Path) -> dict[str, Any]:
+def read_rows(file: Path) -> list[dict]:
+    """The rows of a rows.json. Raises InputError if it holds none."""
+    results = read_json(file)
+    if not isinstance(results, dict) or not results.get("rows"):
+        raise InputError(f"--rows {str(file)!r} holds no rows; give a rows.json of launch.studies.frontier")
+    return results["rows"]
+
+
+def train_and_measure(config: Config, out: Path) -> list[dict]:
     """All runs, each seed's one after the other, and what they draw; then what a step of each variant takes."""
     for name in NAMES.value:
         if name not in VARIANTS:
             raise unknown_name("variant", name, VARIANTS)
-    points, widths = numbers("points", POINTS.value), [None, *numbers("ema_widths", WIDTHS.value)]
+    points, widths = numbers("points", POINTS.value), numbers("ema_widths", WIDTHS.value) if WIDTHS.value else []
+    for width in widths:  # fails before anything is trained
+        check_range("--ema_widths", width, low=0, high=WIDEST)
     results: dict[str, Any] = {"config": dataclasses.asdict(config), "made_by": provenance(), "rows": []}
     flops = {name: step_flops(varied(config, name, points[0], 0)) for name in NAMES.value}
     plan = {"solver": "dpmpp_2m", "num_steps": min(30, config.process.num_timesteps), "spacing": "optimal"}
@@ -101,7 +111,7 @@ def train_and_measure(config: Config, out: Path) -> dict[str, Any]:
             for name in NAMES.value:
                 each, workdir = varied(config, name, point, seed), out / f"{name}-{point:g}-seed{seed}"
                 ssd_jax.train(each, workdir)
-                for width in widths:
+                for width in [None, *widths]:
                     found = measured(workdir, NUM.value, BATCH.value, width, **plan)
                     row = {
                         "variant": name,
@@ -116,7 +126,7 @@ def train_and_measure(config: Config, out: Path) -> dict[str, Any]:
     for row in results["rows"]:
         row["training_seconds"] = seconds[row["variant"]] * row["steps"]
     write_json(out / "rows.json", results)
-    return results
+    return results["rows"]
 
 
 def numbers(flag: str, given: Sequence[str]) -> list[float]:
@@ -125,7 +135,7 @@ def numbers(flag: str, given: Sequence[str]) -> list[float]:
         values = sorted({float(each) for each in given})
     except ValueError:
         values = [math.nan]
-    if not all(0 < value < math.inf for value in values):
+    if not values or not all(0 < value < math.inf for value in values):
         raise InputError(f"--{flag} is {','.join(given)}, but must be numbers above 0, as in 1,2,4")
     return values
 

@@ -45,12 +45,12 @@ def average_of_width(workdir: Path, step: int, abstract: Any, width: float) -> A
             "train.snapshot_every"
         )
     shapes = {name: leaf.shape for name, leaf in named(abstract).items()}
-    decays = {number: read_npz(path, without=shapes).get(DECAY) for number, path in sorted(kept.items())}
-    values = {None if each is None else float(each) for each in decays.values()}
-    if len(values) > 1 or None in values:
+    decays = {number: read_npz(path, without=shapes).get(DECAY, np.nan) for number, path in sorted(kept.items())}
+    values = set(map(float, decays.values()))
+    if len(values) > 1 or np.isnan(min(values)):
         found = ", ".join(map(str, values))
         raise InputError(f"{workdir / FOLDER} holds averages of several train.ema_decay ({found}); leave ema_width out")
-    factors, total = reconstruction(list(decays), values.pop() or 0.0, width), dict.fromkeys(shapes, 0.0)
+    factors, total = reconstruction(list(decays), values.pop(), width), dict.fromkeys(shapes, 0.0)
     for number, factor in zip(decays, factors, strict=True):
         arrays = read_npz(kept[number], without=(DECAY,))
         if {name: array.shape for name, array in arrays.items()} != shapes:

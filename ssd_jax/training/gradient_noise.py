@@ -44,8 +44,8 @@ def gradient_moments(
         parameters: at which.
         draws: two or more, with their numbers, as a training step has them.
         key: of all that is random about them.
-        shares: of the draws that parts of the stage's timesteps get: all of one of them, and it is that one's gradient,
-            times the part that it is.
+        shares: of the draws that parts of the stage's timesteps get, [parts]; with 1 for one of them and 0 for the others
+            the gradient is p_b times that of part b, which holds p_b of the timesteps.
     """
     loss = partial(objective.loss, stage, weighting, shares=shares)
 

@@ -51,8 +51,8 @@ class Objective:
         denoiser, x0 = replace(self.denoiser, parameters=parameters), self.encoding.encode(batch["image"])
         dropout, null = self.model.label_dropout, null_label(self.model)
         label, keys = batch.get("label"), jax.vmap(jax.random.fold_in, (None, 0))(key, batch["number"])
-        settings = {"shares": shares, "label_dropout": dropout, "null_label": null}
-        return stage_loss(denoiser, self.process, stage, x0, label, keys, weighting, **settings)
+        loss = partial(stage_loss, denoiser, self.process, stage, x0, label, keys, weighting, shares=shares)
+        return loss(label_dropout=dropout, null_label=null)
 
     def flops(self, stage: Stage) -> float:
         """Operations of the loss of one image, of weight 1, and its gradient, counted on the lowered program."""

@@ -92,11 +92,12 @@ def test_this_tensor_would_be_good(tmp_path):
 
 
 def refused_quickly(path: Path) -> None:
-    start = time.process_time()
+    start, processor = time.monotonic(), time.process_time()
     with at_most(2 * path.stat().st_size + (200 << 20)), pytest.raises(InputError) as refused:
         read_torch_file(path)
     message = str(refused.value)
-    assert time.process_time() - start < 5 and str(path) in message and "\n" not in message and len(message) < 600
+    assert time.process_time() - processor < 5 and time.monotonic() - start < 30  # it may wait for a busy machine alone
+    assert str(path) in message and "\n" not in message and len(message) < 600
     assert "MemoryError" not in message and message.isprintable()
 
 

@@ -42,10 +42,13 @@ def cpus(**known) -> Machine:
     return Machine(f"cpu:{jax.device_count()}", "cpu", jax.devices(), **known)
 
 
-@pytest.mark.parametrize("fsdp", [pytest.param(1, marks=pytest.mark.nightly), 4])
-def test_memory_is_that_of_the_programs_that_run(fsdp):
-    model = replace(tiny_config().model, widths=(32,))  # compiles in a third of the time
-    config = with_one_level(replace(tiny_config(), mesh=MeshConfig(fsdp=fsdp), model=model))
+SMALLEST = with_one_level(replace(tiny_config(), model=replace(tiny_config().model, widths=(32,))))
+MEMORIES = [pytest.param(tiny_config(), fsdp, marks=pytest.mark.nightly) for fsdp in (1, 4)]
+
+
+@pytest.mark.parametrize("config, fsdp", [*MEMORIES, (SMALLEST, 4)])
+def test_memory_is_that_of_the_programs_that_run(config, fsdp):
+    config = replace(config, mesh=MeshConfig(fsdp=fsdp))
     costs = training_costs(config, cpus(), quick=False)
     step = compile_train_step(build(config).objective, config.train, make_mesh(config.mesh))
     assert {each.program.name for each in costs.programs} == set(step.programs)
