@@ -39,19 +39,32 @@ from .quality import changed, measured
 POINT = 12_000  # image-equivalents
 TIMED_STEPS = 4  # in a row
 SNAPSHOTS = 30  # of the averaged weights of a run
-# Blur within the levels; the draws of a step by their cost, and by their noise as `launch.studies.allocation` found it on
-# levels_proportional after 48,000 images.
-PROCESS: dict[str, Any] = {"resolution_schedule": "convex_decay", "gamma": 0.7, "blur": 4.0}
-TRAIN: dict[str, Any] = {
+# Draws of a step, and of the timesteps of a stage, by their cost and by their noise as `launch.studies.allocation` found it
+# on one_level_uniform (--parts 10) and on levels_proportional (--parts 4) after 48,000 images.
+ONE_LEVEL: dict[str, Any] = {
     "allocation": "cost_aware",
-    "gradient_variances": (1.46, 0.904, 1.46, 6.02, 3.36, 5.44, 1.0),
+    "timestep_parts": 10,
+    "gradient_variances": (31.2, 31.8, 65.2, 67.3, 66.5, 34.4, 17.5, 5.81, 1.84, 1.0),
     "draws_multiple": 1,
 }
+LEVELS: dict[str, Any] = {
+    "allocation": "cost_aware",
+    "timestep_parts": 4,
+    "gradient_variances": (
+        *(10.8, 11.6, 11.0, 10.3, 7.39),  # stay3 and up3to2
+        *(9.22, 10.0, 11.3, 17.6, 46.9),
+        *(36.8, 31.4, 15.1, 10.7, 34.7),
+        *(32.8, 5.56, 1.6, 1.0),
+    ),
+    "draws_multiple": 1,
+}
+PROCESS: dict[str, Any] = {"resolution_schedule": "convex_decay", "gamma": 0.7, "blur": 4.0}  # blur within the levels
 # What a variant changes in the config.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
-    "one_level": {"process": {"num_levels": 1}},
-    "levels": {"process": PROCESS, "train": {**TRAIN, "flops_per_step": 1.0}},
-    "levels_two_thirds": {"process": PROCESS, "train": {**TRAIN, "flops_per_step": 2 / 3}},
+    "one_level": {"process": {"num_levels": 1}, "train": ONE_LEVEL},
+    "one_level_uniform": {"process": {"num_levels": 1}, "train": {"draws_multiple": 1}},
+    "levels": {"process": PROCESS, "train": {**LEVELS, "flops_per_step": 1.0}},
+    "levels_two_thirds": {"process": PROCESS, "train": {**LEVELS, "flops_per_step": 2 / 3}},
     "levels_proportional": {"process": PROCESS, "train": {"draws_multiple": 1}},
 }
 BASELINE = "one_level"
