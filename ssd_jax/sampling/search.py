@@ -23,7 +23,9 @@ from ssd_jax.sampling.solvers import Solver
 from ssd_jax.sampling.spacing import fixed_timesteps, lay_out
 
 TILTS = (-0.5, 0.0, 0.5)  # changes of the spectrum's slope: a plan must not be good for one slope alone
-KEPT_ROWS = 512  # of coefficients: a search changes a plan in few places at a time
+KEPT_STEPS = 512  # a search changes a plan in few places at a time
+MAX_GROUPS = 4096  # of coefficients that are told apart exactly; of more, those that are ALIKE count as the same
+ALIKE = 0.05  # relative difference of variance and of blur
 MAX_EVALUATIONS = 2500  # of the error, in a search
 
 
@@ -35,8 +37,8 @@ class IdealChain:
             level that may be the coarsest to hold it, whose coefficients all others share.
         sharp: gain of the coefficients of every group from x_0 to the sharp image of each level in use, [levels, groups].
         solver: of the plans to judge.
-        coarsest, variance, weight: of each group of equal DCT coefficients: index of the coarsest level in use that holds
-            them, variance, and share of the relative error, [groups].
+        coarsest, variance, weight: of each group of equal (or, where there are many, similar) DCT coefficients: index of
+            the coarsest level in use that holds them, variance, and share of the relative error, [groups].
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class IdealChain:
         spectrum: Float[np.ndarray, "*shape"],
         solver: Solver,
         tilts: Sequence[float] = (0.0,),
+        draw_unseen: bool = False,
     ):
         levels = np.searchsorted(process.used_levels, process.levels)
         shift = preserving_shift(process.operators, process.levels)
@@ -57,7 +60,8 @@ class IdealChain:
             shapes = [(2**power,) for power in range(len(gains), -1, -1)]
         operators = tuple(float(g) * _low_pass(*pair) for g, pair in zip(gains, pairwise(shapes), strict=True))
         self.stand_in = ScaleSpaceProcess(shapes[0], process.log_snr, levels, operators, process.dissipation)
-        self.solver, self._row = solver, lru_cache(KEPT_ROWS)(self._find_row)
+        self.solver, self._draw_unseen = solver, draw_unseen
+        self._step = lru_cache(KEPT_STEPS)(self._find_step)
         k = np.maximum(frequencies(process.shape), 1.0)
         tilted = [spectrum * k**tilt for tilt in tilts]
         tilted = [each * spectrum.sum() / each.sum() for each in tilted]
@@ -65,6 +69,10 @@ class IdealChain:
         one = np.ravel(coarsest), rate.ravel().round(12)
         keys = np.array([[*one, each.ravel().round(12)] for each in tilted]).swapaxes(0, 1).reshape(3, -1)
         groups, where, count = np.unique(keys, axis=1, return_index=True, return_counts=True)
+        if len(where) > MAX_GROUPS:
+            alike = np.array([keys[0], *np.round(np.log(keys[1:] + 1e-12) / ALIKE)])
+            _, where, count = np.unique(alike, axis=1, return_index=True, return_counts=True)
+            groups = keys[:, where]
         self.coarsest, self._rate, self.variance = groups[0].astype(int), groups[1], groups[2]
         self.weight = count / (len(tilts) * spectrum.sum())
         self._places = np.unravel_index(where % coarsest.size, process.shape)
@@ -72,13 +80,42 @@ class IdealChain:
             self._places = (2 ** (len(gains) - self.coarsest) // 2,)
         time = np.zeros(len(first)) if process.dissipation is None else process.dissipation[first] * (np.array(first) > 0)
         self.sharp = np.cumprod([1.0, *gains])[:, None] * np.exp(-np.multiply.outer(time, self._rate))
+        self._known = [], [self._first()], [self._last()]
 
     def _blurred(self, t: int) -> Float[np.ndarray, "groups"]:
         """Gain from the sharp image of t's level to z_t."""
         return np.exp(-self.stand_in.blur_times[t] * self._rate)
 
-    def _find_row(self, before: tuple[int, ...], t: int, s: int) -> Float[np.ndarray, "k *groups"]:
-        """(k_x, k_z, k_1 .. k_m, k_n) of the step from t to s for every group; 0 for those that s does not hold."""
+    def _find_step(self, before: tuple[int, ...], t: int, s: int) -> tuple[np.ndarray, np.ndarray]:
+        """L and k_n^2 of the step from t to s for every group: u' = L u + k_n n, for u = (x, the predictions before).
+
+        Returns:
+            float64 [1 + m, 1 + m, groups] and [groups].
+        """
+        process, variance, m = self.stand_in, self.variance, self.solver.carried
+        level, target = int(process.levels[t]), int(process.levels[s])
+        mean = process.alpha[t] * self.sharp[level] * self._blurred(t)
+        z = mean * self.sharp[target] * variance / (mean**2 * variance + process.sigma[t] ** 2)
+        z_s, held = z, self.coarsest >= level
+        if level != target:  # the prediction meets x_s blurred, and knows nothing of what x_t does not hold
+            z = z * held
+            z_s = z * self._blurred(s)
+        k_x, k_z, *k_earlier, k_n = self._row(before, t, s)
+        through = np.zeros((1 + m, 1 + m, len(variance)))
+        through[0, 0] = k_x + k_z * z_s
+        through[0, 1 : 1 + len(k_earlier)] = np.reshape(k_earlier, (len(k_earlier), -1))
+        through[1, 0] = z
+        older = range(1, m)
+        lift = np.divide(self.sharp[target], self.sharp[level], out=np.zeros_like(z), where=held)  # M^+
+        through[[i + 1 for i in older], list(older)] = lift
+        noise = np.broadcast_to(k_n**2, variance.shape)
+        if self._draw_unseen:
+            appears = ~held & (self.coarsest >= target)
+            noise = noise + appears * (process.alpha[s] * self.sharp[target] * self._blurred(s)) ** 2 * variance
+        return through, noise
+
+    def _row(self, before: tuple[int, ...], t: int, s: int) -> Float[np.ndarray, "k *groups"]:
+        """(k_x, k_z, k_1 .. k_j, k_n) of the step from t to s for every group; 0 for those that s does not hold."""
         row = self.solver.coefficients(self.stand_in, before, t, s)
         if row.ndim > 1:
             held = self.coarsest >= self.stand_in.levels[s]
@@ -86,48 +123,57 @@ class IdealChain:
             row = row[places] * held[:, None]
         return np.moveaxis(row, -1, 0)
 
-    def error(self, timesteps: Sequence[int], *, draw_unseen: bool = False) -> float:
+    def _first(self) -> Float[np.ndarray, "k k groups"]:
+        """Covariance of u before the first step: there are no predictions yet."""
+        process, m = self.stand_in, self.solver.carried
+        mean = process.alpha[-1] * self.sharp[-1] * self._blurred(-1)
+        drawn = 1.0 if process.prior_is_noise else mean**2 * self.variance + process.sigma[-1] ** 2
+        covariance = np.zeros((1 + m, 1 + m, len(self.variance)))
+        covariance[0, 0] = (self.coarsest == len(self.sharp) - 1) * drawn
+        return covariance
+
+    def compare_with(self, timesteps: Sequence[int]) -> None:
+        """Keeps what makes the error of plans quick to tell that differ from this one in few places."""
+        steps = list(self.solver.steps(timesteps))
+        forward = [self._first()]
+        for step in steps:
+            through, noise = self._step(*step)
+            covariance = np.einsum("ibg,jbg->ijg", np.einsum("iag,abg->ibg", through, forward[-1]), through)
+            covariance[0, 0] += noise
+            forward.append(covariance)
+        backward = [self._last()]
+        for step in reversed(steps):
+            backward.append(self._back(step, *backward[-1]))
+        self._known = steps, forward, backward[::-1]
+
+    def _last(self) -> tuple[np.ndarray, np.ndarray]:
+        weights = np.zeros((1 + self.solver.carried, len(self.variance)))
+        weights[0] = 1.0
+        return weights, np.zeros_like(self.variance)
+
+    def _back(self, step: tuple, weights: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """From w, b after a step to those before: Var(x_0) = w^T Cov(u) w + b, b what fresh noise adds from there on."""
+        through, noise = self._step(*step)
+        return np.einsum("ig,ijg->jg", weights, through), rest + noise * weights[0] ** 2
+
+    def error(self, timesteps: Sequence[int]) -> float:
         """Relative error of the plan that visits `timesteps`, as `analysis.gaussian_error`; the mean over the tilts.
 
         Args:
             timesteps: from T - 1 to 0, through every up-step.
-            draw_unseen: whether up-steps draw new detail with the data's variance, equation (6').
         """
+        steps = list(self.solver.steps(timesteps))
+        known, forward, backward = self._known
+        same = min(len(steps), len(known))
+        head = next((i for i in range(same) if steps[i] != known[i]), same)
+        tail = next((i for i in range(same - head) if steps[-1 - i] != known[-1 - i]), same - head)
+        weights, rest = backward[len(known) - tail]
+        for step in reversed(steps[head : len(steps) - tail]):
+            weights, rest = self._back(step, weights, rest)
+        last = np.einsum("jg,jg->g", np.einsum("ig,ijg->jg", weights, forward[head]), weights) + rest
         process, variance = self.stand_in, self.variance
-        mean = process.alpha[-1] * self.sharp[-1] * self._blurred(-1)
-        x = (self.coarsest == len(self.sharp) - 1) * (
-            1.0 if process.prior_is_noise else mean**2 * variance + process.sigma[-1] ** 2
-        )
-        m = self.solver.carried
-        zero = np.zeros_like(x)
-        p = [[x, *[zero] * m], *[[zero] * (1 + m)] * m]  # covariance of the state and the predictions before
-        for before, t, s in self.solver.steps(timesteps):
-            level, target = int(process.levels[t]), int(process.levels[s])
-            mean = process.alpha[t] * self.sharp[level] * self._blurred(t)
-            z = mean * self.sharp[target] * variance / (mean**2 * variance + process.sigma[t] ** 2)
-            z_s, held = z, self.coarsest >= level
-            if level != target:  # the prediction meets x_s blurred, and knows nothing of what x_t does not hold
-                z = z * held
-                z_s = z * self._blurred(s)
-            k_x, k_z, *k_earlier, k_n = self._row(before, t, s)
-            through = k_x + k_z * z_s
-            across = [through * old for old in p[0]]  # covariance of the new state with what was before
-            for k_i, row in zip(k_earlier, p[1:], strict=True):
-                across = [covariance + k_i * old for covariance, old in zip(across, row, strict=True)]
-            new = through * across[0]
-            for k_i, covariance in zip(k_earlier, across[1:], strict=True):
-                new = new + k_i * covariance
-            new = new + k_n**2
-            if draw_unseen:
-                appears = ~held & (self.coarsest >= target)
-                new = new + appears * (process.alpha[s] * self.sharp[target] * self._blurred(s)) ** 2 * variance
-            lift = np.divide(self.sharp[target], self.sharp[level], out=np.zeros_like(z), where=held)  # M^+
-            gains = [z, *[lift] * (m - 1)]  # of the prediction, and of those before
-            first = [new, *(gain * covariance for gain, covariance in zip(gains, across[:-1], strict=True))]
-            older = [[gains[i] * gains[j] * p[i][j] for j in range(m)] for i in range(m)]
-            p = [first, *([first[1 + i], *older[i]] for i in range(m))]
         mean, sigma = process.alpha[0] * self._blurred(0), process.sigma[0]
-        drawn = mean * variance / (mean**2 * variance + sigma**2) * np.sqrt(p[0][0])
+        drawn = mean * variance / (mean**2 * variance + sigma**2) * np.sqrt(last)
         return float((self.weight * (drawn - np.sqrt(variance)) ** 2).sum())
 
 
@@ -159,9 +205,9 @@ def optimal_timesteps(
         cost: of the network call at t; 1 by default, so that the budget is a number of calls.
         budget: what all calls may cost together; what those of `start` do if not given.
     """
-    chain = IdealChain(process, natural_spectrum(process.shape) if spectrum is None else spectrum, solver, TILTS)
-    budget = sum(map(cost, start)) if budget is None else budget
-    search = _Search(process, lambda t: chain.error(t, draw_unseen=draw_unseen), start, cost, budget)
+    variance = natural_spectrum(process.shape) if spectrum is None else spectrum
+    chain = IdealChain(process, variance, solver, TILTS, draw_unseen)
+    search = _Search(chain, fixed_timesteps(process), start, cost, sum(map(cost, start)) if budget is None else budget)
     search.shift()
     while search.relocate():
         search.shift()
@@ -190,25 +236,26 @@ class _Search:
 
     def __init__(
         self,
-        process: ScaleSpaceProcess,
-        error: Callable,
+        chain: IdealChain,
+        fixed: Int[np.ndarray, "ends"],
         start: Sequence[int],
         cost: Callable[[int], float],
         budget: float,
     ):
-        self._error, self._cost, self._budget = error, cost, budget * (1 + 1e-9)
-        self._fixed = frozenset(fixed_timesteps(process).tolist())
+        self._chain, self._fixed, self._cost, self._budget = chain, frozenset(fixed.tolist()), cost, budget * (1 + 1e-9)
         self._evaluations = MAX_EVALUATIONS
-        self.timesteps, self._best = list(start), error(start)
+        self.timesteps, self._best = list(start), chain.error(start)
+        chain.compare_with(start)
 
     def _accept(self, *plans: list[int]) -> bool:
         """Takes the best of some plans, if it can be paid and is better than the present one."""
         affordable = [plan for plan in plans if sum(map(self._cost, plan)) <= self._budget][: self._evaluations]
         self._evaluations -= len(affordable)
-        errors = list(map(self._error, affordable))
+        errors = list(map(self._chain.error, affordable))
         if better := min(errors, default=math.inf) < self._best * (1 - 1e-4):
             self._best = min(errors)
             self.timesteps = affordable[errors.index(self._best)]
+            self._chain.compare_with(self.timesteps)
         return better
 
     def shift(self) -> None:

@@ -11,10 +11,11 @@ from ssd_jax.errors import InputError
 from ssd_jax.process.config import make_process
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.spectrum import natural_spectrum
+from ssd_jax.sampling import search
 from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sampling.search import IdealChain, affordable_timesteps, optimal_timesteps
 from ssd_jax.sampling.solvers import SOLVERS
-from ssd_jax.sampling.spacing import SPACINGS, lay_out
+from ssd_jax.sampling.spacing import SPACINGS, fixed_timesteps, lay_out
 
 SPECTRUM = natural_spectrum((64, 64))
 
@@ -53,8 +54,31 @@ def test_scalar_recursions_agree_with_matrices_under_blur(solver, unseen, thresh
     process = make_process(ProcessConfig(image_size=16, operator="ideal", **settings))
     spectrum = natural_spectrum((16, 16)) * np.random.default_rng(0).uniform(0.5, 2, (16, 16))
     plan = plan_steps(process, solver=solver, num_steps=12, spectrum=spectrum if unseen else None)
-    found = IdealChain(process, spectrum, SOLVERS[solver]).error(plan.timesteps.tolist(), draw_unseen=unseen)
+    found = IdealChain(process, spectrum, SOLVERS[solver], draw_unseen=unseen).error(plan.timesteps.tolist())
     np.testing.assert_allclose(found, gaussian_error(plan, spectrum).relative_error, rtol=1e-8)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("unseen", [False, True])
+def test_a_plan_compared_with_another_has_the_error_that_it_has_alone(solver, unseen):
+    process = make_process(ProcessConfig(image_size=16, num_levels=3, blur=2.0))
+    chain, alone = (IdealChain(process, natural_spectrum((16, 16)), SOLVERS[solver], draw_unseen=unseen) for _ in range(2))
+    known = lay_out(process, 12, "log_snr").tolist()
+    chain.compare_with(known)
+    fixed, free = fixed_timesteps(process).tolist(), [t for t in known if t not in fixed_timesteps(process)]
+    moved = [[t + 2 * (t == other) for t in known] for other in free[1:]]
+    for plan in [known, *moved, [t for t in known if t not in free[2:5]], sorted({*known, 111, 333}, reverse=True), fixed]:
+        np.testing.assert_allclose(chain.error(plan), alone.error(plan), rtol=1e-9)
+
+
+def test_coefficients_that_are_alike_count_as_the_same(monkeypatch):
+    process = make_process(ProcessConfig(image_size=32, num_levels=3, blur=2.0))
+    plan = lay_out(process, 16, "log_snr").tolist()
+    exact = IdealChain(process, natural_spectrum((32, 32)), SOLVERS["dpmpp_2m"])
+    monkeypatch.setattr(search, "MAX_GROUPS", 1)
+    merged = IdealChain(process, natural_spectrum((32, 32)), SOLVERS["dpmpp_2m"])
+    assert len(merged.variance) < 0.5 * len(exact.variance)
+    np.testing.assert_allclose(merged.error(plan), exact.error(plan), rtol=0.02)
 
 
 @pytest.mark.parametrize(("solver", "order"), [("ddim", 1), ("ancestral", 1), ("dpmpp_2m", 2)])
