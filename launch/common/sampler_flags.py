@@ -9,13 +9,13 @@ import ssd_jax
 from ssd_jax.errors import SEED_LIMIT, InputError
 from ssd_jax.sampling.denoise import Denoise
 from ssd_jax.sampling.solvers import SOLVERS
-from ssd_jax.sampling.spacing import SPACINGS
+from ssd_jax.sampling.spacing import SPACING_NAMES
 
 from . import folders
 
 SOLVER = flags.DEFINE_string("solver", None, f"One of {', '.join(SOLVERS)}; the run's if not given.")
 NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Network calls per image; the run's if not given.")
-SPACING = flags.DEFINE_string("spacing", "log_snr", f"One of {', '.join(SPACINGS)}, optimal.")
+SPACING = flags.DEFINE_string("spacing", None, f"One of {', '.join(SPACING_NAMES)}; the run's if not given.")
 ETA = flags.DEFINE_float("eta", None, "0 (no fresh noise) to 1 (ancestral); overrides the solver's own.")
 LABEL = flags.DEFINE_string("label", "all", "Class of all images, a name or a number; or all: the classes in turn.")
 GUIDANCE = flags.DEFINE_float("guidance", None, "Scale of classifier-free guidance, 1 is none; the run's if not given.")
@@ -70,9 +70,10 @@ def record(trained: ssd_jax.Trained) -> dict:
     chosen = {
         "solver": SOLVER.value or run.solver,
         "num_steps": run.num_steps if NUM_STEPS.value is None else NUM_STEPS.value,
+        "spacing": SPACING.value or run.spacing,
         "guidance": run.guidance if GUIDANCE.value is None else GUIDANCE.value,
     }
-    others = {flag.name: flag.value for flag in (SEED, SPACING, ETA, LABEL, INTERVAL, THRESHOLD)}
+    others = {flag.name: flag.value for flag in (SEED, ETA, LABEL, INTERVAL, THRESHOLD)}
     return folders.origin(trained) | chosen | others
 
 

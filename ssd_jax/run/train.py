@@ -80,7 +80,8 @@ def train(
     experiment = build(config)
     stages, flops = experiment.process.stages, experiment.objective.flops
     allocation = allocate(stages, settings, mesh.size, flops)  # these fail before anything is written
-    plan_steps(experiment.process, solver=config.sample.solver, num_steps=config.sample.num_steps)
+    drawn = config.sample
+    plan_steps(experiment.process, solver=drawn.solver, num_steps=drawn.num_steps, spacing=drawn.spacing)
     iterator = make_iterator(source, batch_size=settings.batch_size, seed=settings.seed, flip=config.data.flip)
     experiment = with_statistics(experiment, workdir, source)
     with workdir_lease(workdir) as lease:

@@ -62,7 +62,7 @@ class Trained:
             "images": f"{'x'.join(map(str, (*encoding.shape, encoding.channels)))}, {config.model.num_classes} classes"
             + (f": {few(classes)}" if classes and config.model.num_classes else ""),
             "denoiser": f"{config.denoiser.parameterisation}, conditioned on {config.denoiser.conditioning}",
-            "samples by": f"{draws.solver}, {draws.num_steps} calls, guidance {draws.guidance:g}",
+            "samples by": f"{draws.solver}, {draws.num_steps} calls, spacing {draws.spacing}, guidance {draws.guidance:g}",
         }
         table = "\n".join(f"  {name:<11}{value}" for name, value in rows.items())
         return f"Trained model of\n{table}\n{self.process}"
@@ -127,15 +127,16 @@ class Trained:
         *,
         solver: str | None = None,
         num_steps: int | None = None,
-        spacing: str | Sequence[int] = "log_snr",
+        spacing: str | Sequence[int] | None = None,
         eta: float | None = None,
         start: int | None = None,
     ) -> Plan:
-        """`plan_steps` for this model, with the solver and the number of calls of `config.sample` unless given.
+        """`plan_steps` for this model, with the solver, calls and spacing of `config.sample` unless given.
 
         Calls that are listed by `spacing` are as many as it lists.
         """
         settings = self.config.sample
+        spacing = settings.spacing if spacing is None else spacing
         if num_steps is None and isinstance(spacing, str):
             num_steps = settings.num_steps
         solver = settings.solver if solver is None else solver
@@ -250,7 +251,7 @@ class Trained:
         *,
         solver: str | None = None,
         num_steps: int | None = None,
-        spacing: str | Sequence[int] = "log_snr",
+        spacing: str | Sequence[int] | None = None,
         eta: float | None = None,
         label: Label | None = None,
         guidance: float | None = None,
@@ -262,8 +263,8 @@ class Trained:
     ) -> Float[Array, "{num} *shape channels"]:
         """Draws `num` samples of x_0, float32 [num, *shape, channels]; pixels are in [-1, 1].
 
-        Sample i depends on (key, first_index + i) only. Solver, calls and guidance are the run's, those of `config.sample`,
-        unless given.
+        Sample i depends on (key, first_index + i) only. Solver, calls, spacing and guidance are the run's, those of
+        `config.sample`, unless given.
 
         Args:
             key: the seed.

@@ -22,7 +22,7 @@ from ssd_jax.process.stages import Stage
 from ssd_jax.sampling.parts import MatrixFreeUpPlan, Part, StayPlan, UpPlan
 from ssd_jax.sampling.search import optimal_timesteps
 from ssd_jax.sampling.solvers import SOLVERS, Solver
-from ssd_jax.sampling.spacing import SPACINGS, check_timesteps, lay_out
+from ssd_jax.sampling.spacing import SPACING_NAMES, SPACINGS, check_timesteps, lay_out
 
 DEFAULT_STEPS = 30
 
@@ -150,7 +150,7 @@ def _timesteps(
         start = tuple(lay_out(process, num_steps, "log_snr").tolist())
         return _optimal_timesteps(process, solver, start, None if spectrum is None else spectrum.astype(float).tobytes())
     if spacing not in SPACINGS:
-        raise unknown_name("spacing", spacing, [*SPACINGS, "optimal", "a list of timesteps"])
+        raise unknown_name("spacing", spacing, [*SPACING_NAMES, "a list of timesteps"])
     return lay_out(process, num_steps, spacing)
 
 

@@ -31,6 +31,7 @@ SPACINGS = {
     "timestep": _timestep,
     "edm_rho": _edm_rho,  # (noise over signal)^(1/7), Karras et al. 2022
 }
+SPACING_NAMES = (*SPACINGS, "optimal")  # the last is a search, in `search`
 
 
 def lay_out(process: ScaleSpaceProcess, num_steps: int, spacing: str) -> Int[np.ndarray, "{num_steps}"]:

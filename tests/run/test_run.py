@@ -169,6 +169,15 @@ def test_averages_of_other_widths(run):
         ssd_jax.load(workdir, ema_width=0.5)
 
 
+def test_plans_are_spaced_as_the_config_says(run):
+    trained = ssd_jax.load(run[1])
+    sample = replace(trained.config.sample, num_steps=6, spacing="timestep")
+    other = replace(trained, experiment=replace(trained.experiment, config=replace(trained.config, sample=sample)))
+    for given, spacing in ((None, "timestep"), ("log_snr", "log_snr")):
+        expected = ssd_jax.plan_steps(trained.process, num_steps=6, spacing=spacing).timesteps
+        np.testing.assert_array_equal(other.plan(solver="dpmpp_2m", spacing=given).timesteps, expected)
+
+
 def test_a_finished_run_is_left_alone(run):
     config, workdir = run
     before = (workdir / "checkpoints" / "4").stat().st_mtime_ns

@@ -22,6 +22,7 @@ from ssd_jax.errors import InputError, brief, field_types
 from ssd_jax.network.parameterisation import CONDITIONINGS, PARAMETERISATIONS
 from ssd_jax.process.config import NOISE_SCHEDULES, OPERATORS, RESOLUTION_SCHEDULES, SNR_POLICIES
 from ssd_jax.sampling.solvers import SOLVERS
+from ssd_jax.sampling.spacing import SPACING_NAMES
 from ssd_jax.training.config import STAGE_SAMPLINGS
 from ssd_jax.training.loss import LOSS_WEIGHTINGS
 
@@ -94,6 +95,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "train.loss_weighting": tuple(LOSS_WEIGHTINGS),
     "train.stage_sampling": STAGE_SAMPLINGS,
     "sample.solver": tuple(SOLVERS),
+    "sample.spacing": SPACING_NAMES,
 }
 ABSURD: tuple[Any, ...] = (
     *(math.nan, math.inf, -math.inf, 1e308, -1e308, 5e-324, -0.0, -1, -0.5, 1e9, 2**31, 2**32, 2**63, 2**64, 10**400),
