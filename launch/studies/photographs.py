@@ -1,0 +1,79 @@
+"""Small images out of photographs, to train on: random crops, as `configs/experiment32.py` may want them.
+
+python -m launch.studies.photographs --folder /usr/share/wallpapers --out data/photographs32 [--size 32 --num 8192 --seed 0]
+python -m launch.studies.frontier --out runs/photographs --config.data.source=folder --config.data.folder=data/photographs32
+
+Takes the JPEGs at any depth below the folder that are large enough; other formats hold drawings more often than not. Each
+is shrunk to --lines, which is finer than lens and compression, crops of twice the size are cut out at random, and halved.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import cv2
+import numpy as np
+from absl import flags
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from ssd_jax.errors import SEED_LIMIT, InputError
+from ssd_jax.files.images import read_image, write_png
+from ssd_jax.files.paths import check_writable
+
+from ..common.command import run
+from ..common.folders import image_files
+
+FOLDER = flags.DEFINE_string("folder", None, "Folder of photographs.", required=True)
+OUT = flags.DEFINE_string("out", None, "Folder to be made.", required=True)
+SIZE = flags.DEFINE_integer("size", 32, "Pixels a side.", lower_bound=2, upper_bound=1024)
+NUM = flags.DEFINE_integer("num", 8192, "Images, of all photographs in turn.", lower_bound=1, upper_bound=10**6)
+LINES = flags.DEFINE_integer("lines", 540, "Of a photograph when it is cut.", lower_bound=4, upper_bound=2**16)
+SEED = flags.DEFINE_integer("seed", 0, "Of the places.", lower_bound=0, upper_bound=SEED_LIMIT - 1)
+
+
+def main() -> None:
+    out, size = Path(OUT.value), SIZE.value
+    if out.exists():
+        raise InputError(f"--out {str(out)!r} is there already; choose another folder, nothing is overwritten")
+    if LINES.value < 2 * size:
+        raise InputError(f"--lines is {LINES.value}, but must be at least {2 * size}, twice --size")
+    check_writable(out.parent)
+    files = [file for file in image_files(Path(FOLDER.value)) if file.suffix.lower() in (".jpg", ".jpeg")]
+    photographs = {file: read_shrunk(file) for file in tqdm(files, "photographs")}
+    used = [image for image in photographs.values() if image is not None]
+    if not used:
+        raise InputError(f"--folder {FOLDER.value!r} holds no JPEG of {LINES.value} lines or more; give another folder")
+    with TemporaryDirectory(dir=out.parent) as scratch:
+        whole = Path(scratch) / "images"
+        whole.mkdir()
+        for index, image in enumerate(crops(used)):
+            write_png(whole / f"{index:06d}.png", image)
+        os.replace(whole, out)
+    print(f"{out}: {NUM.value} images of {size} x {size} pixels out of {len(used)} photographs")
+
+
+def read_shrunk(file: Path) -> UInt8[np.ndarray, "lines w 3"] | None:
+    """A photograph shrunk to LINES, uint8 RGB; None if it has fewer."""
+    image = read_image(file, channels=3)
+    height, width = image.shape[:2]
+    if min(height, width) < LINES.value:
+        return None
+    shape = round(width * LINES.value / height), LINES.value
+    return cv2.resize(image, shape, interpolation=cv2.INTER_AREA)
+
+
+def crops(photographs: list[UInt8[np.ndarray, "_ _ 3"]]) -> Iterator[UInt8[np.ndarray, "size size 3"]]:
+    """Image i is of photograph i, counted round, its place by (SEED, i)."""
+    size = SIZE.value
+    for index in range(NUM.value):
+        photograph = photographs[index % len(photographs)]
+        room = np.array(photograph.shape[:2]) - 2 * size
+        top, left = np.random.default_rng((SEED.value, index)).integers(0, room + 1).tolist()
+        crop = photograph[top : top + 2 * size, left : left + 2 * size]
+        yield cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
+
+
+if __name__ == "__main__":
+    run(main)
