@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ssd_jax.files.decode import decode
 from ssd_jax.files.images import write_png
@@ -214,6 +215,28 @@ def test_frontier(tmp_path):
     assert result.returncode == 2 and "--points is much, but must be numbers above 0" in result.stderr
     result = launch(*frontier, "--variants=levles")
     assert result.returncode == 2 and "levels_two_thirds" in result.stderr
+
+
+def test_photographs(tmp_path):
+    """Crops of twice the size, halved: of two flat photographs in turn; a small one and a drawing are left out."""
+    (tmp_path / "given" / "below").mkdir(parents=True)
+    for name, value, lines in (
+        ("a.jpg", 40, 96),
+        ("below/b.jpeg", 200, 64),
+        ("small.jpg", 90, 40),
+        ("drawing.png", 90, 96),
+    ):
+        Image.fromarray(np.full((lines, 128, 3), value, np.uint8)).save(tmp_path / "given" / name)
+    command = ["launch.studies.photographs", f"--folder={tmp_path}/given", f"--out={tmp_path}/made", "--size=16", "--num=5"]
+    result = launch(*command, "--lines=64")
+    assert result.returncode == 0 and "5 images of 16 x 16 pixels out of 2 photographs" in result.stdout, result.stderr
+    images = [read(file) for file in sorted((tmp_path / "made").iterdir())]
+    assert {image.shape for image in images} == {(16, 16, 3)} and [image[0, 0, 0] for image in images] == [40, 200] * 2 + [
+        40
+    ]
+    result = launch(*command, "--lines=64")
+    assert result.returncode == 2 and "is there already; choose another folder" in result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"given", "made"}
 
 
 @pytest.mark.nightly
