@@ -130,11 +130,18 @@ class SeparableOperator:
 
 
 def _svd(matrix: Float[np.ndarray, "out in"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """U, s, V^T with a null space that is sorted by frequency, where the SVD alone would leave it to chance."""
+    """U, s, V^T with directions sorted by frequency wherever the SVD alone would leave them to chance: where it may choose
+    among equal singular values, as an ideal low-pass has, and in the null space."""
+    rows, columns = matrix.shape
+    gains = np.diagonal(dct_basis(rows) @ matrix @ dct_basis(columns).T)
+    if np.allclose(dct_basis(rows).T * gains @ dct_basis(columns)[:rows], matrix, rtol=0, atol=1e-13 * np.abs(gains).max()):
+        order = np.argsort(-np.abs(gains), kind="stable")
+        vt = dct_basis(columns)[[*order, *range(rows, columns)]]
+        return (dct_basis(rows).T * np.where(gains < 0, -1.0, 1.0))[:, order], np.abs(gains)[order], vt
     u, s, vt = np.linalg.svd(matrix, full_matrices=True)
-    null = vt[len(u) :] @ dct_basis(vt.shape[1]).T
-    _, turn = np.linalg.eigh(null * np.arange(vt.shape[1]) @ null.T)
-    vt[len(u) :] = turn.T @ vt[len(u) :]
+    null = vt[rows:] @ dct_basis(columns).T
+    _, turn = np.linalg.eigh(null * np.arange(columns) @ null.T)
+    vt[rows:] = turn.T @ vt[rows:]
     return u, s, vt
 
 
