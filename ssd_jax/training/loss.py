@@ -52,7 +52,7 @@ def stage_loss(
         float32 scalar.
     """
     time_keys, noise_keys, dropout_keys, label_keys = jax.vmap(partial(jax.random.split, num=4), out_axes=1)(keys)
-    t, importance = jax.vmap(partial(_timestep, stage, shares))(time_keys)
+    t = jax.vmap(partial(_timestep, stage, shares))(time_keys)
     target = process.degrade(images, stage.out_level)
     shape = (*process.level_shape(stage.in_level), images.shape[-1])
     noise = jax.vmap(lambda key: jax.random.normal(key, shape, images.dtype))(noise_keys)
@@ -61,17 +61,30 @@ def stage_loss(
         dropped = jax.vmap(lambda key: jax.random.bernoulli(key, label_dropout))(label_keys)
         label = jnp.where(dropped, null_label, label)
     predicted = denoiser(x, t, label, stage=stage, dropout_keys=dropout_keys)
-    weight = importance * LOSS_WEIGHTINGS[weighting](jnp.exp(jnp.asarray(process.log_snr, jnp.float32))[t])
+    weight = LOSS_WEIGHTINGS[weighting](jnp.exp(jnp.asarray(process.log_snr, jnp.float32))[t])
+    if len(shares) > 1:
+        weight = weight * _importance(stage, shares, t)
     return jnp.mean(weight * jnp.mean(jnp.square(predicted - target), axis=range(1, target.ndim)))
 
 
-def _timestep(stage: Stage, shares: Shares, key: Key[Array, ""]) -> tuple[jax.Array, jax.Array | float]:
-    """A timestep of the stage, from its parts by their shares; and its probability if all were alike, over what it has."""
+def _timestep(stage: Stage, shares: Shares, key: Key[Array, ""]) -> Int[Array, ""]:
+    """A timestep of the stage, from its parts by their shares."""
     if len(shares) == 1:
-        return jax.random.randint(key, (), stage.t_min, stage.t_max + 1), 1.0
-    parts, (part_key, time_key) = stage.parts(len(shares)), jax.random.split(key)
-    first, end = (jnp.array(ends) for ends in zip(*((part.t_min, part.t_max + 1) for part in parts), strict=True))
-    given = jnp.asarray(shares, jnp.float32)
-    part = jnp.searchsorted(jnp.cumsum(given)[:-1], jax.random.uniform(part_key), side="right")
-    t = jax.random.randint(time_key, (), first[part], end[part])
-    return t, (end - first)[part] / (stage.t_max + 1 - stage.t_min) / given[part]
+        return jax.random.randint(key, (), stage.t_min, stage.t_max + 1)
+    first, end = _ends(stage, len(shares))
+    part_key, time_key = jax.random.split(key)
+    part = jnp.searchsorted(jnp.cumsum(jnp.asarray(shares, jnp.float32))[:-1], jax.random.uniform(part_key), side="right")
+    return jax.random.randint(time_key, (), first[part], end[part])
+
+
+def _importance(stage: Stage, shares: Shares, t: Int[Array, "batch"]) -> Float[Array, "batch"]:
+    """The probability of these timesteps if all were alike, over the one that they have."""
+    first, end = _ends(stage, len(shares))
+    part = jnp.sum(t[:, None] < first, axis=1)  # noisiest first
+    return (end - first)[part] / (stage.t_max + 1 - stage.t_min) / jnp.asarray(shares, jnp.float32)[part]
+
+
+def _ends(stage: Stage, count: int) -> tuple[Int[Array, "parts"], Int[Array, "parts"]]:
+    """Where the parts of a stage begin, and end before."""
+    parts = stage.parts(count)
+    return jnp.array([part.t_min for part in parts]), jnp.array([part.t_max + 1 for part in parts])
