@@ -77,13 +77,12 @@ def train(
     source = make_source(data, shape) if source is None else python_source(source, data, shape)
     check_classes(source, config.model.num_classes)
     config = replace(config, data=recorded(data, source, labelled=labelled, from_python=from_python))
-    experiment = build(config)
+    experiment = with_statistics(build(config), workdir, source)
     stages, flops = experiment.process.stages, experiment.objective.flops
     allocation = allocate(stages, settings, mesh.size, flops)  # these fail before anything is written
     drawn = config.sample
     plan_steps(experiment.process, solver=drawn.solver, num_steps=drawn.num_steps, spacing=drawn.spacing)
     iterator = make_iterator(source, batch_size=settings.batch_size, seed=settings.seed, flip=config.data.flip)
-    experiment = with_statistics(experiment, workdir, source)
     with workdir_lease(workdir) as lease:
         first_does(partial(claim_workdir, workdir, config, experiment.statistics))
         logger.info(summary(experiment, source, allocation, mesh))
