@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from ssd_jax.analysis.boundaries import with_boundaries
 from ssd_jax.analysis.cost import PathCost, PlanCost, plan_cost
 from ssd_jax.analysis.error import GaussianError, StageInformation, gaussian_error, stage_information
 from ssd_jax.config import Config, ProcessConfig
 from ssd_jax.data import image_batches, make_source
 from ssd_jax.files.json_file import write_json
 from ssd_jax.files.paths import check_writable, write_atomically
-from ssd_jax.process.config import make_process
+from ssd_jax.process.config import make_process, with_levels
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.schedules import information_levels
 from ssd_jax.process.spectrum import (
@@ -110,8 +109,8 @@ def advised_config(
     config: ProcessConfig, whole: ScaleSpaceProcess, spectrum: np.ndarray, tolerance: float
 ) -> ProcessConfig:
     """The process whose states are as small as they can be without losing more than `tolerance` nats per pixel."""
-    levels = information_levels(whole.log_snr, spectrum, config.num_levels, tolerance)
-    return with_boundaries(config, [int(np.argmax(levels >= level)) for level in range(1, levels[-1] + 1)])
+    levels = information_levels(whole.log_snr, spectrum, config.num_levels, tolerance, whole.dissipation)
+    return with_levels(config, levels)
 
 
 def _plan(process: ScaleSpaceProcess) -> Plan:
@@ -197,7 +196,7 @@ def _figure(
     power.loglog(k, ring_means(natural_spectrum(spectrum.shape))[1:], "--", color="gray", label="natural, k^-2")
     power.set(xlabel="cycles per side", title="variance of a DCT coefficient")
     for level in range(1, process.num_levels):
-        values = lost_information(whole.log_snr, spectrum, level)
+        values = lost_information(whole.log_snr, spectrum, level, 0.0 if whole.dissipation is None else whole.dissipation)
         (line,) = lost.semilogy(values, label=f"level {level}")
         if level in process.used_levels:
             first = process.first_timestep(level)

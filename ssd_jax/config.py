@@ -7,7 +7,7 @@ when it is made, before anything is built, rendered or written.
 import dataclasses
 import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -30,12 +30,12 @@ from ssd_jax.network import NETWORKS, kind_of
 from ssd_jax.network.flexi_unet import FlexiUNetConfig
 from ssd_jax.network.parameterisation import DenoiserConfig
 from ssd_jax.network.protocol import NetworkConfig, null_label
-from ssd_jax.process.config import ProcessConfig
+from ssd_jax.process.config import ProcessConfig, make_process, with_levels
 from ssd_jax.sampling.config import SampleConfig
 from ssd_jax.sharding import MeshConfig
 from ssd_jax.training.config import TrainConfig
 
-FORMAT = 2  # of config.json; `_upgraded` reads older ones
+FORMAT = 3  # of config.json; `_upgraded` reads older ones
 
 
 @section("config")
@@ -110,7 +110,11 @@ def config_from_json(text: str) -> Config:
     if written not in range(1, FORMAT + 1):
         raise InputError(f"it has format {written!r}, but this version reads 1 to {FORMAT}; install a newer ssd_jax")
     _check_sections(plain)
-    return from_config_dict(_upgraded(plain, written))
+    config = from_config_dict(_upgraded(plain, written))
+    process = config.process
+    if written < 3 and process.resolution_schedule == "information" and process.blur:  # it did not know of blur
+        config = replace(config, process=with_levels(process, make_process(replace(process, blur=0.0)).levels))
+    return config
 
 
 def _check_sections(plain: dict) -> None:

@@ -3,6 +3,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from launch.common.config_flag import load_config, shipped
@@ -57,8 +58,19 @@ def test_older_configs_are_read():
     config = config_from_json(json.dumps(old))
     assert config.sample.num_steps == 7 and config.process.shape == (16, 16) and config.data.channels == 3
     assert config.model == FlexiUNetConfig(widths=(8, 16), attention_levels=(1,), num_heads=2)
-    with pytest.raises(InputError, match="it has format 3, but this version reads 1 to 2; install a newer ssd_jax"):
-        config_from_json(json.dumps({"format": 3}))
+    with pytest.raises(InputError, match="it has format 4, but this version reads 1 to 3; install a newer ssd_jax"):
+        config_from_json(json.dumps({"format": 4}))
+
+
+def test_runs_of_before_keep_the_levels_that_information_gave_them_without_regard_to_blur():
+    settings = {"shape": [16, 16], "num_levels": 3, "resolution_schedule": "information", "tolerance": 0.01}
+    before, blurred = (make_process(ProcessConfig(**settings, blur=blur)).levels for blur in (0.0, 3.0))
+    assert before.sum() < blurred.sum()
+    for written, levels in ((2, before), (3, blurred)):
+        config = config_from_json(json.dumps({"format": written, "process": {**settings, "blur": 3.0}}))
+        process = make_process(config_from_json(config_json(config)).process)
+        assert process.dissipation is not None
+        np.testing.assert_array_equal(process.levels, levels)
 
 
 @pytest.mark.parametrize(

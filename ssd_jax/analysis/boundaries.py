@@ -1,27 +1,18 @@
 """Where to change resolution: a search that minimises the exact Gaussian error (`sampling.search`) over processes."""
 
-import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssd_jax.process.config import ProcessConfig, make_process
+from ssd_jax.process.config import ProcessConfig, make_process, with_boundaries
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.spectrum import natural_spectrum
 from ssd_jax.sampling.search import TILTS, IdealChain, affordable_timesteps, optimal_timesteps
 from ssd_jax.sampling.solvers import Solver
 from ssd_jax.sampling.spacing import fixed_timesteps
-
-
-def with_boundaries(config: ProcessConfig, starts: Sequence[int]) -> ProcessConfig:
-    """The config of a process whose level l begins at timestep starts[l - 1]; equal ones skip a level."""
-    thresholds = tuple(round((start - 0.5) / config.num_timesteps, 6) for start in starts)
-    return dataclasses.replace(
-        config, resolution_schedule="threshold", thresholds=thresholds, num_levels=len(thresholds) + 1
-    )
 
 
 def optimal_boundaries(

@@ -1,8 +1,8 @@
 """The `process` section of a config, and the process that it describes."""
 
 import math
-from collections.abc import Callable
-from dataclasses import InitVar, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import InitVar, dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -135,8 +135,18 @@ def make_process(config: ProcessConfig) -> ScaleSpaceProcess:
         shift = preserving_shift(operators, levels)
         excess = max(log_snr[-1] + shift[-1] - PRIOR_LOG_SNR, 0.0) if shift[-1] else 0.0
         log_snr = log_snr - excess * (np.arange(config.num_timesteps) / (config.num_timesteps - 1)) ** 4 + shift
-    dissipation = growing_blur(config.num_timesteps, config.blur) if config.blur else None
-    return ScaleSpaceProcess(config.shape, log_snr, levels, operators, dissipation)
+    return ScaleSpaceProcess(config.shape, log_snr, levels, operators, _dissipation(config))
+
+
+def with_boundaries(config: ProcessConfig, starts: Sequence[int]) -> ProcessConfig:
+    """The config of a process whose level l begins at timestep starts[l - 1]; equal ones skip a level."""
+    thresholds = tuple(round((start - 0.5) / config.num_timesteps, 6) for start in starts)
+    return replace(config, resolution_schedule="threshold", thresholds=thresholds, num_levels=len(thresholds) + 1)
+
+
+def with_levels(config: ProcessConfig, levels: Int[np.ndarray, "t"]) -> ProcessConfig:
+    """The config of a process with the level of every timestep given, [T]."""
+    return with_boundaries(config, [int(np.argmax(levels >= level)) for level in range(1, int(levels[-1]) + 1)])
 
 
 def _operators(config: ProcessConfig) -> tuple[LinearOperator, ...]:
@@ -180,7 +190,11 @@ def _along_curve(name: str, config: ProcessConfig, log_snr: Float[np.ndarray, "t
 
 def _by_information(config: ProcessConfig, log_snr: Float[np.ndarray, "t"]) -> Int[np.ndarray, "t"]:
     spectrum = natural_spectrum(config.shape, slope=config.spectrum_slope)
-    return information_levels(log_snr, spectrum, config.num_levels, config.tolerance)
+    return information_levels(log_snr, spectrum, config.num_levels, config.tolerance, _dissipation(config))
+
+
+def _dissipation(config: ProcessConfig) -> Float[np.ndarray, "t"] | None:
+    return growing_blur(config.num_timesteps, config.blur) if config.blur else None
 
 
 # From a config and the log-SNR of its base schedule to the level of every timestep, [T].

@@ -6,6 +6,7 @@ a_t^2 + sigma_t^2 = 1; a resolution schedule gives the level of every t, level l
 
 import bisect
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -116,7 +117,11 @@ def threshold_levels(num_timesteps: int, thresholds: Sequence[float]) -> Int[np.
 
 
 def information_levels(
-    log_snr: Float[np.ndarray, "t"], spectrum: Float[np.ndarray, "..."], num_levels: int, tolerance: float
+    log_snr: Float[np.ndarray, "t"],
+    spectrum: Float[np.ndarray, "..."],
+    num_levels: int,
+    tolerance: float,
+    dissipation: Float[np.ndarray, "t"] | None = None,
 ) -> Int[np.ndarray, "t"]:
     """The coarsest level of every timestep that loses no more than `tolerance` of what the state tells of the image.
 
@@ -125,14 +130,20 @@ def information_levels(
         spectrum: the data's, as `spectrum.natural_spectrum` or `spectrum.measured_spectrum` give it.
         num_levels: L.
         tolerance: nats per pixel of level 0.
+        dissipation: of a process that blurs, as `growing_blur` gives it, [T]: what blur has taken, no level loses.
 
     Returns:
         int [T], non-decreasing from 0 to at most L - 1.
     """
     check_range("tolerance", tolerance, low=0)
 
+    blur_times = np.zeros(len(log_snr)) if dissipation is None else dissipation
+
+    def loses_little(t: int, level: int) -> bool:
+        return bool(lost_information(float(log_snr[t]), spectrum, level, float(blur_times[t])) <= tolerance)
+
     def first(level: int) -> int:  # what is lost falls as t rises
-        return bisect.bisect_left(log_snr, True, key=lambda l: bool(lost_information(l, spectrum, level) <= tolerance))
+        return bisect.bisect_left(range(len(log_snr)), True, key=partial(loses_little, level=level))
 
     firsts = [first(level) for level in range(num_levels)]
     levels = np.searchsorted(np.sort(firsts), np.arange(len(log_snr)), side="right") - 1  # less resolution loses more

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Num
 from scipy.fft import dctn
 
 from ssd_jax.errors import InputError, check_range
+from ssd_jax.process.dct import heat_rate_grid
 
 
 def frequencies(shape: Sequence[int]) -> Float[np.ndarray, "..."]:
@@ -78,28 +79,36 @@ def measured_spectrum(images: np.ndarray | Iterable[np.ndarray]) -> Float[np.nda
     return np.maximum(squares / count - (total / count) ** 2, 0).mean(axis=-1)
 
 
-def information(log_snr: Num[np.ndarray, "*t"] | float, spectrum: Float[np.ndarray, "..."]) -> Float[np.ndarray, "*t"]:
-    """What an image with noise at `log_snr` tells of the image without, 1/2 mean_k log(1 + e^l S_k).
+def information(
+    log_snr: Num[np.ndarray, "*t"] | float,
+    spectrum: Float[np.ndarray, "..."],
+    blur_time: Num[np.ndarray, "*t"] | float = 0.0,
+) -> Float[np.ndarray, "*t"]:
+    """What a blurred image with noise tells of the image without either, 1/2 mean_k log(1 + e^l e^(-2 tau r_k) S_k).
 
     Args:
         log_snr: l, any shape.
         spectrum: S.
+        blur_time: tau, for how long the heat equation has blurred it, in pixels^2; r are its rates (`dct.heat_rate_grid`).
 
     Returns:
         Nats per pixel, float64, the shape of log_snr.
     """
-    return _mean_information(log_snr, spectrum, spectrum.size)
+    return _mean_information(log_snr, spectrum, blur_time, np.ones(spectrum.shape, bool))
 
 
 def lost_information(
-    log_snr: Num[np.ndarray, "*t"] | float, spectrum: Float[np.ndarray, "..."], level: int
+    log_snr: Num[np.ndarray, "*t"] | float,
+    spectrum: Float[np.ndarray, "..."],
+    level: int,
+    blur_time: Num[np.ndarray, "*t"] | float = 0.0,
 ) -> Float[np.ndarray, "*t"]:
     """The part of `information` that an ideal low-pass to `level` loses: at DCT indices >= n / 2^level on any axis.
 
     Returns:
         Nats per pixel of the full resolution, float64, the shape of log_snr; 0 at level 0.
     """
-    return _mean_information(log_snr, spectrum[~kept(spectrum.shape, level)], spectrum.size)
+    return _mean_information(log_snr, spectrum, blur_time, ~kept(spectrum.shape, level))
 
 
 def kept(shape: Sequence[int], level: int) -> Bool[np.ndarray, "..."]:
@@ -108,6 +117,9 @@ def kept(shape: Sequence[int], level: int) -> Bool[np.ndarray, "..."]:
     return np.logical_and.reduce(axes)
 
 
-def _mean_information(log_snr, values: Float[np.ndarray, "..."], pixels: int):
-    l = np.asarray(log_snr, np.float64)
-    return np.array([0.5 * np.log1p(np.exp(each) * values).sum() / pixels for each in l.ravel()]).reshape(l.shape)
+def _mean_information(log_snr, spectrum: np.ndarray, blur_time, chosen: Bool[np.ndarray, "..."]) -> np.ndarray:
+    l, time = np.broadcast_arrays(np.asarray(log_snr, np.float64), np.asarray(blur_time, np.float64))
+    values, rates = spectrum[chosen], heat_rate_grid(spectrum.shape, spectrum.shape)[chosen]
+    pairs = zip(l.ravel(), time.ravel(), strict=True)
+    nats = [0.5 * np.log1p(np.exp(each - 2 * tau * rates) * values).sum() / spectrum.size for each, tau in pairs]
+    return np.array(nats).reshape(l.shape)

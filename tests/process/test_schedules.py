@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from ssd_jax.process.dct import heat_rate_grid
 from ssd_jax.process.schedules import (
     RESOLUTION_CURVES,
     constant,
@@ -12,7 +13,7 @@ from ssd_jax.process.schedules import (
     threshold_levels,
     zero_terminal,
 )
-from ssd_jax.process.spectrum import information, natural_spectrum
+from ssd_jax.process.spectrum import information, lost_information, natural_spectrum
 
 
 def test_linear_is_ddpm():
@@ -92,3 +93,18 @@ def test_information_schedule_loses_no_more_than_the_tolerance():
             low = spectrum[: 32 >> levels[t] + 1, : 32 >> levels[t] + 1]
             assert information(log_snr[t], spectrum) - information(log_snr[t], low) * low.size / spectrum.size > 0.01
     assert information_levels(log_snr, spectrum, 4, 1e-12)[-1] == 0
+
+
+def test_what_blur_has_taken_no_level_loses():
+    """Levels begin earlier; what is lost then is that of the blurred image's spectrum."""
+    log_snr, spectrum, dissipation = linear(1000), natural_spectrum((32, 32)), growing_blur(1000, 3.0)
+    sharp = information_levels(log_snr, spectrum, 4, 0.001)
+    levels = information_levels(log_snr, spectrum, 4, 0.001, dissipation)
+    assert (levels >= sharp).all() and levels.sum() > 1.2 * sharp.sum()
+    for level in range(1, 4):
+        first = int(np.argmax(levels >= level))
+        for t, little in ((first, True), (first - 1, False)):
+            blurred = spectrum * np.exp(-2 * dissipation[t] * heat_rate_grid((32, 32), (32, 32)))
+            lost = lost_information(log_snr[t], blurred, level)
+            np.testing.assert_allclose(lost, lost_information(log_snr[t], spectrum, level, dissipation[t]))
+            assert (lost <= 0.001) == little
