@@ -9,7 +9,6 @@ same noise. Goes on where it stopped. Writes rows.json, from which --rows draws 
 frontier.png.
 """
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -21,9 +20,9 @@ from absl import flags
 
 import ssd_jax
 from ssd_jax.build import build
-from ssd_jax.config import Config
+from ssd_jax.config import Config, as_dict
 from ssd_jax.errors import InputError, check_range, unknown_name
-from ssd_jax.files.json_file import read_json, write_json
+from ssd_jax.files.json_file import json_text, parse_json, read_json, write_json
 from ssd_jax.files.paths import check_writable, write_atomically
 from ssd_jax.training.ema import WIDEST
 from ssd_jax.training.stage_sampling import allocate
@@ -116,7 +115,8 @@ def train_and_measure(config: Config, out: Path) -> list[dict]:
     points, widths = numbers("points", POINTS.value), numbers("ema_widths", WIDTHS.value) if WIDTHS.value else []
     for width in widths:  # fails before anything is trained
         check_range("--ema_widths", width, low=0, high=WIDEST)
-    results: dict[str, Any] = {"config": dataclasses.asdict(config), "made_by": provenance(), "rows": []}
+    results: dict[str, Any] = {"config": as_dict(config), "made_by": provenance()}
+    results["rows"] = of_other_variants(out / "rows.json", results["config"])
     flops = {name: step_flops(varied(config, name, points[0], 0)) for name in NAMES.value}
     plan = {"solver": "dpmpp_2m", "num_steps": min(30, config.process.num_timesteps), "spacing": "optimal"}
     for seed in range(SEEDS.value):
@@ -135,11 +135,20 @@ def train_and_measure(config: Config, out: Path) -> list[dict]:
                     row |= {"steps": each.train.steps, "training_flops": flops[name] * each.train.steps}
                     results["rows"].append(row | _figures(found))
                     write_json(out / "rows.json", results)
-    seconds = step_seconds({name: varied(config, name, points[0], 0) for name in NAMES.value})
+    names = dict.fromkeys(row["variant"] for row in results["rows"])
+    seconds = step_seconds({name: varied(config, name, points[0], 0) for name in names})
     for row in results["rows"]:
         row["training_seconds"] = seconds[row["variant"]] * row["steps"]
     write_json(out / "rows.json", results)
     return results["rows"]
+
+
+def of_other_variants(file: Path, config: dict[str, Any]) -> list[dict]:
+    """What was measured of variants that are not asked for now, of the same config, to be kept beside them."""
+    before = read_json(file) if file.exists() else {}
+    if parse_json(json_text(config)) != before.get("config"):
+        return []
+    return [row for row in before["rows"] if row["variant"] not in NAMES.value]
 
 
 def numbers(flag: str, given: Sequence[str]) -> list[float]:

@@ -211,6 +211,10 @@ def test_frontier(tmp_path):
     again = launch("launch.studies.frontier", f"--rows={file}", f"--out={tmp_path}/drawn")
     assert again.returncode == 0 and again.stdout.splitlines()[:-1] == result.stdout.splitlines()[:-1]
     assert (tmp_path / "drawn" / "frontier.png").stat().st_size > 1000
+    result = launch(*frontier, "--variants=levels_proportional", "--seeds=1")  # of one variant; the other's stay
+    assert result.returncode == 0, result.stderr
+    kept = json.loads(file.read_text())["rows"]
+    assert [row["variant"] for row in kept] == ["one_level"] * 8 + ["levels_proportional"] * 4
     result = launch(*frontier, "--points=much")
     assert result.returncode == 2 and "--points is much, but must be numbers above 0" in result.stderr
     result = launch(*frontier, "--variants=levles")
