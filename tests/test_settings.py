@@ -93,7 +93,7 @@ def test_absurd_values_are_refused_or_harmless(section, field):
         (
             "sample",
             {"steps": 30},
-            "'steps', but must be one of: num, solver, num_steps, guidance (did you mean num_steps?)",
+            "'steps', but must be one of: num, solver, num_steps, spacing, guidance (did you mean num_steps?)",
         ),
         ("train", {"learning_rat": 1}, "(did you mean learning_rate?)"),
     ],

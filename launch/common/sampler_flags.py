@@ -70,10 +70,11 @@ def record(trained: ssd_jax.Trained) -> dict:
     chosen = {
         "solver": SOLVER.value or run.solver,
         "num_steps": run.num_steps if NUM_STEPS.value is None else NUM_STEPS.value,
-        "spacing": SPACING.value or run.spacing,
         "guidance": run.guidance if GUIDANCE.value is None else GUIDANCE.value,
+        "seed": SEED.value,
+        "spacing": SPACING.value or run.spacing,
     }
-    others = {flag.name: flag.value for flag in (SEED, ETA, LABEL, INTERVAL, THRESHOLD)}
+    others = {flag.name: flag.value for flag in (ETA, LABEL, INTERVAL, THRESHOLD)}
     return folders.origin(trained) | chosen | others
 
 
