@@ -1,8 +1,8 @@
 """Where to put few network calls: a search that minimises the exact Gaussian error.
 
 The error is that of an ideal low-pass with the log-SNR and the levels of the process. It couples no frequencies, so that a
-plan is judged by a scalar recursion for each value of the spectrum, in less than a millisecond; under blur for each
-frequency, in a few.
+plan is judged by a small recursion for each value of the spectrum, under blur for each frequency; of a plan that differs
+from a known one in a call or two, only those steps are taken again, in about a millisecond.
 """
 
 import bisect
