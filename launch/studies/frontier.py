@@ -144,11 +144,13 @@ def train_and_measure(config: Config, out: Path) -> list[dict]:
 
 
 def of_other_variants(file: Path, config: dict[str, Any]) -> list[dict]:
-    """What was measured of variants that are not asked for now, of the same config, to be kept beside them."""
-    before = read_json(file) if file.exists() else {}
-    if parse_json(json_text(config)) != before.get("config"):
+    """What was measured of variants that are not asked for now, kept. Raises InputError if it is of another config."""
+    if not file.exists():
         return []
-    return [row for row in before["rows"] if row["variant"] not in NAMES.value]
+    results = read_json(file)
+    if not isinstance(results, dict) or results.get("config") != parse_json(json_text(config)):
+        raise InputError(f"{str(file)!r} is of another config; choose another --out, nothing is overwritten")
+    return [row for row in results["rows"] if row["variant"] not in NAMES.value]
 
 
 def numbers(flag: str, given: Sequence[str]) -> list[float]:

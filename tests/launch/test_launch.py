@@ -215,6 +215,8 @@ def test_frontier(tmp_path):
     assert result.returncode == 0, result.stderr
     kept = json.loads(file.read_text())["rows"]
     assert [row["variant"] for row in kept] == ["one_level"] * 8 + ["levels_proportional"] * 4
+    result = launch(*frontier, "--config.train.learning_rate=0.1")
+    assert result.returncode == 2 and "is of another config; choose another --out" in result.stderr
     result = launch(*frontier, "--points=much")
     assert result.returncode == 2 and "--points is much, but must be numbers above 0" in result.stderr
     result = launch(*frontier, "--variants=levles")
