@@ -35,7 +35,7 @@ from ssd_jax.sampling.config import SampleConfig
 from ssd_jax.sharding import MeshConfig
 from ssd_jax.training.config import TrainConfig
 
-FORMAT = 3  # of config.json; `_upgraded` reads older ones
+FORMAT = 3  # of config.json; `config_from_json` reads older ones
 
 
 @section("config")
@@ -111,10 +111,7 @@ def config_from_json(text: str) -> Config:
         raise InputError(f"it has format {written!r}, but this version reads 1 to {FORMAT}; install a newer ssd_jax")
     _check_sections(plain)
     config = from_config_dict(_upgraded(plain, written))
-    process = config.process
-    if written < 3 and process.resolution_schedule == "information" and process.blur:  # it did not know of blur
-        config = replace(config, process=with_levels(process, make_process(replace(process, blur=0.0)).levels))
-    return config
+    return replace(config, process=_without_regard_to_blur(config.process)) if written < 3 else config
 
 
 def _check_sections(plain: dict) -> None:
@@ -134,6 +131,13 @@ def _upgraded(plain: dict, written: int) -> dict:
             sample["num_steps"] = sample.pop("steps")
         plain.setdefault("data", {}).setdefault("channels", 3)
     return plain
+
+
+def _without_regard_to_blur(process: ProcessConfig) -> ProcessConfig:
+    """The levels that the schedule `information` gave before format 3, when it did not count blur."""
+    if process.resolution_schedule != "information" or not process.blur:
+        return process
+    return with_levels(process, make_process(replace(process, blur=0.0)).levels)
 
 
 def _alternatives(kind) -> tuple:

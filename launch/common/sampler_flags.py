@@ -65,7 +65,7 @@ def plan(trained: ssd_jax.Trained, start: int | None = None) -> ssd_jax.Plan:
 
 
 def record(trained: ssd_jax.Trained) -> dict:
-    """All that decides what image i is, with what the run says where no flag does."""
+    """All that decides what image i is, from the run where no flag says it; its order names folders of evaluations."""
     run = trained.config.sample
     chosen = {
         "solver": SOLVER.value or run.solver,

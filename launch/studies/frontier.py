@@ -67,6 +67,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "levels_proportional": {"process": PROCESS, "train": {"draws_multiple": 1}},
 }
 BASELINE = "one_level"
+KEY = ("variant", "average", "point", "seed")  # of a row
 METRICS = {
     "low_pass": ("low_pass", "frechet_relative"),
     "random": ("random_convolutions-0", "frechet_relative"),
@@ -90,7 +91,7 @@ REPEATS = flags.DEFINE_integer("repeats", 15, "Timed runs of steps of each varia
 def main() -> None:
     out = Path(OUT.value)
     check_writable(out)
-    rows = read_rows(Path(ROWS.value)) if ROWS.value else train_and_measure(read_config(), out)
+    rows = read_results(Path(ROWS.value))["rows"] if ROWS.value else train_and_measure(read_config(), out)
     text = "\n\n".join([report.markdown(table(rows), digits=3), report.markdown(compared(rows), digits=3)]) + "\n"
     print(text)
     write_atomically(out / "frontier.md", lambda file: file.write(text.encode()))
@@ -99,12 +100,12 @@ def main() -> None:
     print(f"{out}/frontier.md, frontier.png")
 
 
-def read_rows(file: Path) -> list[dict]:
-    """The rows of a rows.json. Raises InputError if it holds none."""
+def read_results(file: Path) -> dict[str, Any]:
+    """A rows.json. Raises InputError if it holds no rows."""
     results = read_json(file)
     if not isinstance(results, dict) or not results.get("rows"):
-        raise InputError(f"--rows {str(file)!r} holds no rows; give a rows.json of launch.studies.frontier")
-    return results["rows"]
+        raise InputError(f"{str(file)!r} holds no rows; give a rows.json of launch.studies.frontier")
+    return results
 
 
 def train_and_measure(config: Config, out: Path) -> list[dict]:
@@ -115,8 +116,7 @@ def train_and_measure(config: Config, out: Path) -> list[dict]:
     points, widths = numbers("points", POINTS.value), numbers("ema_widths", WIDTHS.value) if WIDTHS.value else []
     for width in widths:  # fails before anything is trained
         check_range("--ema_widths", width, low=0, high=WIDEST)
-    results: dict[str, Any] = {"config": as_dict(config), "made_by": provenance()}
-    results["rows"] = of_other_variants(out / "rows.json", results["config"])
+    results = begun(out / "rows.json", config)
     flops = {name: step_flops(varied(config, name, points[0], 0)) for name in NAMES.value}
     plan = {"solver": "dpmpp_2m", "num_steps": min(30, config.process.num_timesteps), "spacing": "optimal"}
     for seed in range(SEEDS.value):
@@ -133,7 +133,8 @@ def train_and_measure(config: Config, out: Path) -> list[dict]:
                         "seed": seed,
                     }
                     row |= {"steps": each.train.steps, "training_flops": flops[name] * each.train.steps}
-                    results["rows"].append(row | _figures(found))
+                    others = [each for each in results["rows"] if any(each[key] != row[key] for key in KEY)]
+                    results["rows"] = [*others, row | _figures(found)]
                     write_json(out / "rows.json", results)
     names = dict.fromkeys(row["variant"] for row in results["rows"])
     seconds = step_seconds({name: varied(config, name, points[0], 0) for name in names})
@@ -143,14 +144,19 @@ def train_and_measure(config: Config, out: Path) -> list[dict]:
     return results["rows"]
 
 
-def of_other_variants(file: Path, config: dict[str, Any]) -> list[dict]:
-    """What was measured of variants that are not asked for now, kept. Raises InputError if it is of another config."""
+def begun(file: Path, config: Config) -> dict[str, Any]:
+    """The results to add to: those of a rows.json, if there is one. Raises InputError if they were measured otherwise."""
+    settings = {"config": as_dict(config), "images": NUM.value}
     if not file.exists():
-        return []
-    results = read_json(file)
-    if not isinstance(results, dict) or results.get("config") != parse_json(json_text(config)):
-        raise InputError(f"{str(file)!r} is of another config; choose another --out, nothing is overwritten")
-    return [row for row in results["rows"] if row["variant"] not in NAMES.value]
+        return {**settings, "made_by": provenance(), "variants": {name: VARIANTS[name] for name in NAMES.value}, "rows": []}
+    results = read_results(file)
+    names = [*results.get("variants", {}), *NAMES.value]
+    now = settings | {"variants": {name: VARIANTS.get(name) for name in names}}
+    results["variants"] = now["variants"] | results.get("variants", {})
+    for name, value in parse_json(json_text(now)).items():
+        if results.get(name) != value:
+            raise InputError(f"{str(file)!r} is of other {name}; choose another --out, nothing is overwritten")
+    return results | {"made_by": provenance()}
 
 
 def numbers(flag: str, given: Sequence[str]) -> list[float]:

@@ -1,10 +1,11 @@
-"""Small images out of photographs, to train on: random crops, as `configs/experiment32.py` may want them.
+"""Small images out of photographs, to train on: random crops.
 
 python -m launch.studies.photographs --folder /usr/share/wallpapers --out data/photographs32 [--size 32 --num 8192 --seed 0]
-python -m launch.studies.frontier --out runs/photographs --config.data.source=folder --config.data.folder=data/photographs32
+python -m launch.studies.frontier --out runs/photographs --config.data.source=folder \\
+    --config.data.folder=data/photographs32 --config.model.num_classes=0 --config.model.label_dropout=0
 
 Takes the JPEGs at any depth below the folder that are large enough; other formats hold drawings more often than not. Each
-is shrunk to --lines, which is finer than lens and compression, crops of twice the size are cut out at random, and halved.
+is shrunk until its shorter side is --lines, which hides lens and compression; random crops of twice the size are halved.
 """
 
 import os
@@ -29,7 +30,9 @@ FOLDER = flags.DEFINE_string("folder", None, "Folder of photographs.", required=
 OUT = flags.DEFINE_string("out", None, "Folder to be made.", required=True)
 SIZE = flags.DEFINE_integer("size", 32, "Pixels a side.", lower_bound=2, upper_bound=1024)
 NUM = flags.DEFINE_integer("num", 8192, "Images, of all photographs in turn.", lower_bound=1, upper_bound=10**6)
-LINES = flags.DEFINE_integer("lines", 540, "Of a photograph when it is cut.", lower_bound=4, upper_bound=2**16)
+LINES = flags.DEFINE_integer(
+    "lines", 540, "Pixels of a photograph's shorter side when it is cut.", lower_bound=4, upper_bound=2**16
+)
 SEED = flags.DEFINE_integer("seed", 0, "Of the places.", lower_bound=0, upper_bound=SEED_LIMIT - 1)
 
 
@@ -41,8 +44,8 @@ def main() -> None:
         raise InputError(f"--lines is {LINES.value}, but must be at least {2 * size}, twice --size")
     check_writable(out.parent)
     files = [file for file in image_files(Path(FOLDER.value)) if file.suffix.lower() in (".jpg", ".jpeg")]
-    photographs = {file: read_shrunk(file) for file in tqdm(files, "photographs")}
-    used = [image for image in photographs.values() if image is not None]
+    read = (read_shrunk(file) for file in tqdm(files, "photographs"))
+    used = [image for image in read if image is not None]
     if not used:
         raise InputError(f"--folder {FOLDER.value!r} holds no JPEG of {LINES.value} lines or more; give another folder")
     with TemporaryDirectory(dir=out.parent) as scratch:
@@ -54,14 +57,14 @@ def main() -> None:
     print(f"{out}: {NUM.value} images of {size} x {size} pixels out of {len(used)} photographs")
 
 
-def read_shrunk(file: Path) -> UInt8[np.ndarray, "lines w 3"] | None:
-    """A photograph shrunk to LINES, uint8 RGB; None if it has fewer."""
+def read_shrunk(file: Path) -> UInt8[np.ndarray, "h w 3"] | None:
+    """A photograph whose shorter side is shrunk to LINES, uint8 RGB; None if it is shorter."""
     image = read_image(file, channels=3)
     height, width = image.shape[:2]
-    if min(height, width) < LINES.value:
+    scale = LINES.value / min(height, width)
+    if scale > 1:
         return None
-    shape = round(width * LINES.value / height), LINES.value
-    return cv2.resize(image, shape, interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
 
 
 def crops(photographs: list[UInt8[np.ndarray, "_ _ 3"]]) -> Iterator[UInt8[np.ndarray, "size size 3"]]:

@@ -134,8 +134,9 @@ def _svd(matrix: Float[np.ndarray, "out in"]) -> tuple[np.ndarray, np.ndarray, n
     among equal singular values, as an ideal low-pass has, and in the null space."""
     rows, columns = matrix.shape
     gains = np.diagonal(dct_basis(rows) @ matrix @ dct_basis(columns).T)
-    if np.allclose(dct_basis(rows).T * gains @ dct_basis(columns)[:rows], matrix, rtol=0, atol=1e-13 * np.abs(gains).max()):
-        order = np.argsort(-np.abs(gains), kind="stable")
+    largest = np.abs(gains).max()
+    if np.allclose(dct_basis(rows).T * gains @ dct_basis(columns)[:rows], matrix, rtol=0, atol=1e-13 * largest):
+        order = np.argsort(-np.round(np.abs(gains) / (largest or 1.0), 12), kind="stable")  # not by what is rounding
         vt = dct_basis(columns)[[*order, *range(rows, columns)]]
         return (dct_basis(rows).T * np.where(gains < 0, -1.0, 1.0))[:, order], np.abs(gains)[order], vt
     u, s, vt = np.linalg.svd(matrix, full_matrices=True)

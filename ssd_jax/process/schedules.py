@@ -136,7 +136,6 @@ def information_levels(
         int [T], non-decreasing from 0 to at most L - 1.
     """
     check_range("tolerance", tolerance, low=0)
-
     blur_times = np.zeros(len(log_snr)) if dissipation is None else dissipation
 
     def loses_little(t: int, level: int) -> bool:

@@ -54,8 +54,8 @@ def train(
     """Trains up to config.train.steps, going on from the latest checkpoint in `workdir` if there is one.
 
     Writes config.json, statistics.json, checkpoints/, samples/step_N.png and TensorBoard events, which hold the same grids;
-    averages/step_N.npz with train.snapshot_every;
-    a progress bar goes to stderr. SIGTERM, SIGINT and SIGHUP end it after the step that it is in, saved.
+    averages/step_N.npz with train.snapshot_every; a progress bar goes to stderr. SIGTERM, SIGINT and SIGHUP end it after
+    the step that it is in, saved.
 
     Args:
         config: of the run.

@@ -30,6 +30,17 @@ def test_singular_directions_rebuild_the_matrix(name):
     np.testing.assert_allclose(operator.lambda_max, np.linalg.norm(dense(operator), 2) ** 2, rtol=1e-12)
 
 
+def test_directions_of_what_is_diagonal_in_the_dct_are_its_waves():
+    """Also where singular values are equal, and with gains below zero; sorted by size, then by frequency."""
+    np.testing.assert_allclose(ideal((8,)).right[0].T, dct_basis(8), atol=1e-15)
+    gains = np.array([0.5, -2.0, 0.5, 1.0])
+    operator = SeparableOperator((dct_basis(4).T * gains @ dct_basis(8)[:4],))
+    np.testing.assert_allclose(operator.singular_values[:4], [2.0, 1.0, 0.5, 0.5], rtol=1e-12)
+    np.testing.assert_allclose(operator.right[0].T, dct_basis(8)[[1, 3, 0, 2, 4, 5, 6, 7]], atol=1e-15)
+    rebuilt = operator.left[0] * operator.singular_values[:4] @ operator.right[0][:, :4].T
+    np.testing.assert_allclose(rebuilt, operator.matrices[0], atol=1e-14)
+
+
 def test_box_averages_blocks():
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
     np.testing.assert_allclose(box((4, 4)).apply(x)[0, :, :, 0], [[2.5, 4.5], [10.5, 12.5]])
