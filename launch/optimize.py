@@ -13,9 +13,9 @@ from functools import partial
 import numpy as np
 from absl import flags
 
-from ssd_jax.analysis.boundaries import optimal_boundaries
 from ssd_jax.analysis.cost import PlanCost, path_cost, plan_cost
 from ssd_jax.analysis.error import gaussian_error
+from ssd_jax.analysis.optimal_process import optimal_boundaries
 from ssd_jax.config import Config
 from ssd_jax.data import image_batches, make_source
 from ssd_jax.errors import InputError

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ssd_jax.analysis.boundaries import optimal_boundaries
 from ssd_jax.analysis.error import gaussian_error
+from ssd_jax.analysis.optimal_process import optimal_boundaries
 from ssd_jax.config import ProcessConfig
 from ssd_jax.process.config import make_process
 from ssd_jax.process.spectrum import natural_spectrum
