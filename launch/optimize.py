@@ -1,12 +1,15 @@
 """Searches the timesteps that draw best with few network calls, for a config, its data's spectrum and a budget.
 
-python -m launch.optimize --config configs/openmoji32.py --num_steps 12 [--flops 10 --boundaries --spectrum natural]
+python -m launch.optimize --config configs/openmoji32.py --num_steps 12 [--flops 10 --process --spectrum natural]
 
 Prints the plan, its exact Gaussian error and cost beside those of spacing "log_snr", and the timesteps. With --flops the
-budget is not a number of calls but what they cost together, in calls at full size; with --boundaries as well it also says
-when the process had better change resolution, ready to paste: for a model still to be trained. Nothing is trained or drawn.
+budget is not a number of calls but what they cost together, in calls at full size; with --process the levels, where they
+change and the blur within them are searched, too, ready to paste: for a model still to be trained. --training_flops bounds
+what a training image may cost for gradients as clean as one level's, --leap what a change of resolution may lose of an
+image. Nothing is trained or drawn.
 """
 
+import shlex
 from collections.abc import Callable
 from functools import partial
 
@@ -15,8 +18,8 @@ from absl import flags
 
 from ssd_jax.analysis.cost import PlanCost, path_cost, plan_cost
 from ssd_jax.analysis.error import gaussian_error
-from ssd_jax.analysis.optimal_process import optimal_boundaries
-from ssd_jax.config import Config
+from ssd_jax.analysis.optimal_process import largest_leap, optimal_process
+from ssd_jax.config import Config, ProcessConfig
 from ssd_jax.data import image_batches, make_source
 from ssd_jax.errors import InputError
 from ssd_jax.process.config import make_process
@@ -26,6 +29,7 @@ from ssd_jax.sampling.plan import Plan, plan_steps
 from ssd_jax.sampling.search import affordable_timesteps, optimal_timesteps
 from ssd_jax.sampling.solvers import SOLVERS
 from ssd_jax.sampling.spacing import lay_out
+from ssd_jax.training.stage_sampling import stage_probabilities
 
 from .common import report
 from .common.command import run
@@ -35,7 +39,11 @@ define_config()
 SOLVER = flags.DEFINE_enum("solver", "dpmpp_2m", list(SOLVERS), "Solver of the plan.")
 NUM_STEPS = flags.DEFINE_integer("num_steps", 20, "Network calls.")
 FLOPS = flags.DEFINE_float("flops", None, "A budget of operations instead, in network calls at full size.", lower_bound=0)
-BOUNDARIES = flags.DEFINE_bool("boundaries", False, "Search where to change resolution too.")
+PROCESS = flags.DEFINE_bool("process", False, "Search levels, where they change and blur, too.")
+TRAINING_FLOPS = flags.DEFINE_float(
+    "training_flops", None, "Of the process: what a training image may cost, over one at full size.", lower_bound=0
+)
+LEAP = flags.DEFINE_float("leap", None, "Of the process: nats an image that a change may lose.", lower_bound=0)
 SPECTRUM = flags.DEFINE_enum("spectrum", "data", ["data", "natural"], "That of the config's data or a power law.")
 SLOPE = flags.DEFINE_float("slope", 2.0, "Of the power law.")
 IMAGES = flags.DEFINE_integer("images", 2048, "Images to measure the spectrum on.", lower_bound=2)
@@ -45,8 +53,10 @@ def main() -> None:
     config = read_config()
     process = make_process(config.process)
     solver, pay, budget = SOLVERS[SOLVER.value], partial(call_cost, config), FLOPS.value
-    if budget is None and BOUNDARIES.value:
-        raise InputError("--boundaries needs --flops: with a number of calls alone full resolution is always best")
+    if budget is None and PROCESS.value:
+        raise InputError("--process needs --flops: with a number of calls alone full resolution is always best")
+    if not PROCESS.value and (TRAINING_FLOPS.value is not None or LEAP.value is not None):
+        raise InputError("--training_flops and --leap are of a process that is searched; give --process, too")
     if budget is None:  # wrong numbers show before the images are read
         start = lay_out(process, NUM_STEPS.value, "log_snr")
     else:
@@ -58,19 +68,49 @@ def main() -> None:
         found = optimal_timesteps(process, solver, start.tolist(), spectrum, cost=pay(process), budget=budget)
     contestants = {"spacing 'log_snr'": (process, start), "spacing 'optimal'": (process, found)}
     advice = []
-    if budget is not None and BOUNDARIES.value:
-        moved, found = optimal_boundaries(config.process, solver, budget, pay, spectrum)
-        contestants["optimal boundaries"] = make_process(moved), found
-        advice = [
-            f"--config.process.num_levels={moved.num_levels} --config.process.resolution_schedule=threshold "
-            f"'--config.process.thresholds={moved.thresholds}'"
-        ]
+    if budget is not None and PROCESS.value:
+        over = partial(excess, config, spectrum)
+        best, found = optimal_process(config.process, solver, budget, pay, spectrum, excess=over)
+        contestants["optimal process"] = make_process(best), found
+        advice = _as_flags(best)
     plans = {name: plan_steps(of, solver=SOLVER.value, spacing=timesteps) for name, (of, timesteps) in contestants.items()}
     costs = {name: plan_cost(plan, config.model) for name, plan in plans.items()}
-    print(report.plain([_row(name, plan, costs[name], spectrum) for name, plan in plans.items()]), end="\n\n")
+    rows = [_row(name, plan, costs[name], spectrum, training_cost(config, plan.process)) for name, plan in plans.items()]
+    print(report.plain(rows), end="\n\n")
     for name, plan in plans.items():
         print(f"{name}:", plan.describe([path.flops for path in costs[name].stages]), sep="\n", end="\n\n")
     print(*advice, f"timesteps: {','.join(map(str, found))}", sep="\n")
+
+
+def excess(config: Config, spectrum: np.ndarray, process: ScaleSpaceProcess) -> float:
+    """By what share a process exceeds the limits of the flags; 0 within them."""
+    shares = [0.0]
+    if TRAINING_FLOPS.value is not None:
+        shares.append(training_cost(config, process) / TRAINING_FLOPS.value - 1)
+    if LEAP.value is not None:
+        shares.append((largest_leap(process, spectrum) - LEAP.value) / max(LEAP.value, 1e-9))
+    return max(shares)
+
+
+def training_cost(config: Config, process: ScaleSpaceProcess) -> float:
+    """What a training image costs, over one at full size, for a gradient as clean as one level's.
+
+    (sum_s p_s sqrt(c_s))^2, with the draws of "cost_aware" allocation (`training.stage_sampling.wanted_draws`), costs c_s
+    in those at full size, and all draws equally noisy.
+    """
+    probabilities = stage_probabilities(process.stages, config.train.up_share)
+    cost = call_cost(config, process)
+    return float(probabilities @ np.sqrt([cost(stage.t_min) for stage in process.stages])) ** 2
+
+
+def _as_flags(process: ProcessConfig) -> list[str]:
+    """What sets the process, and shares training out by cost."""
+    fields = {"num_levels": process.num_levels, "resolution_schedule": "threshold", "thresholds": process.thresholds}
+    settings = [f"process.{name}={value}" for name, value in (fields | {"blur": process.blur}).items()]
+    settings.append("train.allocation=cost_aware")
+    if TRAINING_FLOPS.value is not None:
+        settings.append(f"train.flops_per_step={TRAINING_FLOPS.value:g}")
+    return [" ".join(shlex.quote(f"--config.{each}") for each in settings)]
 
 
 def _measure(config: Config) -> np.ndarray:
@@ -89,7 +129,7 @@ def call_cost(config: Config, process: ScaleSpaceProcess) -> Callable[[int], flo
     return lambda t: float(costs[t])
 
 
-def _row(name: str, plan: Plan, cost: PlanCost, spectrum: np.ndarray) -> report.Row:
+def _row(name: str, plan: Plan, cost: PlanCost, spectrum: np.ndarray, training: float) -> report.Row:
     error = gaussian_error(plan, spectrum)
     return {
         "plan": name,
@@ -97,6 +137,8 @@ def _row(name: str, plan: Plan, cost: PlanCost, spectrum: np.ndarray) -> report.
         "low frequencies": error.low_frequency_ratio,
         "calls": plan.calls,
         "as many operations as calls at full size": cost.relative_flops * plan.calls,
+        "training operations": training,
+        "largest leap, nats": largest_leap(plan.process, spectrum),
     }
 
 

@@ -1,66 +1,112 @@
-"""Where to change resolution: a search that minimises the exact Gaussian error (`sampling.search`) over processes."""
+"""How many levels, where to change them, and how much blur: a search that minimises the exact Gaussian error."""
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from ssd_jax.errors import InputError
 from ssd_jax.process.config import ProcessConfig, make_process, with_boundaries
 from ssd_jax.process.process import ScaleSpaceProcess
-from ssd_jax.process.spectrum import natural_spectrum
-from ssd_jax.sampling.search import TILTS, IdealChain, affordable_timesteps, optimal_timesteps
+from ssd_jax.process.spectrum import lost_information, natural_spectrum
+from ssd_jax.sampling.search import MAX_EVALUATIONS, TILTS, IdealChain, affordable_timesteps, optimal_timesteps
 from ssd_jax.sampling.solvers import Solver
 from ssd_jax.sampling.spacing import fixed_timesteps
 
+BLURS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # pixels
+STRIDES = (64, 32, 16, 8)  # timesteps of 1000
+GLANCE = 300  # evaluations of the error that a process gets before it is chosen
 
-def optimal_boundaries(
+
+def optimal_process(
     config: ProcessConfig,
     solver: Solver,
     budget: float,
     cost: Callable[[ScaleSpaceProcess], Callable[[int], float]],
     spectrum: Float[np.ndarray, "*shape"] | None = None,
+    *,
+    excess: Callable[[ScaleSpaceProcess], float] = lambda process: 0.0,
 ) -> tuple[ProcessConfig, Int[np.ndarray, "steps"]]:
-    """Where to change resolution, and the timesteps, so that a budget of operations buys the least error.
+    """The process, and the timesteps, with which a budget of operations buys the least error.
 
-    A coordinate search over the timesteps at which levels begin, `optimal_timesteps` inside. The boundaries belong to the
-    process: choose them before training.
+    A coordinate search over the timesteps at which levels begin (beyond the last: not at all) and over blur, a short search
+    of the timesteps inside (`optimal_timesteps`). Levels and blur belong to the process: choose them before training.
 
     Args:
-        config: the process to start from, of two levels or more.
+        config: the process to start from; no more levels are used than it has.
         solver: of the plan.
         budget: what the calls of an image may cost together.
         cost: of the call at t, for any process that the search comes to.
         spectrum: as in `optimal_timesteps`.
+        excess: by what share a process exceeds what else it must keep to, 0 if it does not.
 
     Raises:
-        InputError: if the budget is below the shortest plan of `config`, or as `optimal_timesteps`.
+        InputError: if no process within the limits is found, or as `optimal_timesteps`.
     """
-    before = make_process(config)
-    variance = natural_spectrum(before.shape) if spectrum is None else spectrum
+    spectrum = natural_spectrum(config.shape) if spectrum is None else spectrum
 
     @cache
-    def found(starts: tuple[int, ...]) -> tuple[float, tuple[int, ...]]:
-        process = make_process(with_boundaries(config, starts))
+    def search(starts: tuple[int, ...], blur: float, evaluations: int) -> tuple[float, float, tuple[int, ...]]:
+        """(excess, error, timesteps): what exceeds the limits less is better, whatever its error."""
+        process = make_process(_config(config, starts, blur))
         price = cost(process)
-        if sum(map(price, fixed_timesteps(process).tolist())) > budget:
-            return math.inf, ()
+        least = sum(map(price, fixed_timesteps(process).tolist()))
+        over = max(least / budget - 1, excess(process), 0.0)
+        if over:
+            return over, math.inf, ()
         first = affordable_timesteps(process, budget, price).tolist()
-        timesteps = optimal_timesteps(process, solver, first, variance, cost=price, budget=budget).tolist()
-        return IdealChain(process, variance, solver, TILTS).error(timesteps), tuple(timesteps)
+        limits = {"cost": price, "budget": budget, "evaluations": evaluations}
+        found = optimal_timesteps(process, solver, first, spectrum, **limits).tolist()
+        return 0.0, IdealChain(process, spectrum, solver, TILTS).error(found), tuple(found)
 
-    affordable_timesteps(before, budget, cost(before))
-    starts = tuple(int(np.argmax(before.levels >= level)) for level in range(1, before.num_levels))
-    for stride in (64, 32, 16, 8):
+    levels, end = make_process(config).levels, config.num_timesteps
+    present = (
+        tuple(int(np.argmax(levels >= i)) if i <= levels[-1] else end for i in range(1, config.num_levels)),
+        config.blur,
+    )
+    for stride in dict.fromkeys(max(each * end // 1000, 1) for each in STRIDES):
         better = True
         while better:
-            moved = (
-                (*starts[:i], starts[i] + step, *starts[i + 1 :]) for i in range(len(starts)) for step in (stride, -stride)
-            )
-            valid = [
-                each for each in moved if sorted(each) == list(each) and each[0] > 0 and each[-1] < config.num_timesteps
-            ]
-            best = min([starts, *valid], key=lambda each: found(each)[0])
-            better, starts = best != starts, best
-    return with_boundaries(config, starts), np.array(found(starts)[1])
+            best = min([present, *_neighbours(*present, stride, end)], key=lambda each: search(*each, GLANCE)[:2])
+            better, present = best != present, best
+    over, _, timesteps = search(*present, MAX_EVALUATIONS)
+    if over:
+        raise InputError(
+            f"no process of {config.num_levels} levels was found within the limits; the closest exceeds one by {over:.0%}: "
+            "give more operations, or allow a larger leap"
+        )
+    return _config(config, *present), np.array(timesteps)
+
+
+def largest_leap(process: ScaleSpaceProcess, spectrum: Float[np.ndarray, "*shape"]) -> float:
+    """What the change of resolution that loses most takes of what a state tells of an image, in nats; 0 without changes."""
+
+    def lost(t: int, level: int) -> float:
+        blur_time = 0.0 if process.dissipation is None else float(process.dissipation[t])
+        return float(lost_information(float(process.image_log_snr[t]), spectrum, level, blur_time)) * spectrum.size
+
+    changes = [(process.first_timestep(level), before, level) for before, level in pairwise(process.used_levels)]
+    return max((lost(t, level) - lost(t, before) for t, before, level in changes), default=0.0)
+
+
+def _config(config: ProcessConfig, starts: tuple[int, ...], blur: float) -> ProcessConfig:
+    return replace(with_boundaries(config, [start for start in starts if start < config.num_timesteps]), blur=blur)
+
+
+def _neighbours(starts: tuple[int, ...], blur: float, stride: int, end: int) -> list[tuple[tuple[int, ...], float]]:
+    """One start moved, or all of them, or another blur."""
+    found = []
+    for step in (stride, -stride):
+        moves = [[i] for i in range(len(starts))] + [list(range(len(starts)))] * (len(starts) > 1)
+        for moved in moves:
+            each = tuple(min(start + step, end) if i in moved else start for i, start in enumerate(starts))
+            if sorted(each) == list(each) and each[0] > 0:
+                found.append((each, blur))
+    near = [each for each in BLURS if each != blur]
+    smaller, larger = [each for each in near if each < blur], [each for each in near if each > blur]
+    found += [(starts, each) for each in (*smaller[-1:], *larger[:1])]
+    return found

@@ -26,7 +26,7 @@ TILTS = (-0.5, 0.0, 0.5)  # changes of the spectrum's slope: a plan must not be 
 KEPT_STEPS = 512  # a search changes a plan in few places at a time
 MAX_GROUPS = 4096  # of coefficients that are told apart exactly; of more, those that are ALIKE count as the same
 ALIKE = 0.05  # relative difference of variance and of blur
-MAX_EVALUATIONS = 2500  # of the error, in a search
+MAX_EVALUATIONS = 2500  # of the error, in a search that may take its time
 
 
 class IdealChain:
@@ -191,6 +191,7 @@ def optimal_timesteps(
     draw_unseen: bool = False,
     cost: Callable[[int], float] = lambda t: 1.0,
     budget: float | None = None,
+    evaluations: int = MAX_EVALUATIONS,
 ) -> Int[np.ndarray, "steps"]:
     """The timesteps with the least error for Gaussian data that a local search finds within a budget.
 
@@ -204,10 +205,12 @@ def optimal_timesteps(
         draw_unseen: whether the plan will draw new detail with the data's variance, equation (6').
         cost: of the network call at t; 1 by default, so that the budget is a number of calls.
         budget: what all calls may cost together; what those of `start` do if not given.
+        evaluations: of the error, at most.
     """
     variance = natural_spectrum(process.shape) if spectrum is None else spectrum
     chain = IdealChain(process, variance, solver, TILTS, draw_unseen)
-    search = _Search(chain, fixed_timesteps(process), start, cost, sum(map(cost, start)) if budget is None else budget)
+    limit = sum(map(cost, start)) if budget is None else budget
+    search = _Search(chain, fixed_timesteps(process), start, cost, limit, evaluations)
     search.shift()
     while search.relocate():
         search.shift()
@@ -241,9 +244,10 @@ class _Search:
         start: Sequence[int],
         cost: Callable[[int], float],
         budget: float,
+        evaluations: int,
     ):
         self._chain, self._fixed, self._cost, self._budget = chain, frozenset(fixed.tolist()), cost, budget * (1 + 1e-9)
-        self._evaluations = MAX_EVALUATIONS
+        self._evaluations = evaluations
         self.timesteps, self._best = list(start), chain.error(start)
         chain.compare_with(start)
 

@@ -1,34 +1,68 @@
-"""Where to change resolution."""
+"""How many levels, where to change them, how much blur."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from ssd_jax.analysis.error import gaussian_error
-from ssd_jax.analysis.optimal_process import optimal_boundaries
+from ssd_jax.analysis.optimal_process import largest_leap, optimal_process
 from ssd_jax.config import ProcessConfig
+from ssd_jax.errors import InputError
 from ssd_jax.process.config import make_process
-from ssd_jax.process.spectrum import natural_spectrum
+from ssd_jax.process.spectrum import information, natural_spectrum
 from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sampling.search import affordable_timesteps, optimal_timesteps
 from ssd_jax.sampling.solvers import SOLVERS
 
+CONFIG = ProcessConfig(image_size=8, num_levels=2, num_timesteps=100, operator="ideal", gamma=5.0)
+SOLVER, SPECTRUM = SOLVERS["dpmpp_2m"], natural_spectrum((8, 8))
 
-@pytest.mark.parametrize("budget", [pytest.param(3.0, marks=pytest.mark.nightly), 4.0])
-def test_optimal_boundaries(budget):
-    """They beat the best timesteps of the boundaries that the search started from, at the same cost."""
-    config = ProcessConfig(image_size=16, num_levels=3, operator="ideal", gamma=0.3)
-    solver, spectrum = SOLVERS["dpmpp_2m"], natural_spectrum((16, 16))
 
-    def pay(process):
-        return lambda t: 4.0 ** -float(process.levels[t])
+def pay(process):
+    return lambda t: 4.0 ** -float(process.levels[t])
 
-    process = make_process(config)
-    start = affordable_timesteps(process, budget, pay(process)).tolist()
-    assert sum(map(pay(process), start)) <= budget
-    kept = optimal_timesteps(process, solver, start, spectrum, cost=pay(process), budget=budget)
-    moved, found = optimal_boundaries(config, solver, budget, pay, spectrum)
-    assert sum(map(pay(make_process(moved)), found.tolist())) <= budget * (1 + 1e-6)
+
+def mean_level(process):
+    return float(process.levels.mean())
+
+
+def test_it_beats_the_best_timesteps_of_the_process_that_the_search_began_with():
+    process = make_process(CONFIG)
+    start = affordable_timesteps(process, 4.0, pay(process)).tolist()
+    kept = optimal_timesteps(process, SOLVER, start, SPECTRUM, cost=pay(process), budget=4.0)
+    best, found = optimal_process(CONFIG, SOLVER, 4.0, pay, SPECTRUM)
+    assert sum(map(pay(make_process(best)), found.tolist())) <= 4.0 * (1 + 1e-6)
     errors = [
-        gaussian_error(plan_steps(p, spacing=t), spectrum).relative_error
-        for p, t in ((process, kept), (make_process(moved), found))
+        gaussian_error(plan_steps(p, spacing=t), SPECTRUM).relative_error
+        for p, t in ((process, kept), (make_process(best), found))
     ]
     assert errors[1] < 0.1 * errors[0]
+
+
+def test_it_keeps_to_limits_though_the_search_begins_beyond_them():
+    def excess(process):
+        return max(mean_level(process) - 0.5, 0.0)
+
+    assert mean_level(make_process(CONFIG)) > 0.8
+    best, _ = optimal_process(CONFIG, SOLVER, 4.0, pay, SPECTRUM, excess=excess)
+    assert 0.4 < mean_level(make_process(best)) <= 0.5  # the best without is at 0.63
+
+
+def test_limits_that_no_process_keeps_to():
+    with pytest.raises(InputError, match="of 2 levels was found within the limits; the closest exceeds one by 300%"):
+        optimal_process(CONFIG, SOLVER, 4.0, pay, SPECTRUM, excess=lambda process: 3.0)
+    with pytest.raises(InputError, match="no process of 1 levels was found within"):
+        optimal_process(replace(CONFIG, num_levels=1), SOLVER, 1.5, pay, SPECTRUM)
+
+
+def test_the_largest_leap():
+    """Of levels that begin where the image's log-SNR is l, 8 px -> 2 px: what the frequencies 2 to 7 tell."""
+    config = ProcessConfig(image_size=8, resolution_schedule="threshold", thresholds=(0.5, 0.5), num_levels=3)
+    process = make_process(config)
+    l = float(process.image_log_snr[process.first_timestep(2)])
+    whole, coarse = information(l, SPECTRUM) * 64, 0.5 * np.log1p(np.exp(l) * SPECTRUM[:2, :2]).sum()
+    np.testing.assert_allclose(largest_leap(process, SPECTRUM), whole - coarse, rtol=1e-6)
+    blurred = make_process(replace(config, blur=4.0))
+    assert largest_leap(blurred, SPECTRUM) < 0.1 * largest_leap(process, SPECTRUM)
+    assert largest_leap(make_process(ProcessConfig(image_size=8, num_levels=1)), SPECTRUM) == 0

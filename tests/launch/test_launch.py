@@ -276,11 +276,14 @@ def test_what_is_known_before_training_comes_as_tables(tmp_path):
     (found,) = (columns(line) for line in lines if line.startswith("this process"))
     assert len(found) == 6 and 0 < float(found[1]) < 1.1  # of 0, 1, 2, 3-4 and (on the diagonal) 5-8 cycles
     assert (tmp_path / "analysis.json").is_file() and (tmp_path / "analysis.png").is_file()
-    result = launch("launch.optimize", *config, "--flops=5", "--boundaries")
+    result = launch("launch.optimize", *config, "--flops=5", "--process", "--training_flops=0.9")
     assert result.returncode == 0, result.stderr
     rows = [columns(line) for line in result.stdout.splitlines()[:4]]
-    assert [row[0] for row in rows] == ["plan", "spacing 'log_snr'", "spacing 'optimal'", "optimal boundaries"]
-    assert all(float(row[-1]) <= 5 for row in rows[1:])
+    assert [row[0] for row in rows] == ["plan", "spacing 'log_snr'", "spacing 'optimal'", "optimal process"]
+    cost, training = (
+        rows[0].index(column) for column in ("as many operations as calls at full size", "training operations")
+    )
+    assert all(float(row[cost]) <= 5 for row in rows[1:]) and float(rows[3][training]) <= 0.9
     assert result.stdout.count("stage  resolution") == 3 and "timesteps: 19," in result.stdout
 
 
@@ -306,6 +309,8 @@ def test_gaussian_error(tmp_path):
             ["launch.train", "--config.train.steps=3"],
             "--config is missing: give a Python file or one of: ben",
         ),
+        (["launch.optimize", "--config=openmoji32", "--process"], "--process needs --flops"),
+        (["launch.optimize", "--config=openmoji32", "--leap=3"], "give --process, too"),
         (["launch.train", "--config=openmoji32", "--wrkdir=nowhere"], "flag is '--wrkdir', but must be one of: --workdir"),
         (["launch.train", "--config=configs/openmoji32.py", "--config.process.image_size=30"], "multiples of 4"),
         (["launch.train", "--config=configs/folder.py", "--config.data.folder=nowhere"], "'nowhere'"),
