@@ -10,13 +10,12 @@ image. Nothing is trained or drawn.
 """
 
 import shlex
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 from absl import flags
 
-from ssd_jax.analysis.cost import PlanCost, path_cost, plan_cost
+from ssd_jax.analysis.cost import PlanCost, call_cost, plan_cost
 from ssd_jax.analysis.error import gaussian_error
 from ssd_jax.analysis.optimal_process import largest_leap, optimal_process
 from ssd_jax.config import Config, ProcessConfig
@@ -29,7 +28,7 @@ from ssd_jax.sampling.plan import Plan, plan_steps
 from ssd_jax.sampling.search import affordable_timesteps, optimal_timesteps
 from ssd_jax.sampling.solvers import SOLVERS
 from ssd_jax.sampling.spacing import lay_out
-from ssd_jax.training.stage_sampling import stage_probabilities
+from ssd_jax.training.stage_sampling import relative_training_cost
 
 from .common import report
 from .common.command import run
@@ -52,7 +51,7 @@ IMAGES = flags.DEFINE_integer("images", 2048, "Images to measure the spectrum on
 def main() -> None:
     config = read_config()
     process = make_process(config.process)
-    solver, pay, budget = SOLVERS[SOLVER.value], partial(call_cost, config), FLOPS.value
+    solver, pay, budget = SOLVERS[SOLVER.value], partial(call_cost, config.model, _channels(config)), FLOPS.value
     if budget is None and PROCESS.value:
         raise InputError("--process needs --flops: with a number of calls alone full resolution is always best")
     if not PROCESS.value and (TRAINING_FLOPS.value is not None or LEAP.value is not None):
@@ -74,8 +73,8 @@ def main() -> None:
         contestants["optimal process"] = make_process(best), found
         advice = _as_flags(best)
     plans = {name: plan_steps(of, solver=SOLVER.value, spacing=timesteps) for name, (of, timesteps) in contestants.items()}
-    costs = {name: plan_cost(plan, config.model) for name, plan in plans.items()}
-    rows = [_row(name, plan, costs[name], spectrum, training_cost(config, plan.process)) for name, plan in plans.items()]
+    costs = {name: plan_cost(plan, config.model, channels=_channels(config)) for name, plan in plans.items()}
+    rows = [{"plan": name, **_found(config, plan, costs[name], spectrum)} for name, plan in plans.items()]
     print(report.plain(rows), end="\n\n")
     for name, plan in plans.items():
         print(f"{name}:", plan.describe([path.flops for path in costs[name].stages]), sep="\n", end="\n\n")
@@ -86,21 +85,20 @@ def excess(config: Config, spectrum: np.ndarray, process: ScaleSpaceProcess) -> 
     """By what share a process exceeds the limits of the flags; 0 within them."""
     shares = [0.0]
     if TRAINING_FLOPS.value is not None:
-        shares.append(training_cost(config, process) / TRAINING_FLOPS.value - 1)
+        shares.append(training_cost(config, process) / max(TRAINING_FLOPS.value, 1e-9) - 1)
     if LEAP.value is not None:
         shares.append((largest_leap(process, spectrum) - LEAP.value) / max(LEAP.value, 1e-9))
     return max(shares)
 
 
 def training_cost(config: Config, process: ScaleSpaceProcess) -> float:
-    """What a training image costs, over one at full size, for a gradient as clean as one level's.
+    """What a training image of a process costs, `relative_training_cost`, by the operations of a call."""
+    cost = call_cost(config.model, _channels(config), process)
+    return relative_training_cost(process.stages, config.train.up_share, lambda stage: cost(stage.t_min))
 
-    (sum_s p_s sqrt(c_s))^2, with the draws of "cost_aware" allocation (`training.stage_sampling.wanted_draws`), costs c_s
-    in those at full size, and all draws equally noisy.
-    """
-    probabilities = stage_probabilities(process.stages, config.train.up_share)
-    cost = call_cost(config, process)
-    return float(probabilities @ np.sqrt([cost(stage.t_min) for stage in process.stages])) ** 2
+
+def _channels(config: Config) -> int:
+    return config.data.channels or 3
 
 
 def _as_flags(process: ProcessConfig) -> list[str]:
@@ -118,26 +116,14 @@ def _measure(config: Config) -> np.ndarray:
     return measured_spectrum(image_batches(source, IMAGES.value))
 
 
-def call_cost(config: Config, process: ScaleSpaceProcess) -> Callable[[int], float]:
-    """What the network call at t costs, in calls at full size."""
-    cost_of = partial(path_cost, config.model, process.level_shapes, config.data.channels or 3)
-    full = cost_of(0, 0).flops
-    costs = np.empty(process.num_timesteps)
-    for stage in process.stages:
-        path = cost_of(stage.in_level, stage.out_level)
-        costs[stage.t_min : stage.t_max + 1] = path.flops / full
-    return lambda t: float(costs[t])
-
-
-def _row(name: str, plan: Plan, cost: PlanCost, spectrum: np.ndarray, training: float) -> report.Row:
+def _found(config: Config, plan: Plan, cost: PlanCost, spectrum: np.ndarray) -> report.Row:
     error = gaussian_error(plan, spectrum)
     return {
-        "plan": name,
         "relative error": error.relative_error,
         "low frequencies": error.low_frequency_ratio,
         "calls": plan.calls,
         "as many operations as calls at full size": cost.relative_flops * plan.calls,
-        "training operations": training,
+        "training operations": training_cost(config, plan.process),
         "largest leap, nats": largest_leap(plan.process, spectrum),
     }
 

@@ -117,6 +117,20 @@ def wanted_draws(
     return share * budget / (share @ costs)
 
 
+def relative_training_cost(stages: Sequence[Stage], up_share: float, flops: Callable[[Stage], float]) -> float:
+    """What a training image costs, over one at full resolution, for a step's gradient as clean as one level's.
+
+    (sum_s p_s sqrt(c_s))^2 / c_0: with the draws that `wanted_draws` shares out by cost, all of them equally noisy.
+
+    Args:
+        stages: of the process, the last of which stays at full resolution.
+        up_share: of the images, as in `config.up_share`.
+        flops: operations of a draw of a stage, in any unit.
+    """
+    costs = np.array([flops(stage) for stage in stages])
+    return float(stage_probabilities(stages, up_share) @ np.sqrt(costs / costs[-1])) ** 2
+
+
 def timestep_shares(
     stages: Sequence[Stage], config: TrainConfig
 ) -> tuple[Float[np.ndarray, "stages"], tuple[tuple[float, ...], ...]]:
