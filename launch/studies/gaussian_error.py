@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ssd_jax.analysis.cost import plan_cost
 from ssd_jax.analysis.error import GaussianError, gaussian_error
-from ssd_jax.config import FlexiUNetConfig, ProcessConfig
+from ssd_jax.config import ProcessConfig
 from ssd_jax.files.json_file import json_text
 from ssd_jax.files.paths import check_writable, write_atomically
 from ssd_jax.process.config import make_process
@@ -26,6 +26,7 @@ from ssd_jax.sampling.plan import plan_steps
 from ..common import report
 from ..common.command import run
 from ..common.figures import Figure
+from . import published
 
 OUT = flags.DEFINE_string("out", "docs", "Folder for gaussian_error.json, .md and .png.")
 SIZES = flags.DEFINE_multi_integer("size", [64, 256], "Image sizes.")
@@ -33,7 +34,6 @@ NUM_TIMESTEPS = flags.DEFINE_integer(
     "num_timesteps", 1000, "Timesteps of the process, each of them a network call.", lower_bound=20
 )
 
-WIDTHS = {4: (128, 256, 384, 512), 6: (128, 128, 256, 256, 512, 512)}  # about the published networks of 64 and 256 px
 GAMMAS = (0.5, 0.7, 1.0, 2.0)
 
 
@@ -69,8 +69,7 @@ def configs(sizes: Sequence[int], num_timesteps: int) -> list[ProcessConfig]:
     """All processes of the table."""
     chosen = []
     for size in sizes:
-        depth = 4 if size < 256 else 6
-        plain = ProcessConfig(image_size=size, num_levels=depth, num_timesteps=num_timesteps, operator="ideal")
+        plain = replace(published.process(size, num_timesteps), snr_policy="preserve")
         chosen.append(replace(plain, num_levels=1))
         for policy in ("published", "preserve"):
             deep = replace(plain, snr_policy=policy)
@@ -88,9 +87,7 @@ def measure(config: ProcessConfig) -> MeasuredProcess:
     plans = {solver: plan_steps(process, solver=solver, num_steps=config.num_timesteps) for solver in ("ancestral", "ddim")}
     spectrum = natural_spectrum(process.shape)
     errors: dict[str, GaussianError] = {solver: gaussian_error(plan, spectrum) for solver, plan in plans.items()}
-    widths = WIDTHS[4 if config.shape[0] < 256 else 6]
-    model = FlexiUNetConfig(widths=widths, num_res_blocks=2, attention_levels=tuple(range(len(widths) // 2, len(widths))))
-    flops = plan_cost(plans["ancestral"], model).relative_flops
+    flops = plan_cost(plans["ancestral"], published.network(config.shape[0])).relative_flops
     return MeasuredProcess(config, flops, *(error.as_dict() for error in errors.values()))
 
 

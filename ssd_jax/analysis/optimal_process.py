@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -18,7 +18,7 @@ from ssd_jax.sampling.solvers import Solver
 from ssd_jax.sampling.spacing import fixed_timesteps
 
 BLURS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # pixels
-STRIDES = (64, 32, 16, 8)  # timesteps of 1000
+STRIDES = (128, 64, 32, 16, 8)  # timesteps of 1000
 GLANCE = 300  # evaluations of the error that a process gets before it is chosen
 
 
@@ -68,11 +68,17 @@ def optimal_process(
         tuple(int(np.argmax(levels >= i)) if i <= levels[-1] else end for i in range(1, config.num_levels)),
         config.blur,
     )
-    for stride in dict.fromkeys(max(each * end // 1000, 1) for each in STRIDES):
-        better = True
-        while better:
-            best = min([present, *_neighbours(*present, stride, end)], key=lambda each: search(*each, GLANCE)[:2])
-            better, present = best != present, best
+
+    def better(present: tuple[tuple[int, ...], float], stride: int) -> tuple[tuple[int, ...], float] | None:
+        now = search(*present, GLANCE)[:2]
+        return next((each for each in _neighbours(*present, stride, end) if search(*each, GLANCE)[:2] < now), None)
+
+    strides, before = dict.fromkeys(max(each * end // 1000, 1) for each in STRIDES), None
+    while present != before:
+        before = present
+        for stride in strides:
+            while (found := better(present, stride)) is not None:
+                present = found
     over, _, timesteps = search(*present, MAX_EVALUATIONS)
     if over:
         raise InputError(
@@ -98,12 +104,11 @@ def _config(config: ProcessConfig, starts: tuple[int, ...], blur: float) -> Proc
 
 
 def _neighbours(starts: tuple[int, ...], blur: float, stride: int, end: int) -> list[tuple[tuple[int, ...], float]]:
-    """One start moved, or all of them, or another blur."""
+    """The starts of some levels in a row moved together, or another blur."""
     found = []
-    for step in (stride, -stride):
-        moves = [[i] for i in range(len(starts))] + [list(range(len(starts)))] * (len(starts) > 1)
-        for moved in moves:
-            each = tuple(min(start + step, end) if i in moved else start for i, start in enumerate(starts))
+    for i, j in combinations(range(len(starts) + 1), 2):
+        for step in (stride, -stride):
+            each = *starts[:i], *(min(start + step, end) for start in starts[i:j]), *starts[j:]
             if sorted(each) == list(each) and each[0] > 0:
                 found.append((each, blur))
     near = [each for each in BLURS if each != blur]
