@@ -51,6 +51,7 @@ def test_wheel_holds_one_package(wheel):
     assert "ssd_jax/py.typed" in names
 
 
+@pytest.mark.nightly
 def test_installed_commands(wheel, tmp_path):
     site, folder = tmp_path / "site", tmp_path / "elsewhere"
     pip("install", "--no-deps", f"--target={site}", str(wheel), folder=tmp_path)

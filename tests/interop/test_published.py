@@ -243,6 +243,7 @@ def test_settings_of_released_names():
     assert settings_from_name("model.pt") == {}
 
 
+@pytest.mark.nightly
 def test_a_checkpoint_becomes_a_run(tmp_path):
     weights = tiny_weights()
     path = torch_save({"model": weights, "step": 7}, tmp_path / RELEASED_NAME)

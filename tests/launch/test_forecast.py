@@ -171,6 +171,7 @@ def test_what_fits():
     assert cost(1, cpus(), temporaries=901).fits is None
 
 
+@pytest.mark.nightly  # compiles much
 def test_what_the_last_lines_say():
     config, small = tiny_config(), cpus(**PEAKS, memory=1e5)
     training, sampling = training_costs(config, small, quick=True), sampling_costs(config, small, 8, quick=True)
@@ -269,6 +270,7 @@ def test_compilers_that_are_not_installed(monkeypatch, hardware, module, package
     assert f"pip install '{package}'" in str(error.value)
 
 
+@pytest.mark.nightly
 def test_the_command(tmp_path):
     quick = ["launch.forecast", "--config=openmoji32", *TINY, "--hardware=cpu:4", "--quick"]
     again = launch(*quick, "--json", "--samples=10", devices=4)

@@ -74,7 +74,7 @@ def test_a_training_run_builds_one_process_and_says_what_it_will_do(folder, tmp_
     """Sample grids, losses and all, everybody uses the same process; so does a model that is loaded."""
     made, check = [], ScaleSpaceProcess.__post_init__
     monkeypatch.setattr(ScaleSpaceProcess, "__post_init__", lambda self: made.append(self) or check(self))
-    config = tiny_config(folder, steps=2, sample_every=1)
+    config = tiny_config(folder, steps=1, sample_every=1)
     with caplog.at_level("INFO", "ssd_jax"):
         ssd_jax.train(config, tmp_path)
     assert len(made) == 1

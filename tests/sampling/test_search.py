@@ -18,6 +18,7 @@ from ssd_jax.sampling.solvers import SOLVERS
 from ssd_jax.sampling.spacing import SPACINGS, fixed_timesteps, lay_out
 
 SPECTRUM = natural_spectrum((64, 64))
+NIGHTLY = pytest.mark.nightly
 
 
 @cache
@@ -164,7 +165,7 @@ def test_optimal_timesteps_need_few_calls_under_blur():
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("slope", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("slope", [pytest.param(1.0, marks=NIGHTLY), 2.0, pytest.param(3.0, marks=NIGHTLY)])
 def test_no_number_of_steps_blows_up(spacing, slope):
     process, solver = process_64(), SOLVERS["dpmpp_2m"]
     chain = IdealChain(process, natural_spectrum((64, 64), slope=slope), solver)

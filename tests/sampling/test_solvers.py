@@ -1,5 +1,8 @@
 """Solvers: what their rows say, and what they draw of Gaussian data."""
 
+import itertools
+from functools import cache
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from tests.gaussians import GaussianData, dense, natural_covariance, relative_er
 
 PROCESS = make_process(ProcessConfig(image_size=8, num_levels=3))
 ONE_LEVEL = make_process(ProcessConfig(image_size=8, num_levels=1))
+NIGHTLY = pytest.mark.nightly
 
 
 @pytest.mark.smoke
@@ -86,6 +90,7 @@ def test_up_steps_extrapolate_the_coarse_image():
 COVARIANCE = natural_covariance(8)
 
 
+@cache
 def chain_error(solver, num_steps=1000, **process) -> float:
     process = make_process(ProcessConfig(image_size=8, **process))
     plan = plan_steps(process, solver=solver, num_steps=num_steps)
@@ -94,7 +99,9 @@ def chain_error(solver, num_steps=1000, **process) -> float:
     return relative_error(GaussianData(process, COVARIANCE).sampled_covariance(plan), COVARIANCE)  # faster at 8 px
 
 
-@pytest.mark.parametrize("operator", ["box", "bilinear", "bicubic", "gaussian", "ideal"])
+@pytest.mark.parametrize(
+    "operator", ["box", *(pytest.param(each, marks=NIGHTLY) for each in ("bilinear", "bicubic", "gaussian")), "ideal"]
+)
 @pytest.mark.parametrize("solver", ["ancestral", "ddim"])
 def test_the_chain_draws_the_data(solver, operator):
     """With the exact denoiser and 1000 steps the chain's covariance is the data's, up to the step size."""
@@ -114,8 +121,14 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", OTHERS)
-@pytest.mark.parametrize("solver", SOLVERS)
+# A thousand steps under blur take long: by day one solver that draws noise and one that does not.
+LONG = [("ddim", "blur at one resolution"), ("ancestral", "blur and downsampling")]
+
+
+@pytest.mark.parametrize(
+    ("solver", "name"),
+    [pytest.param(*each, marks=NIGHTLY if each in LONG else ()) for each in itertools.product(SOLVERS, OTHERS)],
+)
 def test_other_processes_draw_the_data_too(solver, name):
     """Solvers of second order in 30 steps, the others in 1000."""
     assert chain_error(solver, 30 if solver.startswith("dpmpp") else 1000, **OTHERS[name]) < 2e-4
