@@ -20,11 +20,11 @@ from ssd_jax.files import images
 from ssd_jax.files.json_file import write_json
 from ssd_jax.files.paths import check_writable, write_atomically
 
-from ..common import folders, report
+from ..common import report
 from ..common.command import provenance, run
 from ..common.config_flag import define_config, read_config
 from ..common.figures import Figure
-from .quality import changed, measured, samples_folder
+from .quality import changed, measured, samples_folder, side_by_side
 
 # A resolution that falls sooner than the data allow: 0.01 nats per pixel are lost at the change to 16 px.
 EARLY: dict[str, Any] = {"resolution_schedule": "convex_decay", "gamma": 0.7}
@@ -89,7 +89,9 @@ def main() -> None:
     write_atomically(out / "results.md", lambda file: file.write(text.encode()))
     figure = draw_figure(results)
     write_atomically(out / "results.png", lambda file: figure.savefig(file, format="png", dpi=120))
-    images.write_png(out / "grid.png", side_by_side(out, config, samplers["dpmpp_2m"][0]))
+    plan = {"solver": "dpmpp_2m", "num_steps": samplers["dpmpp_2m"][0]}
+    drawn = [samples_folder(out / f"{name}-seed0", config.train.steps, **plan) for name in NAMES.value]
+    images.write_png(out / "grid.png", side_by_side(drawn))
     print(f"{out}/results.json, results.md, results.png, grid.png (first seed of {', '.join(NAMES.value)}, left to right)")
 
 
@@ -123,17 +125,6 @@ def draw_figure(results: dict[str, dict[str, list[dict]]]) -> Figure:
         axes.tick_params(axis="x", rotation=30)
         axes.legend()
     return figure
-
-
-def side_by_side(out: Path, config: Config, steps: int) -> np.ndarray:
-    """The same 32 noises drawn by the first network of each variant, a block of four columns each."""
-    blocks = []
-    for name in NAMES.value:
-        folder = samples_folder(out / f"{name}-seed0", config.train.steps, solver="dpmpp_2m", num_steps=steps)
-        pictures = np.stack([images.read_image(path) for path in folders.image_files(folder)[:32]])
-        blocks.append(images.grid(pictures, columns=4))
-        blocks.append(np.full_like(blocks[-1][:, : pictures.shape[2] // 2], 255))
-    return np.concatenate(blocks[:-1], axis=1)
 
 
 if __name__ == "__main__":

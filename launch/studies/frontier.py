@@ -5,8 +5,8 @@ python -m launch.studies.frontier --rows docs/frontier.json --out DIR
 
 A point is a run of its own, its learning rate decayed to its end, of so many times 12,000 image-equivalents: draws at full
 resolution that would have cost the same. Runs of one seed see the same images in the same order, and are sampled with the
-same noise. Goes on where it stopped. Writes rows.json, from which --rows draws all again without the runs, frontier.md and
-frontier.png.
+same noise. Goes on where it stopped. Writes rows.json, from which --rows draws all again without the runs, frontier.md,
+frontier.png, and grid.png: the same 32 noises drawn by the longest run of each variant, seed 0.
 """
 
 import math
@@ -22,6 +22,7 @@ import ssd_jax
 from ssd_jax.build import build
 from ssd_jax.config import Config, as_dict
 from ssd_jax.errors import InputError, check_range, unknown_name
+from ssd_jax.files import images
 from ssd_jax.files.json_file import json_text, parse_json, read_json, write_json
 from ssd_jax.files.paths import check_writable, write_atomically
 from ssd_jax.training.ema import WIDEST
@@ -33,7 +34,7 @@ from ..common import report
 from ..common.command import provenance, run
 from ..common.config_flag import define_config, read_config
 from ..common.figures import Figure
-from .quality import changed, measured
+from .quality import changed, measured, samples_folder, side_by_side
 
 POINT = 12_000  # image-equivalents
 TIMED_STEPS = 4  # in a row
@@ -141,6 +142,8 @@ def train_and_measure(config: Config, out: Path) -> list[dict]:
     for row in results["rows"]:
         row["training_seconds"] = seconds[row["variant"]] * row["steps"]
     write_json(out / "rows.json", results)
+    last = [(out / f"{name}-{points[-1]:g}-seed0", varied(config, name, points[-1], 0).train.steps) for name in NAMES.value]
+    images.write_png(out / "grid.png", side_by_side([samples_folder(*each, **plan) for each in last]))
     return results["rows"]
 
 

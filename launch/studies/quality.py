@@ -1,16 +1,18 @@
 """Variants of a config, and what a trained run draws, measured: metrics and cost, kept in a file of the run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 import ssd_jax
 from ssd_jax.analysis.cost import plan_cost
 from ssd_jax.config import Config
+from ssd_jax.files import images
 from ssd_jax.files.json_file import read_json, write_json
 from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
 
@@ -53,6 +55,16 @@ def measured(workdir: Path, num: int, batch: int, ema_width: float | None = None
     result = {"metrics": metrics, "gflops": cost.flops / 1e9, "relative_flops": cost.relative_flops}
     write_json(file, result)
     return result
+
+
+def side_by_side(samples: Sequence[Path]) -> np.ndarray:
+    """The same 32 noises as several networks drew them: of each folder a block of four columns, uint8 [h, w, channels]."""
+    blocks = []
+    for folder in samples:
+        pictures = np.stack([images.read_image(path) for path in folders.image_files(folder)[:32]])
+        blocks.append(images.grid(pictures, columns=4))
+        blocks.append(np.full_like(blocks[-1][:, : pictures.shape[2] // 2], 255))
+    return np.concatenate(blocks[:-1], axis=1)
 
 
 def samples_folder(workdir: Path, step: int, **plan_settings: Any) -> Path:

@@ -208,6 +208,7 @@ def test_frontier(tmp_path):
     assert levels["training_flops"] < one_level["training_flops"]
     assert levels["sampling_flops"] < 1 == one_level["sampling_flops"]
     assert all(row["low_pass"] > 0 and row["training_seconds"] > 0 and "mean colour" in row["bands"] for row in rows)
+    assert decode((tmp_path / "runs" / "grid.png").read_bytes()).shape[2] == 3
     again = launch("launch.studies.frontier", f"--rows={file}", f"--out={tmp_path}/drawn")
     assert again.returncode == 0 and again.stdout.splitlines()[:-1] == result.stdout.splitlines()[:-1]
     assert (tmp_path / "drawn" / "frontier.png").stat().st_size > 1000
