@@ -3,7 +3,7 @@
 python -m launch.studies.experiment --config configs/experiment32.py --out runs/experiment
 
 1.4 million parameters, eight classes, 48,000 images a run: enough to tell processes from each other, not for fine emoji. A
-run takes about five minutes on two idle CPU cores. docs/results.md has what came out.
+run takes about five minutes on two idle CPU cores. docs/experiment.md has what came out.
 """
 
 from ml_collections import ConfigDict
