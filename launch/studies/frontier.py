@@ -202,13 +202,11 @@ def step_seconds(configs: dict[str, Config]) -> dict[str, float]:
 
 
 def table(rows: Sequence[dict]) -> list[report.Row]:
-    """Means over seeds of every variant and point; costs are over the baseline's of one point."""
-    unit = {kind: [row[kind] / row["point"] for row in rows if row["variant"] == BASELINE] for kind in _costs(rows)}
-    found = []
+    """Means over seeds of every variant and point."""
+    units, found = _units(rows), []
     for (name, average, point), runs in _grouped(rows).items():
         cells: dict[str, Any] = {"variant": name, "average": average, "point": point, "seeds": len(runs)}
-        for kind, values in unit.items():
-            cells[kind.replace("_", " ")] = runs[0][kind] / np.mean(values) if values else None
+        cells |= {kind.replace("_", " "): runs[0][kind] / unit for kind, unit in units.items()}
         cells["sampling FLOPs"] = runs[0]["sampling_flops"]
         cells |= {metric: _spread(runs, metric) for metric in METRICS}
         found.append(cells | {band: float(np.mean([run["bands"][band] for run in runs])) for band in runs[0]["bands"]})
@@ -241,33 +239,39 @@ def compared(rows: Sequence[dict]) -> list[report.Row]:
 
 
 def draw_figure(rows: Sequence[dict]) -> Figure:
-    """Each metric against operations and against time of training: means of the seeds, and bands that hold all of them.
+    """Each metric against operations and against time of training: means of the seeds, and bars that hold all of them.
 
     Of the runs' own averages.
     """
     rows = [row for row in rows if row["average"] == "own"]
-    costs = _costs(rows)
-    figure = Figure(figsize=(4 * len(METRICS), 3.5 * len(costs)), layout="constrained")
-    panels = figure.subplots(len(costs), len(METRICS), squeeze=False)
+    units = _units(rows)
+    figure = Figure(figsize=(4 * len(METRICS), 3.5 * len(units)), layout="constrained")
+    panels = figure.subplots(len(units), len(METRICS), squeeze=False)
     names = list(dict.fromkeys(row["variant"] for row in rows))
-    for line, (kind, unit) in zip(panels, costs.items(), strict=True):
+    for line, (kind, unit) in zip(panels, units.items(), strict=True):
         for axes, metric in zip(line, METRICS, strict=True):
             for i, name in enumerate(names):
                 groups = [runs for (variant, *_), runs in sorted(_grouped(rows).items()) if variant == name]
                 groups = [runs for runs in groups if all(run[metric] is not None for run in runs)]
                 values = [[run[metric] for run in runs] for runs in groups]
                 cost = [runs[0][kind] / unit for runs in groups]
-                axes.plot(cost, [np.mean(each) for each in values], "o-", color=f"C{i}", label=name)
-                axes.fill_between(cost, [min(v) for v in values], [max(v) for v in values], color=f"C{i}", alpha=0.2)
-            axes.set(title=metric, xscale="log", xlabel=f"{kind.replace('_', ' ')}, {unit:.0e}")
-    panels[0][0].legend()
+                means = np.array([np.mean(each) for each in values])
+                spread = [means - [min(each) for each in values], [max(each) for each in values] - means]
+                axes.errorbar(cost, means, spread, fmt="o-", capsize=4, color=f"C{i}", label=name)
+            axes.set(title=metric, xlabel=f"{kind.replace('_', ' ')}, 1 = one level, {POINT} images")
+            axes.set(xlim=(0, 1.1 * axes.dataLim.x1), ylim=(0, 1.1 * axes.dataLim.y1))
+    panels[0][0].legend(loc="lower left")
     return figure
 
 
-def _costs(rows: Sequence[dict]) -> dict[str, float]:
-    """The kinds of cost that all rows have, and the unit of each in a figure."""
-    kinds = {"training_flops": 1e15, "training_seconds": 60.0}
-    return {kind: unit for kind, unit in kinds.items() if all(kind in row for row in rows)}
+def _units(rows: Sequence[dict]) -> dict[str, float]:
+    """The kinds of cost that all rows have, and the baseline's of one point (or what it is, if it was not measured)."""
+    units = {}
+    for kind in ("training_flops", "training_seconds"):
+        if all(kind in row for row in rows):
+            own = [row[kind] / row["point"] for row in rows if row["variant"] == BASELINE]
+            units[kind] = float(np.mean(own)) if own else 1.0
+    return units
 
 
 def _grouped(rows: Sequence[dict]) -> dict[tuple[str, str, float], list[dict]]:
