@@ -35,7 +35,8 @@ STRANGERS = {
 }
 # Only these make processes, networks and experiments; searches over many processes may, and so may whoever builds.
 MAKERS = {"make_process", "make_network", "abstract_network", "init_parameters"}
-SEARCHES = ("launch/analyze.py", "launch/optimize.py", "launch/studies/gaussian_error.py", "launch/benchmark/")
+STUDIES = ("launch/studies/gaussian_error.py", "launch/studies/optimal_process.py")
+SEARCHES = ("launch/analyze.py", "launch/optimize.py", *STUDIES, "launch/benchmark/")
 
 
 def modules(folder: str) -> list[Path]:

@@ -288,6 +288,12 @@ def test_what_is_known_before_training_comes_as_tables(tmp_path):
     assert result.stdout.count("stage  resolution") == 3 and "timesteps: 19," in result.stdout
 
 
+def test_flags_that_need_another():
+    for flag, message in {"--process": "--process needs --flops", "--leap=3": "give --process, too"}.items():
+        result = launch("launch.optimize", "--config=openmoji32", flag)
+        assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
+
+
 @pytest.mark.nightly
 def test_gaussian_error(tmp_path):
     result = launch("launch.studies.gaussian_error", "--size=8", "--num_timesteps=20", f"--out={tmp_path}")
@@ -310,8 +316,6 @@ def test_gaussian_error(tmp_path):
             ["launch.train", "--config.train.steps=3"],
             "--config is missing: give a Python file or one of: ben",
         ),
-        (["launch.optimize", "--config=openmoji32", "--process"], "--process needs --flops"),
-        (["launch.optimize", "--config=openmoji32", "--leap=3"], "give --process, too"),
         (["launch.train", "--config=openmoji32", "--wrkdir=nowhere"], "flag is '--wrkdir', but must be one of: --workdir"),
         (["launch.train", "--config=configs/openmoji32.py", "--config.process.image_size=30"], "multiples of 4"),
         (["launch.train", "--config=configs/folder.py", "--config.data.folder=nowhere"], "'nowhere'"),

@@ -1,6 +1,7 @@
 """Whole runs in a workdir: resuming, loading, errors."""
 
 import json
+import logging
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -37,11 +38,34 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(folder, tmp_path_factory):
-    """A finished run of four steps on eight devices, checkpoints at 2 and 4."""
+def training(folder, tmp_path_factory):
+    """A finished run of four steps on eight devices, checkpoints at 2 and 4; what processes it made, and what it said."""
     config = tiny_config(folder, checkpoint_every=2, snapshot_every=1)
-    workdir = tmp_path_factory.mktemp("run")
-    ssd_jax.train(config, workdir)
+    workdir, made, said = tmp_path_factory.mktemp("run"), [], Said()
+    check, logger = ScaleSpaceProcess.__post_init__, logging.getLogger("ssd_jax")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScaleSpaceProcess, "__post_init__", lambda self: made.append(self) or check(self))
+        patch.setattr(logger, "level", logging.INFO)
+        logger.addHandler(said)
+        ssd_jax.train(config, workdir)
+        logger.removeHandler(said)
+    return config, workdir, made, said.lines
+
+
+class Said(logging.Handler):
+    """Messages, in `lines`."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+
+@pytest.fixture(scope="module")
+def run(training):
+    config, workdir, _, _ = training
     return config, workdir
 
 
@@ -70,17 +94,14 @@ def test_a_workdir_that_cannot_be_written_is_refused_before_the_data_are_read(tm
         ssd_jax.train(tiny_config(), tmp_path / "file" / "run")
 
 
-def test_a_training_run_builds_one_process_and_says_what_it_will_do(folder, tmp_path, monkeypatch, caplog):
+def test_a_training_run_builds_one_process_and_says_what_it_will_do(training, monkeypatch):
     """Sample grids, losses and all, everybody uses the same process; so does a model that is loaded."""
-    made, check = [], ScaleSpaceProcess.__post_init__
-    monkeypatch.setattr(ScaleSpaceProcess, "__post_init__", lambda self: made.append(self) or check(self))
-    config = tiny_config(folder, steps=1, sample_every=1)
-    with caplog.at_level("INFO", "ssd_jax"):
-        ssd_jax.train(config, tmp_path)
+    config, workdir, made, (first, *_) = training
     assert len(made) == 1
-    ssd_jax.load(tmp_path).sample(jax.random.key(0), 2)
-    assert len(made) == 2
-    first = caplog.records[0].getMessage()
+    loaded, check = [], ScaleSpaceProcess.__post_init__
+    monkeypatch.setattr(ScaleSpaceProcess, "__post_init__", lambda self: loaded.append(self) or check(self))
+    ssd_jax.load(workdir).sample(jax.random.key(0), 2)
+    assert len(loaded) == 1
     assert first.startswith("training on 40 images of 8x8x3; "), first
     for part in ("million parameters", "stay1 4.8, up1to0 1.2, stay0 16;", "8 device(s) (8 data)"):
         assert part in first
@@ -156,7 +177,8 @@ def test_samples_are_drawn_as_the_run_says(run):
 
 def test_resuming_is_bit_equal_to_not_stopping(run, tmp_path):
     config, whole = run
-    ssd_jax.train(replace(config, train=replace(config.train, steps=2)), tmp_path)
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "4")
     before = everything(tmp_path, 2)
     (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir()  # a save that was killed
     ssd_jax.train(config, tmp_path)
