@@ -82,8 +82,8 @@ def optimal_process(
     over, _, timesteps = search(*present, MAX_EVALUATIONS)
     if over:
         raise InputError(
-            f"no process of {config.num_levels} levels was found within the limits; the closest exceeds one by {over:.0%}: "
-            "give more operations, or allow a larger leap"
+            f"no process of at most {config.num_levels} level(s) was found that keeps to all limits; the closest exceeds "
+            f"one by {over:.0%}: allow more"
         )
     return _config(config, *present), np.array(timesteps)
 

@@ -306,6 +306,23 @@ def test_gaussian_error(tmp_path):
     assert (tmp_path / "gaussian_error.png").is_file()
 
 
+@pytest.mark.nightly
+def test_searched_processes_against_published_ones(tmp_path):
+    study = ["launch.studies.optimal_process", "--size=16", "--budget=4", "--num_timesteps=50", f"--out={tmp_path}"]
+    result = launch(*study)
+    assert result.returncode == 0, result.stderr
+    file = tmp_path / "optimal_process.json"
+    rows = {row["process"]: row for row in json.loads(file.read_text())}
+    assert all(row["flops"] <= 4 * (1 + 1e-6) for row in rows.values()) and rows["one level"]["begins"] == []
+    searched, limited = rows["searched"], rows["searched, training no dearer"]
+    assert searched["error"] < min(rows["published"]["error"], rows["published, preserve"]["error"])
+    assert limited["training_cost"] <= rows["published"]["training_cost"]
+    assert (tmp_path / "optimal_process.png").is_file() and "| searched " in (tmp_path / "optimal_process.md").read_text()
+    file.write_text(json.dumps(list(rows.values())[:-1]))  # as if it had been stopped
+    again = launch(*study)
+    assert again.returncode == 0 and again.stdout == result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
