@@ -50,11 +50,9 @@ def test_it_keeps_to_limits_though_the_search_begins_beyond_them():
 
 
 def test_limits_that_no_process_keeps_to():
-    with pytest.raises(
-        InputError, match="at most 2 level.s. was found that keeps to all limits; the closest exceeds one by 300%"
-    ):
+    with pytest.raises(InputError, match="was found that keeps to all limits; the closest exceeds one by 300%: allow more"):
         optimal_process(CONFIG, SOLVER, 4.0, pay, SPECTRUM, excess=lambda process: 3.0)
-    with pytest.raises(InputError, match="at most 1 level.s. was found"):
+    with pytest.raises(InputError, match="no process of at most 1 level"):
         optimal_process(replace(CONFIG, num_levels=1), SOLVER, 1.5, pay, SPECTRUM)
 
 
