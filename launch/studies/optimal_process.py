@@ -21,6 +21,7 @@ from ssd_jax.analysis.cost import call_cost
 from ssd_jax.analysis.error import gaussian_error
 from ssd_jax.analysis.optimal_process import largest_leap, optimal_process
 from ssd_jax.config import ProcessConfig, TrainConfig
+from ssd_jax.errors import InputError
 from ssd_jax.files.json_file import json_text, read_json
 from ssd_jax.files.paths import check_writable, write_atomically
 from ssd_jax.process.config import make_process
@@ -42,7 +43,6 @@ BUDGETS = flags.DEFINE_multi_float("budget", [3, 5, 8, 12, 20], "Operations an i
 NUM_TIMESTEPS = flags.DEFINE_integer("num_timesteps", 1000, "Timesteps of the process.", lower_bound=20)
 
 SOLVER = "dpmpp_2m"
-KEY = ("size", "budget", "process")  # of a row
 
 
 def main() -> None:
@@ -50,6 +50,8 @@ def main() -> None:
     check_writable(out)
     file = out / "optimal_process.json"
     rows = read_json(file) if file.exists() else []
+    if any(row["config"]["num_timesteps"] != NUM_TIMESTEPS.value for row in rows):
+        raise InputError(f"{str(file)!r} is of other --num_timesteps; choose another --out, nothing is overwritten")
     wanted = [(size, budget, name) for size in SIZES.value for budget in BUDGETS.value for name in CONTESTANTS]
     for size, budget, name in tqdm(wanted, desc="processes"):
         if not any((row["size"], row["budget"], row["process"]) == (size, budget, name) for row in rows):

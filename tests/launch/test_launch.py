@@ -321,6 +321,8 @@ def test_searched_processes_against_published_ones(tmp_path):
     file.write_text(json.dumps(list(rows.values())[:-1]))  # as if it had been stopped
     again = launch(*study)
     assert again.returncode == 0 and again.stdout == result.stdout
+    other = launch(*study, "--num_timesteps=60")
+    assert other.returncode == 2 and "is of other --num_timesteps; choose another --out" in other.stderr
 
 
 @pytest.mark.parametrize(
