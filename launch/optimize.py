@@ -71,7 +71,7 @@ def main() -> None:
         over = partial(excess, config, spectrum)
         best, found = optimal_process(config.process, solver, budget, pay, spectrum, excess=over)
         contestants["optimal process"] = make_process(best), found
-        advice = _as_flags(best)
+        advice = [_as_flags(best)]
     plans = {name: plan_steps(of, solver=SOLVER.value, spacing=timesteps) for name, (of, timesteps) in contestants.items()}
     costs = {name: plan_cost(plan, config.model, channels=_channels(config)) for name, plan in plans.items()}
     rows = [{"plan": name, **_found(config, plan, costs[name], spectrum)} for name, plan in plans.items()]
@@ -87,28 +87,28 @@ def excess(config: Config, spectrum: np.ndarray, process: ScaleSpaceProcess) -> 
     if TRAINING_FLOPS.value is not None:
         shares.append(training_cost(config, process) / max(TRAINING_FLOPS.value, 1e-9) - 1)
     if LEAP.value is not None:
-        shares.append((largest_leap(process, spectrum) - LEAP.value) / max(LEAP.value, 1e-9))
+        shares.append(largest_leap(process, spectrum) / max(LEAP.value, 1e-9) - 1)
     return max(shares)
 
 
 def training_cost(config: Config, process: ScaleSpaceProcess) -> float:
     """What a training image of a process costs, `relative_training_cost`, by the operations of a call."""
     cost = call_cost(config.model, _channels(config), process)
-    return relative_training_cost(process.stages, config.train.up_share, lambda stage: cost(stage.t_min))
+    return relative_training_cost(process.stages, config.train.up_share, cost)
 
 
 def _channels(config: Config) -> int:
     return config.data.channels or 3
 
 
-def _as_flags(process: ProcessConfig) -> list[str]:
+def _as_flags(process: ProcessConfig) -> str:
     """What sets the process, and shares training out by cost."""
     fields = {"num_levels": process.num_levels, "resolution_schedule": "threshold", "thresholds": process.thresholds}
     settings = [f"process.{name}={value}" for name, value in (fields | {"blur": process.blur}).items()]
     settings.append("train.allocation=cost_aware")
     if TRAINING_FLOPS.value is not None:
         settings.append(f"train.flops_per_step={TRAINING_FLOPS.value:g}")
-    return [" ".join(shlex.quote(f"--config.{each}") for each in settings)]
+    return " ".join(shlex.quote(f"--config.{each}") for each in settings)
 
 
 def _measure(config: Config) -> np.ndarray:

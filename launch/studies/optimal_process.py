@@ -1,6 +1,6 @@
-"""Processes that are searched for a budget of operations, against the published schedules: docs/optimal_process.*
+"""Processes that are searched for a budget of operations, against the published schedules.
 
-python -m launch.studies.optimal_process --out docs
+python -m launch.studies.optimal_process --out runs/optimal_process
 
 The least exact error (`analysis.error`) that so many operations an image buy, with the best timesteps of each: of one
 level, of the published schedule in either SNR policy, of a process searched for the budget, and of one that must cost no
@@ -37,7 +37,7 @@ from ..common.command import run
 from ..common.figures import Figure
 from . import published
 
-OUT = flags.DEFINE_string("out", "docs", "Folder for optimal_process.json, .md and .png.")
+OUT = flags.DEFINE_string("out", "runs/optimal_process", "Folder for optimal_process.json, .md and .png.")
 SIZES = flags.DEFINE_multi_integer("size", [64, 256], "Image sizes.")
 BUDGETS = flags.DEFINE_multi_float("budget", [3, 5, 8, 12, 20], "Operations an image, in calls at full size.")
 NUM_TIMESTEPS = flags.DEFINE_integer("num_timesteps", 1000, "Timesteps of the process.", lower_bound=20)
@@ -91,8 +91,7 @@ def measure(size: int, budget: float, name: str) -> report.Row:
     pay = partial(call_cost, published.network(size), 3)
 
     def training(process: ScaleSpaceProcess) -> float:
-        cost = pay(process)
-        return relative_training_cost(process.stages, TrainConfig().up_share, lambda stage: cost(stage.t_min))
+        return relative_training_cost(process.stages, TrainConfig().up_share, pay(process))
 
     if searched:
         most = training(make_process(original)) if limited else np.inf

@@ -9,7 +9,7 @@ from itertools import combinations, pairwise
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssd_jax.errors import InputError
+from ssd_jax.errors import InputError, check_range
 from ssd_jax.process.config import ProcessConfig, make_process, with_boundaries
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.spectrum import lost_information, natural_spectrum
@@ -45,8 +45,9 @@ def optimal_process(
         excess: by what share a process exceeds what else it must keep to, 0 if it does not.
 
     Raises:
-        InputError: if no process within the limits is found, or as `optimal_timesteps`.
+        InputError: if the budget is not above 0, or no process within the limits is found.
     """
+    check_range("budget", budget, low=0, open_low=True)
     spectrum = natural_spectrum(config.shape) if spectrum is None else spectrum
 
     @cache
@@ -59,8 +60,9 @@ def optimal_process(
         if over:
             return over, math.inf, ()
         first = affordable_timesteps(process, budget, price).tolist()
-        limits = {"cost": price, "budget": budget, "evaluations": evaluations}
-        found = optimal_timesteps(process, solver, first, spectrum, **limits).tolist()
+        found = optimal_timesteps(
+            process, solver, first, spectrum, cost=price, budget=budget, evaluations=evaluations
+        ).tolist()
         return 0.0, IdealChain(process, spectrum, solver, TILTS).error(found), tuple(found)
 
     levels, end = make_process(config).levels, config.num_timesteps
@@ -89,7 +91,10 @@ def optimal_process(
 
 
 def largest_leap(process: ScaleSpaceProcess, spectrum: Float[np.ndarray, "*shape"]) -> float:
-    """What the change of resolution that loses most takes of what a state tells of an image, in nats; 0 without changes."""
+    """What the change of resolution that loses most takes of what a state tells of an image, in nats; 0 without changes.
+
+    The difference of `spectrum.lost_information` at t between the levels before and after, times the pixels.
+    """
 
     def lost(t: int, level: int) -> float:
         blur_time = 0.0 if process.dissipation is None else float(process.dissipation[t])
@@ -104,7 +109,7 @@ def _config(config: ProcessConfig, starts: tuple[int, ...], blur: float) -> Proc
 
 
 def _neighbours(starts: tuple[int, ...], blur: float, stride: int, end: int) -> list[tuple[tuple[int, ...], float]]:
-    """The starts of some levels in a row moved together, or another blur."""
+    """(starts, blur) with the starts of some levels in a row moved together, or with the next blur."""
     found = []
     for i, j in combinations(range(len(starts) + 1), 2):
         for step in (stride, -stride):

@@ -117,7 +117,7 @@ def wanted_draws(
     return share * budget / (share @ costs)
 
 
-def relative_training_cost(stages: Sequence[Stage], up_share: float, flops: Callable[[Stage], float]) -> float:
+def relative_training_cost(stages: Sequence[Stage], up_share: float, cost: Callable[[int], float]) -> float:
     """What a training image costs, over one at full resolution, for a step's gradient as clean as one level's.
 
     (sum_s p_s sqrt(c_s))^2 / c_0: with the draws that `wanted_draws` shares out by cost, all of them equally noisy.
@@ -125,9 +125,9 @@ def relative_training_cost(stages: Sequence[Stage], up_share: float, flops: Call
     Args:
         stages: of the process, the last of which stays at full resolution.
         up_share: of the images, as in `config.up_share`.
-        flops: operations of a draw of a stage, in any unit.
+        cost: of the network call at t, in any unit (`analysis.cost.call_cost`); a draw's gradient costs in proportion.
     """
-    costs = np.array([flops(stage) for stage in stages])
+    costs = np.array([cost(stage.t_min) for stage in stages])
     return float(stage_probabilities(stages, up_share) @ np.sqrt(costs / costs[-1])) ** 2
 
 

@@ -54,6 +54,8 @@ def test_limits_that_no_process_keeps_to():
         optimal_process(CONFIG, SOLVER, 4.0, pay, SPECTRUM, excess=lambda process: 3.0)
     with pytest.raises(InputError, match="no process of at most 1 level"):
         optimal_process(replace(CONFIG, num_levels=1), SOLVER, 1.5, pay, SPECTRUM)
+    with pytest.raises(InputError, match="budget is 0"):
+        optimal_process(CONFIG, SOLVER, 0.0, pay, SPECTRUM)
 
 
 def test_the_largest_leap():

@@ -122,12 +122,12 @@ OTHERS = {
 
 
 # A thousand steps under blur take long: by day one solver that draws noise and one that does not.
-LONG = [("ddim", "blur at one resolution"), ("ancestral", "blur and downsampling")]
+BY_NIGHT = [("ddim", "blur at one resolution"), ("ancestral", "blur and downsampling")]
 
 
 @pytest.mark.parametrize(
     ("solver", "name"),
-    [pytest.param(*each, marks=NIGHTLY if each in LONG else ()) for each in itertools.product(SOLVERS, OTHERS)],
+    [pytest.param(*each, marks=NIGHTLY if each in BY_NIGHT else ()) for each in itertools.product(SOLVERS, OTHERS)],
 )
 def test_other_processes_draw_the_data_too(solver, name):
     """Solvers of second order in 30 steps, the others in 1000."""

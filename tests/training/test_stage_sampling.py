@@ -8,7 +8,13 @@ import pytest
 from ssd_jax.config import ProcessConfig, TrainConfig
 from ssd_jax.errors import InputError
 from ssd_jax.process.config import make_process
-from ssd_jax.training.stage_sampling import allocate, stage_probabilities, timestep_shares, wanted_draws
+from ssd_jax.training.stage_sampling import (
+    allocate,
+    relative_training_cost,
+    stage_probabilities,
+    timestep_shares,
+    wanted_draws,
+)
 
 STAGES = make_process(ProcessConfig(num_levels=4)).stages
 ELEVEN = make_process(ProcessConfig(image_size=256, num_levels=6)).stages
@@ -16,6 +22,16 @@ ELEVEN = make_process(ProcessConfig(image_size=256, num_levels=6)).stages
 
 def flops(stage) -> float:
     return 1e9 * (3.0**-stage.in_level + 3.0**-stage.out_level)
+
+
+def test_at_its_relative_cost_a_step_is_as_clean_as_one_level_s():
+    """sum_s p_s^2 v / n_s is v / B for the draws that `wanted_draws` buys with it; all draws equally noisy."""
+    by_timestep = {t: flops(stage) for stage in STAGES for t in (stage.t_min, stage.t_max)}
+    share = relative_training_cost(STAGES, 0.05, by_timestep.__getitem__)
+    config = TrainConfig(batch_size=32, up_share=0.05, allocation="cost_aware", flops_per_step=share)
+    variance = (stage_probabilities(STAGES, 0.05) ** 2 / wanted_draws(STAGES, config, flops)).sum()
+    assert 0 < share < 1
+    np.testing.assert_allclose(variance, 1 / 32, rtol=1e-12)
 
 
 def test_probabilities():
