@@ -154,9 +154,9 @@ def begun(file: Path, config: Config) -> dict[str, Any]:
         return {**settings, "made_by": provenance(), "variants": {name: VARIANTS[name] for name in NAMES.value}, "rows": []}
     results = read_results(file)
     names = [*results.get("variants", {}), *NAMES.value]
-    now = settings | {"variants": {name: VARIANTS.get(name) for name in names}}
+    now = parse_json(json_text(settings | {"variants": {name: VARIANTS.get(name) for name in names}}))
     results["variants"] = now["variants"] | results.get("variants", {})
-    for name, value in parse_json(json_text(now)).items():
+    for name, value in now.items():
         if results.get(name) != value:
             raise InputError(f"{str(file)!r} is of other {name}; choose another --out, nothing is overwritten")
     return results | {"made_by": provenance()}
