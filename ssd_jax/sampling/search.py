@@ -26,6 +26,7 @@ TILTS = (-0.5, 0.0, 0.5)  # changes of the spectrum's slope: a plan must not be 
 KEPT_STEPS = 512  # a search changes a plan in few places at a time
 MAX_GROUPS = 4096  # of coefficients that are told apart exactly; of more, those that are ALIKE count as the same
 ALIKE = 0.05  # relative difference of variance and of blur
+KEPT_GROUPS = 64  # by levels in use, in a search for a process
 MAX_EVALUATIONS = 2500  # of the error, in a search that may take its time
 
 
@@ -53,7 +54,6 @@ class IdealChain:
         shift = preserving_shift(process.operators, process.levels)
         first = [process.first_timestep(level) for level in process.used_levels]
         gains = np.exp(-np.diff(shift[first]) / 2)
-        coarsest = np.sum([kept(process.shape, level) for level in process.used_levels], axis=0) - 1
         blurs = process.dissipation is not None
         shapes = [process.level_shape(level) for level in process.used_levels]
         if not blurs:
@@ -62,20 +62,10 @@ class IdealChain:
         self.stand_in = ScaleSpaceProcess(shapes[0], process.log_snr, levels, operators, process.dissipation)
         self.solver, self._draw_unseen = solver, draw_unseen
         self._step = lru_cache(KEPT_STEPS)(self._find_step)
-        k = np.maximum(frequencies(process.shape), 1.0)
-        tilted = [spectrum * k**tilt for tilt in tilts]
-        tilted = [each * spectrum.sum() / each.sum() for each in tilted]
-        rate = heat_rate_grid(process.shape, process.shape) if blurs else np.zeros(process.shape)
-        one = np.ravel(coarsest), rate.ravel().round(12)
-        keys = np.array([[*one, each.ravel().round(12)] for each in tilted]).swapaxes(0, 1).reshape(3, -1)
-        groups, where, count = np.unique(keys, axis=1, return_index=True, return_counts=True)
-        if len(where) > MAX_GROUPS:
-            alike = np.array([keys[0], *np.round(np.log(keys[1:] + 1e-12) / ALIKE)])
-            _, where, count = np.unique(alike, axis=1, return_index=True, return_counts=True)
-            groups = keys[:, where]
-        self.coarsest, self._rate, self.variance = groups[0].astype(int), groups[1], groups[2]
-        self.weight = count / (len(tilts) * spectrum.sum())
-        self._places = np.unravel_index(where % coarsest.size, process.shape)
+        given = np.asarray(spectrum, np.float64).tobytes()
+        groups = _groups(process.shape, process.used_levels, blurs, given, tuple(tilts), MAX_GROUPS)
+        self.coarsest, self._rate, self.variance, self.weight, where = groups
+        self._places = np.unravel_index(where, process.shape)
         if not blurs:
             self._places = (2 ** (len(gains) - self.coarsest) // 2,)
         time = np.zeros(len(first)) if process.dissipation is None else process.dissipation[first] * (np.array(first) > 0)
@@ -175,6 +165,37 @@ class IdealChain:
         mean, sigma = process.alpha[0] * self._blurred(0), process.sigma[0]
         drawn = mean * variance / (mean**2 * variance + sigma**2) * np.sqrt(last)
         return float((self.weight * (drawn - np.sqrt(variance)) ** 2).sum())
+
+
+@lru_cache(KEPT_GROUPS)
+def _groups(
+    shape: tuple[int, ...],
+    used_levels: tuple[int, ...],
+    blurs: bool,
+    spectrum: bytes,
+    tilts: tuple[float, ...],
+    most: int,
+) -> tuple[np.ndarray, ...]:
+    """DCT coefficients that count as one: coarsest, rate of blur, variance, weight, and the place of one of them, [groups].
+
+    Args:
+        spectrum: float64 bytes, so that processes with the same levels share what takes long for large images.
+        most: that are told apart exactly.
+    """
+    variance = np.frombuffer(spectrum).reshape(shape)
+    k = np.maximum(frequencies(shape), 1.0)
+    tilted = [variance * k**tilt for tilt in tilts]
+    tilted = [each * variance.sum() / each.sum() for each in tilted]
+    coarsest = np.sum([kept(shape, level) for level in used_levels], axis=0) - 1
+    rate = heat_rate_grid(shape, shape) if blurs else np.zeros(shape)
+    one = np.ravel(coarsest), rate.ravel().round(12)
+    keys = np.array([[*one, each.ravel().round(12)] for each in tilted]).swapaxes(0, 1).reshape(3, -1)
+    groups, where, count = np.unique(keys, axis=1, return_index=True, return_counts=True)
+    if len(where) > most:
+        alike = np.array([keys[0], *np.round(np.log(keys[1:] + 1e-12) / ALIKE)])
+        _, where, count = np.unique(alike, axis=1, return_index=True, return_counts=True)
+        groups = keys[:, where]
+    return groups[0].astype(int), groups[1], groups[2], count / (len(tilts) * variance.sum()), where % coarsest.size
 
 
 def _low_pass(shape: Sequence[int], to: Sequence[int]) -> SeparableOperator:
