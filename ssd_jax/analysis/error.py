@@ -5,9 +5,7 @@ Gaussian and their covariances follow the plan step by step (`gaussian`). Nothin
 """
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from jaxtyping import Float
@@ -142,11 +140,15 @@ def _stay(data: GaussianData, part: StayPlan, p: np.ndarray) -> np.ndarray:
     process, remembered = data.process, len(p)
     values, vectors = np.linalg.eigh(data.covariance(part.stage.in_level))
     transfer = np.broadcast_to(np.eye(remembered)[..., None, None], (remembered, remembered, *values.shape))
-    noise = np.zeros_like(transfer)
+    noise, linear = np.zeros_like(transfer), np.zeros_like(transfer)
+    for i in range(2, remembered):
+        linear[i, i - 1] = 1
     for t, (k_x, k_z, *k_earlier, k_n) in zip(part.timesteps, part.coefficients, strict=True):
         gain = process.alpha[t] * values / (process.alpha[t] ** 2 * values + process.sigma[t] ** 2)
-        step = partial(_step, k_x + k_z * gain, gain, k_earlier)
-        transfer, noise = step(transfer), step(step(noise).swapaxes(0, 1))
+        linear[0, 0], linear[1:2, 0] = k_x + k_z * gain, gain
+        linear[0, 1:] = np.reshape(k_earlier[: remembered - 1], (-1, 1, 1))
+        transfer, noise = (np.einsum("abij,bcij->acij", linear, each) for each in (transfer, noise))
+        noise = np.einsum("acij,bcij->abij", noise, linear)
         noise[0, 0] += k_n**2
     p = vectors.mT @ p @ vectors
     p = np.einsum("acmi,cdmij->admij", transfer, p)
@@ -154,12 +156,6 @@ def _stay(data: GaussianData, part: StayPlan, p: np.ndarray) -> np.ndarray:
     diagonal = np.arange(values.shape[1])
     p[..., diagonal, diagonal] += noise
     return vectors @ p @ vectors.mT
-
-
-def _step(through: np.ndarray, gain: np.ndarray, k_earlier: Sequence[float], v: np.ndarray) -> np.ndarray:
-    """A row applied to v = (state, predictions before), [r, ..]."""
-    used = sum((k * each for k, each in zip(k_earlier, v[1:], strict=False)), start=through * v[0])
-    return np.stack([used, gain * v[0], *v[1:-1]][: len(v)])
 
 
 def _stay_and_blur(data: GaussianData, part: StayPlan, p: np.ndarray) -> np.ndarray:

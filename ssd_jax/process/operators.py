@@ -224,11 +224,12 @@ def heat(shape: Sequence[int], time: float, full_shape: Sequence[int] | None = N
         time: >= 0.
         full_shape: if the image is a smaller version of one of this shape, whose pixels then count.
     """
+    sizes = zip(shape, full_shape or shape, strict=True)
+    return SeparableOperator(tuple(_heat_matrix(n, full, time) for n, full in sizes))
 
-    def axis(n: int, full: int) -> np.ndarray:
-        return dct_basis(n).T * np.exp(-time * heat_rates(n, full)) @ dct_basis(n)
 
-    return SeparableOperator(tuple(axis(n, full) for n, full in zip(shape, full_shape or shape, strict=True)))
+def _heat_matrix(n: int, full: int, time: float) -> Float[np.ndarray, "n n"]:
+    return dct_basis(n).T * np.exp(-time * heat_rates(n, full)) @ dct_basis(n)
 
 
 def heat_each(
