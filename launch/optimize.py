@@ -25,7 +25,7 @@ from ssd_jax.process.config import make_process
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.spectrum import measured_spectrum, natural_spectrum
 from ssd_jax.sampling.plan import Plan, plan_steps
-from ssd_jax.sampling.search import affordable_timesteps, optimal_timesteps
+from ssd_jax.sampling.search import Budget, affordable_timesteps, optimal_timesteps
 from ssd_jax.sampling.solvers import SOLVERS
 from ssd_jax.sampling.spacing import lay_out
 from ssd_jax.training.stage_sampling import relative_training_cost
@@ -59,12 +59,10 @@ def main() -> None:
     if budget is None:  # wrong numbers show before the images are read
         start = lay_out(process, NUM_STEPS.value, "log_snr")
     else:
-        start = affordable_timesteps(process, budget, pay(process))
+        start = affordable_timesteps(process, Budget(budget, pay(process)))
     spectrum = natural_spectrum(process.shape, slope=SLOPE.value) if SPECTRUM.value == "natural" else _measure(config)
-    if budget is None:
-        found = optimal_timesteps(process, solver, start.tolist(), spectrum)
-    else:
-        found = optimal_timesteps(process, solver, start.tolist(), spectrum, cost=pay(process), budget=budget)
+    own = None if budget is None else Budget(budget, pay(process))
+    found = optimal_timesteps(process, solver, start.tolist(), spectrum, budget=own)
     contestants = {"spacing 'log_snr'": (process, start), "spacing 'optimal'": (process, found)}
     advice = []
     if budget is not None and PROCESS.value:

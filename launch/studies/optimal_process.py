@@ -29,7 +29,7 @@ from ssd_jax.process.config import make_process
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.spectrum import natural_spectrum
 from ssd_jax.sampling.plan import plan_steps
-from ssd_jax.sampling.search import affordable_timesteps, optimal_timesteps
+from ssd_jax.sampling.search import Budget, affordable_timesteps, optimal_timesteps
 from ssd_jax.sampling.solvers import SOLVERS
 from ssd_jax.training.stage_sampling import relative_training_cost
 
@@ -109,9 +109,9 @@ def measure(size: int, budget: float, name: str, before: Sequence[Sequence[int]]
         )
     else:
         process = make_process(config)
-        price = pay(process)
-        starts = [affordable_timesteps(process, budget, price).tolist(), *before]
-        found = [optimal_timesteps(process, solver, each, spectrum, cost=price, budget=budget) for each in starts]
+        own = Budget(budget, pay(process))
+        starts = [affordable_timesteps(process, own).tolist(), *before]
+        found = [optimal_timesteps(process, solver, each, spectrum, budget=own) for each in starts]
         timesteps = min(found, key=partial(sampling_error, process))
     process = make_process(config)
     return {

@@ -13,7 +13,7 @@ from ssd_jax.errors import InputError, check_range
 from ssd_jax.process.config import ProcessConfig, make_process, with_boundaries
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.spectrum import lost_information, natural_spectrum
-from ssd_jax.sampling.search import MAX_EVALUATIONS, TILTS, IdealChain, affordable_timesteps, optimal_timesteps
+from ssd_jax.sampling.search import MAX_EVALUATIONS, TILTS, Budget, IdealChain, affordable_timesteps, optimal_timesteps
 from ssd_jax.sampling.solvers import Solver
 from ssd_jax.sampling.spacing import fixed_timesteps
 
@@ -54,15 +54,12 @@ def optimal_process(
     def search(starts: tuple[int, ...], blur: float, evaluations: int) -> tuple[float, float, tuple[int, ...]]:
         """(excess, error, timesteps): what exceeds the limits less is better, whatever its error."""
         process = make_process(_config(config, starts, blur))
-        price = cost(process)
-        least = sum(map(price, fixed_timesteps(process).tolist()))
-        over = max(least / budget - 1, excess(process), 0.0)
+        own = Budget(budget, cost(process))
+        over = max(own.price(fixed_timesteps(process).tolist()) / budget - 1, excess(process), 0.0)
         if over:
             return over, math.inf, ()
-        first = affordable_timesteps(process, budget, price).tolist()
-        found = optimal_timesteps(
-            process, solver, first, spectrum, cost=price, budget=budget, evaluations=evaluations
-        ).tolist()
+        first = affordable_timesteps(process, own).tolist()
+        found = optimal_timesteps(process, solver, first, spectrum, budget=own, evaluations=evaluations).tolist()
         return 0.0, IdealChain(process, spectrum, solver, TILTS).error(found), tuple(found)
 
     levels, end = make_process(config).levels, config.num_timesteps

@@ -7,7 +7,8 @@ from a known one in a call or two, only those steps are taken again, in about a 
 
 import bisect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
@@ -28,6 +29,23 @@ MAX_GROUPS = 4096  # of coefficients that are told apart exactly; of more, those
 ALIKE = 0.05  # relative difference of variance and of blur
 KEPT_GROUPS = 64  # by levels in use, in a search for a process
 MAX_EVALUATIONS = 2500  # of the error, in a search that may take its time
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the network calls of a plan may cost together.
+
+    Attributes:
+        total: >= 0, in any unit.
+        cost: of the call at t; 1 by default, so that the total is a number of calls.
+    """
+
+    total: float
+    cost: Callable[[int], float] = lambda t: 1.0
+
+    def price(self, timesteps: Iterable[int]) -> float:
+        """Of calls at `timesteps`."""
+        return sum(map(self.cost, timesteps))
 
 
 class IdealChain:
@@ -210,8 +228,7 @@ def optimal_timesteps(
     spectrum: Float[np.ndarray, "*shape"] | None = None,
     *,
     draw_unseen: bool = False,
-    cost: Callable[[int], float] = lambda t: 1.0,
-    budget: float | None = None,
+    budget: Budget | None = None,
     evaluations: int = MAX_EVALUATIONS,
 ) -> Int[np.ndarray, "steps"]:
     """The timesteps with the least error for Gaussian data that a local search finds within a budget.
@@ -224,34 +241,30 @@ def optimal_timesteps(
         start: timesteps of a plan, from T - 1 to 0.
         spectrum: variance of every DCT coefficient of the data; a natural image's if not given.
         draw_unseen: whether the plan will draw new detail with the data's variance, equation (6').
-        cost: of the network call at t; 1 by default, so that the budget is a number of calls.
-        budget: what all calls may cost together; what those of `start` do if not given.
+        budget: of the plan; as many calls as `start` has if not given.
         evaluations: of the error, at most.
     """
     variance = natural_spectrum(process.shape) if spectrum is None else spectrum
     chain = IdealChain(process, variance, solver, TILTS, draw_unseen)
-    limit = sum(map(cost, start)) if budget is None else budget
-    search = _Search(chain, fixed_timesteps(process), start, cost, limit, evaluations)
+    search = _Search(chain, fixed_timesteps(process), start, budget or Budget(float(len(start))), evaluations)
     search.shift()
     while search.relocate():
         search.shift()
     return np.array(search.timesteps)
 
 
-def affordable_timesteps(
-    process: ScaleSpaceProcess, budget: float, cost: Callable[[int], float]
-) -> Int[np.ndarray, "steps"]:
-    """The most timesteps, even in log-SNR, whose calls cost no more than `budget`. Raises InputError if none do."""
-    check_range("budget", budget, low=0)
+def affordable_timesteps(process: ScaleSpaceProcess, budget: Budget) -> Int[np.ndarray, "steps"]:
+    """The most timesteps, even in log-SNR, within a budget. Raises InputError if not even the fewest are."""
+    check_range("budget", budget.total, low=0)
     least = len(fixed_timesteps(process))
     counts = range(least, process.num_timesteps + 1)
 
     def price(num_steps: int) -> float:
-        return sum(map(cost, lay_out(process, num_steps, "log_snr").tolist()))
+        return budget.price(lay_out(process, num_steps, "log_snr").tolist())
 
-    index = bisect.bisect_right(counts, budget, key=price)
+    index = bisect.bisect_right(counts, budget.total, key=price)
     if not index:
-        raise InputError(f"the budget is {budget:g}, but the shortest plan costs {price(least):.3g}; give more")
+        raise InputError(f"the budget is {budget.total:g}, but the shortest plan costs {price(least):.3g}; give more")
     return lay_out(process, counts[index - 1], "log_snr")
 
 
@@ -263,18 +276,17 @@ class _Search:
         chain: IdealChain,
         fixed: Int[np.ndarray, "ends"],
         start: Sequence[int],
-        cost: Callable[[int], float],
-        budget: float,
+        budget: Budget,
         evaluations: int,
     ):
-        self._chain, self._fixed, self._cost, self._budget = chain, frozenset(fixed.tolist()), cost, budget * (1 + 1e-9)
-        self._evaluations = evaluations
+        self._chain, self._fixed, self._evaluations = chain, frozenset(fixed.tolist()), evaluations
+        self._price, self._cost, self._most = budget.price, budget.cost, budget.total * (1 + 1e-9)
         self.timesteps, self._best = list(start), chain.error(start)
         chain.compare_with(start)
 
     def _accept(self, *plans: list[int]) -> bool:
         """Takes the best of some plans, if it can be paid and is better than the present one."""
-        affordable = [plan for plan in plans if sum(map(self._cost, plan)) <= self._budget][: self._evaluations]
+        affordable = [plan for plan in plans if self._price(plan) <= self._most][: self._evaluations]
         self._evaluations -= len(affordable)
         errors = list(map(self._chain.error, affordable))
         if better := min(errors, default=math.inf) < self._best * (1 - 1e-4):
@@ -299,7 +311,7 @@ class _Search:
         """Puts calls into a gap, paid for by what is left or by a call taken out elsewhere, if that helps."""
         for t in [None, *(t for t in self.timesteps if t not in self._fixed)]:
             rest = [other for other in self.timesteps if other != t]
-            room = self._budget - sum(map(self._cost, rest))
+            room = self._most - self._price(rest)
             plans = []
             for i, (high, low) in enumerate(pairwise(rest), start=1):
                 count = min(int(room / self._cost((high + low) // 2)), high - low - 1)

@@ -12,7 +12,7 @@ from ssd_jax.errors import InputError
 from ssd_jax.process.config import make_process
 from ssd_jax.process.spectrum import information, natural_spectrum
 from ssd_jax.sampling.plan import plan_steps
-from ssd_jax.sampling.search import affordable_timesteps, optimal_timesteps
+from ssd_jax.sampling.search import Budget, affordable_timesteps, optimal_timesteps
 from ssd_jax.sampling.solvers import SOLVERS
 
 CONFIG = ProcessConfig(image_size=8, num_levels=2, num_timesteps=100, operator="ideal", gamma=5.0)
@@ -29,8 +29,8 @@ def mean_level(process):
 
 def test_it_beats_the_best_timesteps_of_the_process_that_the_search_began_with():
     process = make_process(CONFIG)
-    start = affordable_timesteps(process, 4.0, pay(process)).tolist()
-    kept = optimal_timesteps(process, SOLVER, start, SPECTRUM, cost=pay(process), budget=4.0)
+    budget = Budget(4.0, pay(process))
+    kept = optimal_timesteps(process, SOLVER, affordable_timesteps(process, budget).tolist(), SPECTRUM, budget=budget)
     best, found = optimal_process(CONFIG, SOLVER, 4.0, pay, SPECTRUM)
     assert sum(map(pay(make_process(best)), found.tolist())) <= 4.0 * (1 + 1e-6)
     errors = [

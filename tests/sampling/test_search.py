@@ -13,7 +13,7 @@ from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.spectrum import natural_spectrum
 from ssd_jax.sampling import search
 from ssd_jax.sampling.plan import plan_steps
-from ssd_jax.sampling.search import IdealChain, affordable_timesteps, optimal_timesteps
+from ssd_jax.sampling.search import Budget, IdealChain, affordable_timesteps, optimal_timesteps
 from ssd_jax.sampling.solvers import SOLVERS
 from ssd_jax.sampling.spacing import SPACINGS, fixed_timesteps, lay_out
 
@@ -136,7 +136,7 @@ def test_optimal_timesteps_keep_to_a_budget():
     def cost(t: int) -> float:
         return 4.0 ** -float(process.levels[t])
 
-    found = optimal_timesteps(process, SOLVERS["dpmpp_2m"], start, cost=cost).tolist()
+    found = optimal_timesteps(process, SOLVERS["dpmpp_2m"], start, budget=Budget(sum(map(cost, start)), cost)).tolist()
     assert sum(map(cost, found)) <= sum(map(cost, start)) * (1 + 1e-6)
     plan = plan_steps(process, spacing=found)
     assert gaussian_error(plan, SPECTRUM).relative_error < 0.2 * error(num_steps=14)
@@ -145,7 +145,7 @@ def test_optimal_timesteps_keep_to_a_budget():
 def test_what_is_left_of_a_budget_is_spent():
     process, solver = process_64(), SOLVERS["dpmpp_2m"]
     start = lay_out(process, 10, "log_snr").tolist()
-    found = optimal_timesteps(process, solver, start, budget=11.0)
+    found = optimal_timesteps(process, solver, start, budget=Budget(11.0))
     assert len(found) == 11
     chain = IdealChain(process, SPECTRUM, solver)
     assert chain.error(found.tolist()) < 0.9 * chain.error(optimal_timesteps(process, solver, start).tolist())
@@ -153,7 +153,7 @@ def test_what_is_left_of_a_budget_is_spent():
 
 def test_too_small_a_budget():
     with pytest.raises(InputError, match=r"the budget is 1, but the shortest plan costs 5; give more"):
-        affordable_timesteps(process_64(), 1.0, lambda t: 1.0)
+        affordable_timesteps(process_64(), Budget(1.0))
 
 
 def test_optimal_timesteps_need_few_calls_under_blur():
