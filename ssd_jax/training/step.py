@@ -36,9 +36,10 @@ class TrainStep:
         allocation: the draws of every stage.
         gather: parameters -> weights: on every device, in the dtype that the network converts them to; None where they are.
         zeros: () -> a total of no gradients. Every device has its own total: the devices are the first axis.
-        gradients: of every stage, (weights, total, draws of a round, step) -> total + weighted gradient, loss.
+        gradients: of every stage, (weights, total, draws of a round, step, seed) -> total + weighted gradient, loss.
         update: (state, total, used) -> state.
         used: which parameters, in flattened order, every stage reads.
+        seed: `config.seed` on the devices: runs of other seeds share the compiled programs.
     """
 
     config: TrainConfig
@@ -49,6 +50,7 @@ class TrainStep:
     gradients: dict[Stage, Callable]
     update: Callable
     used: dict[Stage, Bool[np.ndarray, "parameters"]]
+    seed: jax.Array
 
     def __call__(
         self, state: TrainState, step: int, batch: dict[str, np.ndarray]
@@ -71,7 +73,7 @@ class TrainStep:
             rounds, count = [], sizes[stage] // self.config.accumulate
             for _ in range(self.config.accumulate):
                 part = put_batch(draws(batch, first, count), split_along_batch(self.mesh))
-                total, loss = self.gradients[stage](weights, total, part, state.step)
+                total, loss = self.gradients[stage](weights, total, part, state.step, self.seed)
                 first, rounds = first + count, [*rounds, loss]
             losses[str(stage)] = sum(rounds[1:], rounds[0]) / len(rounds) if len(rounds) > 1 else rounds[0]
             used |= self.used[stage]
@@ -119,10 +121,11 @@ def step_programs(objective: Objective, config: TrainConfig, mesh: jax.sharding.
     allocation = allocate(objective.process.stages, config, mesh.size, objective.flops)
     stages, state = allocation.stages, abstract_state(objective.denoiser.parameters)
     shares = zip(stages, allocation.shares, strict=True)
-    losses = {stage: partial(_loss, objective, config, stage, each) for stage, each in shares}
+    losses = {stage: partial(_loss, objective, config.loss_weighting, stage, each) for stage, each in shares}
+    seed = jax.ShapeDtypeStruct((), jnp.uint32)
     sizes = [size // config.accumulate for size in allocation.batch_sizes]
     batches = {stage: objective.abstract_draws(size) for stage, size in zip(stages, sizes, strict=True)}
-    reads = {stage: read_as(losses[stage], state.parameters, batches[stage], state.step) for stage in stages}
+    reads = {stage: read_as(losses[stage], state.parameters, batches[stage], state.step, seed) for stage in stages}
     divided = mesh.shape["fsdp"] > 1
     weights = _weights(state.parameters, list(reads.values())) if divided else state.parameters
     zeros = jax.jit(partial(_zeros, mesh.size, state.parameters), out_shardings=split_along_batch(mesh))
@@ -130,7 +133,7 @@ def step_programs(objective: Objective, config: TrainConfig, mesh: jax.sharding.
 
     def lower_gradient(stage: Stage, weight: float) -> Any:
         program = _gradient_program(losses[stage], weight / config.accumulate, mesh)
-        return program.lower(weights, total, batches[stage], state.step)
+        return program.lower(weights, total, batches[stage], state.step, seed)
 
     lower = {str(s): partial(lower_gradient, s, weight) for s, weight in zip(stages, allocation.weights, strict=True)}
     lower |= {"zeros": zeros.lower, "update": partial(_update_program(config, state, mesh).lower, state, total, used)}
@@ -151,7 +154,8 @@ def compile_train_step(objective: Objective, config: TrainConfig, mesh: jax.shar
     programs = several_at_a_time({name: each.compile for name, each in lowered.items()}, "compiling")
     gradients = {stage: programs[str(stage)] for stage in step.allocation.stages}
     others = programs.get("gather"), programs["zeros"], gradients, programs["update"]
-    return TrainStep(config, mesh, step.allocation, *others, step.used)
+    seed = put_batch({"seed": np.array(config.seed, np.uint32)}, replicated(mesh))["seed"]
+    return TrainStep(config, mesh, step.allocation, *others, step.used, seed)
 
 
 def _zeros(num_devices: int, parameters: Tree) -> Tree:
@@ -197,26 +201,27 @@ def _sum(part: jax.Array, where: PartitionSpec, mesh: jax.sharding.Mesh) -> jax.
 
 def _loss(
     objective: Objective,
-    config: TrainConfig,
+    weighting: str,
     stage: Stage,
     shares: Sequence[float],
     parameters: Tree,
     batch: Batch,
     step: jax.Array,
+    seed: jax.Array,
 ) -> jax.Array:
     """The mean loss of a stage's images; all that is random about one depends on (seed, step, its number in the step)."""
-    key = jax.random.fold_in(jax.random.key(config.seed), step)
-    return objective.loss(stage, config.loss_weighting, parameters, batch, key, shares)
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    return objective.loss(stage, weighting, parameters, batch, key, shares)
 
 
 def _gradient_program(loss: Callable, weight: float, mesh: jax.sharding.Mesh) -> Any:
-    """(weights, total, draws, step) -> (total + weight * gradient, loss); `total` is donated.
+    """(weights, total, draws, step, seed) -> (total + weight * gradient, loss); `total` is donated.
 
     Devices say nothing to each other but their losses.
     """
 
-    def add_gradient(weights: Tree, total: Tree, draws: Batch, step: jax.Array):
-        value, gradient = jax.value_and_grad(loss)(weights, draws, step)
+    def add_gradient(weights: Tree, total: Tree, draws: Batch, step: jax.Array, seed: jax.Array):
+        value, gradient = jax.value_and_grad(loss)(weights, draws, step, seed)
         total = jax.tree.map(lambda a, b: a + weight / mesh.size * b.astype(a.dtype), total, gradient)
         return total, jax.lax.pmean(value, AXES)
 
@@ -224,7 +229,7 @@ def _gradient_program(loss: Callable, weight: float, mesh: jax.sharding.Mesh) ->
     on_each_device = jax.shard_map(
         add_gradient,
         mesh=mesh,
-        in_specs=(WHOLE, DIVIDED, DIVIDED, WHOLE),
+        in_specs=(WHOLE, DIVIDED, DIVIDED, WHOLE, WHOLE),
         out_specs=(DIVIDED, WHOLE),
         check_vma=False,
     )

@@ -62,9 +62,10 @@ def loop(workdir, checkpoints, held=None, update=lambda state: state, profile=0,
         allocation=allocate(stages, config.train, 8, lambda stage: 1.0),
         gather=None,
         zeros=lambda: None,
-        gradients={stage: lambda weights, total, draws, step: (total, jnp.float32(0.5)) for stage in stages},
+        gradients={stage: lambda weights, total, draws, step, seed: (total, jnp.float32(0.5)) for stage in stages},
         update=lambda state, total, used: update(replace(state, step=state.step + 1)),
         used={stage: np.ones(count, bool) for stage in stages},
+        seed=jnp.uint32(0),
     )
     return Loop(experiment, workdir, step, checkpoints, Events(None), held, Profiler(workdir / "profile", profile))
 

@@ -17,7 +17,7 @@ from ssd_jax.training.loss import stage_loss
 from ssd_jax.training.optimizer import ADAM, learning_rate
 from ssd_jax.training.stage_sampling import stage_probabilities
 from ssd_jax.training.state import TrainState, init_state
-from ssd_jax.training.step import compile_train_step, draws
+from ssd_jax.training.step import compile_train_step, draws, step_programs
 from ssd_jax.training.update import updated
 from tests.conftest import mesh_of, tiny_config
 from tests.networks import dense_objective
@@ -96,7 +96,7 @@ def test_the_expected_gradient_is_the_probability_weighted_sum_of_the_stages(set
         for stage in step.allocation.taking_part(i):
             part = draws({"image": images, "label": labels}, taken, sizes[stage])  # all images serve all stages
             part = {name: jnp.asarray(array) for name, array in part.items()}
-            total, _ = step.gradients[stage](parameters, total, part, jnp.int32(i))
+            total, _ = step.gradients[stage](parameters, total, part, jnp.int32(i), step.seed)
             taken += 1
     assert taken == count if "stage_sampling" in settings else count < taken < 3 * count
 
@@ -112,6 +112,16 @@ def test_the_expected_gradient_is_the_probability_weighted_sum_of_the_stages(set
     assert np.linalg.norm(mean - true) < 0.08 * np.linalg.norm(true)
 
 
+def test_runs_of_other_seeds_share_the_compiled_programs(mesh):
+    """So that what one has compiled the next finds in the cache."""
+    texts = []
+    for seed in (0, 2**32 - 1):
+        config = with_train(tiny_config(), seed=seed)
+        programs = step_programs(build(config).objective, config.train, mesh)
+        texts.append({name: lower().as_text() for name, lower in programs.lower.items()})
+    assert texts[0] == texts[1]
+
+
 def test_a_step_s_gradient_is_the_weighted_sum_of_its_stages(mesh):
     config = with_train(tiny_config(), up_share=0.4)
     config = replace(config, model=replace(config.model, num_classes=3))
@@ -123,7 +133,7 @@ def test_a_step_s_gradient_is_the_weighted_sum_of_its_stages(mesh):
     for stage, size, weight in zip(process.stages, step.allocation.batch_sizes, step.allocation.weights, strict=True):
         part = {name: jnp.asarray(array) for name, array in draws(batch, first, size).items()}
         first += size
-        total, _ = step.gradients[stage](parameters, total, part, jnp.int32(0))
+        total, _ = step.gradients[stage](parameters, total, part, jnp.int32(0), step.seed)
 
         def loss(parameters, stage=stage, part=part):
             denoiser = replace(objective.denoiser, parameters=parameters)
