@@ -45,7 +45,9 @@ NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Network calls of the plan; 
 SPECTRUM = flags.DEFINE_enum("spectrum", "data", ["data", "natural"], "That of the config's data or a power law.")
 IMAGES = flags.DEFINE_integer("images", 4096, "Images to measure the spectrum on.", lower_bound=2)
 SLOPE = flags.DEFINE_float("slope", 2.0, "Of the power law.")
-TOLERANCE = flags.DEFINE_float("tolerance", 1e-3, "Nats per pixel that a lower resolution may lose.", lower_bound=0)
+TOLERANCE = flags.DEFINE_float(
+    "tolerance", None, "Nats per pixel that a lower resolution may lose; by default process.tolerance.", lower_bound=0
+)
 MEMORY = flags.DEFINE_bool("memory", False, "Also compile the network, to say how much memory a call takes.")
 
 
@@ -69,10 +71,11 @@ def main() -> None:
     spectrum = natural_spectrum(shape, slope=SLOPE.value) if SPECTRUM.value == "natural" else _measure(config)
     found = analyze(config, process, spectrum, memory=MEMORY.value)
     baseline = gaussian_error(_plan(whole), spectrum)
-    advised = advised_config(config.process, whole, spectrum, TOLERANCE.value)
+    tolerance = config.process.tolerance if TOLERANCE.value is None else TOLERANCE.value
+    advised = advised_config(config.process, whole, spectrum, tolerance)
     better = analyze(config, make_process(advised), spectrum)
     print("\n".join(_report(process, found, baseline, spectrum)))
-    print("\n".join(_advice(advised, better)))
+    print("\n".join(_advice(advised, better, tolerance)))
     if OUT.value is None:
         return
     results = {
@@ -88,7 +91,7 @@ def main() -> None:
         "advised": {"config": dataclasses.asdict(advised), **_as_dict(better)},
     }
     write_json(Path(OUT.value, "analysis.json"), results)  # the log-SNR of pure noise is null
-    figure = _figure(process, whole, spectrum, {"this process": found.error, "one level": baseline})
+    figure = _figure(process, whole, spectrum, {"this process": found.error, "one level": baseline}, tolerance)
     write_atomically(Path(OUT.value, "analysis.png"), lambda file: figure.savefig(file, format="png", dpi=120))
     print(f"\n{OUT.value}/analysis.json, {OUT.value}/analysis.png")
 
@@ -173,12 +176,12 @@ def _octaves(name: str, error: GaussianError) -> report.Row:
     return {"": name} | dict(zip(names, means, strict=False))
 
 
-def _advice(advised: ProcessConfig, better: Analysis) -> list[str]:
+def _advice(advised: ProcessConfig, better: Analysis, tolerance: float) -> list[str]:
     if not advised.thresholds:
-        return ["", f"No lower resolution loses less than --tolerance={TOLERANCE.value:g} nats per pixel."]
+        return ["", f"No lower resolution loses less than --tolerance={tolerance:g} nats per pixel."]
     return [
         "",
-        f"The smallest states that lose at most {TOLERANCE.value:g} nats per pixel "
+        f"The smallest states that lose at most {tolerance:g} nats per pixel "
         f"({better.cost.relative_flops:.2f} of the operations, relative error {better.error.relative_error:.3g}):",
         f"    --config.process.num_levels={advised.num_levels} --config.process.resolution_schedule=threshold "
         f"'--config.process.thresholds={advised.thresholds}'",
@@ -186,7 +189,11 @@ def _advice(advised: ProcessConfig, better: Analysis) -> list[str]:
 
 
 def _figure(
-    process: ScaleSpaceProcess, whole: ScaleSpaceProcess, spectrum: np.ndarray, errors: dict[str, GaussianError]
+    process: ScaleSpaceProcess,
+    whole: ScaleSpaceProcess,
+    spectrum: np.ndarray,
+    errors: dict[str, GaussianError],
+    tolerance: float,
 ) -> Figure:
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     power, lost, ratio = figure.subplots(1, 3)
@@ -201,8 +208,8 @@ def _figure(
         if level in process.used_levels:
             first = process.first_timestep(level)
             lost.plot(first, values[first], "o", color=line.get_color())
-    lost.axhline(TOLERANCE.value, color="gray", linestyle="--")
-    lost.set(xlabel="t", ylim=(TOLERANCE.value / 100, None), title="nats per pixel lost at a level (dot: where it begins)")
+    lost.axhline(tolerance, color="gray", linestyle="--")
+    lost.set(xlabel="t", ylim=(tolerance / 100, None), title="nats per pixel lost at a level (dot: where it begins)")
     for name, error in errors.items():
         ratio.semilogx(k, ring_means(error.variance_ratio)[1:], label=name)
     ratio.axhline(1, color="gray", linestyle="--")
