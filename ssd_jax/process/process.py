@@ -162,8 +162,11 @@ class ScaleSpaceProcess:
         """Dissipation since the level was entered, [T]: the blur between a level's sharp image and z_t."""
         if self.dissipation is None:
             return np.zeros(self.num_timesteps)
-        entered = [self.dissipation[self.first_timestep(level)] if level else 0.0 for level in range(self.num_levels)]
-        return self.dissipation - np.array(entered)[self.levels]
+        return self.dissipation - np.array([self.entry_blur(level) for level in range(self.num_levels)])[self.levels]
+
+    def entry_blur(self, level: int) -> float:
+        """Dissipation when `level` is entered, that of its sharp images; 0 at level 0."""
+        return float(self.dissipation[self.first_timestep(level)]) if level and self.dissipation is not None else 0.0
 
     def _heat(self, level: int, time: float) -> tuple[SeparableOperator, ...]:
         return (heat(self.level_shape(level), time, self.shape),) if time else ()

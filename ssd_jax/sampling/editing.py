@@ -19,6 +19,8 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Shaped
 
 from ssd_jax.errors import InputError, check_range, checked_arguments
+from ssd_jax.process.dct import heat_rate_grid
+from ssd_jax.process.operators import heat
 from ssd_jax.process.process import ScaleSpaceProcess, compose
 from ssd_jax.process.reverse import pseudo_inverse
 from ssd_jax.sampling.denoise import Denoise, as_pytree
@@ -58,7 +60,8 @@ def noised(
 
     Args:
         plan: from `plan_steps`, with a `start`.
-        images: clean images of the level of the plan's first timestep or a finer one; [1, ...] serves the whole batch.
+        images: clean images as large as the level of the plan's first timestep or a finer one; [1, ...] serves the whole
+            batch. Small ones are shrunk, not blurred: what a process blurs before their level follows here.
         noise: of every image, `noise.seeded` or `noise.interpolated`.
 
     Raises:
@@ -70,20 +73,27 @@ def noised(
         size = "x".join(map(str, process.level_shape(level)))
         raise InputError(f"the plan begins at t = {t} with {size} pixels, which the image has not; start it later")
     eps = start_noise(noise, process.num_timesteps, (*process.level_shape(level), images.shape[-1]))
-    return process.noisy_state(images, t, eps, start=own)
+    return process.noisy_state(_entering(process, images, own, own), t, eps, start=own)
+
+
+def _entering(process: ScaleSpaceProcess, images: Any, level: int, entered: int) -> Any:
+    """Images of `level`, blurred as the sharp images of the level `entered` are."""
+    time = process.entry_blur(entered)
+    return heat(process.level_shape(level), time, process.shape).apply(images) if time else images
 
 
 @checked_arguments
 def matching(denoise: Denoise, process: ScaleSpaceProcess, thumbnails: Float[Array, "batch *shape channels"]) -> Denoise:
     """Super-resolution: predictions z become z + A^+ (y - A z), the nearest images whose thumbnail A z is y.
 
-    Noise-free null-space guidance (DDNM, Wang et al. 2023), with A from the prediction's level to the thumbnails'. The
-    results leave the range of images a little where y does not fit it.
+    Noise-free null-space guidance (DDNM, Wang et al. 2023), with A the operators from the prediction's level to the
+    thumbnails'. Where the process blurs, y is blurred as the predictions of a lower level are; those of level 0 are not.
+    The results leave the range of images a little where y does not fit it.
 
     Args:
         denoise: a denoiser, guided and clipped already.
         process: of the denoiser.
-        thumbnails: y, clean images of one level in use; [1, ...] serves the whole batch.
+        thumbnails: y, clean images shrunk to the size of one level in use; [1, ...] serves the whole batch.
 
     Raises:
         InputError: if the thumbnails have the size of no level.
@@ -101,12 +111,12 @@ class _Matching:
     level: int = field(metadata={"static": True})
 
     def __call__(self, x, t, label=None, *, stage):
-        z, process, y = self.denoise(x, t, label, stage=stage), self.process, self.thumbnails
-        if stage.out_level >= self.level:
-            return jnp.broadcast_to(process.degrade(y, stage.out_level, start=self.level), z.shape)
-        between = [used for used in process.used_levels if stage.out_level < used <= self.level]
-        operator = compose([process.level_operators[used] for used in between])
-        return z + pseudo_inverse(operator, y - operator.apply(z))
+        z, process, y, own = self.denoise(x, t, label, stage=stage), self.process, self.thumbnails, stage.out_level
+        if own >= self.level:
+            small = compose(process.operators[self.level : own]).apply(y) if own > self.level else y
+            return jnp.broadcast_to(_entering(process, small, own, own), z.shape)
+        operator = compose(process.operators[own : self.level])
+        return z + pseudo_inverse(operator, _entering(process, y, self.level, own) - operator.apply(z))
 
 
 @checked_arguments
@@ -151,31 +161,39 @@ def resampled(plan: Plan, times: int) -> Plan:
     """RePaint (Lugmayr et al. 2022): every step within a level is made `times` times, noising back in between.
 
     What was painted so gets to agree with what is known, for `times` as many network calls. There and back is one row of
-    the table still, x_t = c x_s + sqrt(sigma_t^2 - c^2 sigma_s^2) xi by (2). All steps within levels become first-order.
+    the table still, x_t = c x_s + sqrt(sigma_t^2 - c^2 sigma_s^2) xi by (2), frequency by frequency where the process
+    blurs. All steps within levels become first-order.
 
     Raises:
-        InputError: if times < 1, or the process blurs.
+        InputError: if times < 1.
     """
     check_range("resampling", times, low=1, high=1000)
     process = plan.process
-    if process.dissipation is not None and times > 1:
-        raise InputError(f"resampling is {times}, but must be 1 for a process that blurs")
     following = dict(zip(plan.timesteps.tolist(), plan.timesteps.tolist()[1:], strict=False))
 
     def again(part: Part) -> Part:
         if not isinstance(part, StayPlan) or times == 1:
             return part
         rows, timesteps = [], []
-        for t, (k_x, k_z, *k_earlier, k_n) in zip(part.timesteps.tolist(), part.coefficients, strict=True):
-            first_order = np.array([k_x, k_z + sum(k_earlier), *[0.0] * plan.carried, k_n])
+        for t, row in zip(part.timesteps.tolist(), part.coefficients, strict=True):
+            k_x, k_z, *k_earlier, k_n = np.moveaxis(row, -1, 0)
+            first_order = np.stack([k_x, k_z + sum(k_earlier), *[np.zeros_like(k_x)] * plan.carried, k_n], axis=-1)
             if t in following:
-                a_s, a_t, var_s, var_t, *_ = process.step_constants(following[t], t, 0.0)
-                c = a_t / a_s
-                back = c * first_order
-                back[-1] = np.sqrt(back[-1] ** 2 + var_t - c**2 * var_s)
+                c = _forward_gain(process, following[t], t)
+                back = c[..., None] * first_order
+                back[..., -1] = np.sqrt(back[..., -1] ** 2 + process.sigma[t] ** 2 - (c * process.sigma[following[t]]) ** 2)
                 rows, timesteps = [*rows, *[back] * (times - 1)], [*timesteps, *[t] * (times - 1)]
             rows, timesteps = [*rows, first_order], [*timesteps, t]
-        table = np.array(rows).reshape(-1, 3 + plan.carried)
+        table = np.array(rows).reshape(-1, *part.coefficients.shape[1:])
         return replace(part, timesteps=np.array(timesteps, int), coefficients=table)
 
     return replace(plan, stages=tuple(map(again, plan.stages)))
+
+
+def _forward_gain(process: ScaleSpaceProcess, s: int, t: int) -> Float[np.ndarray, "*shape"]:
+    """c of x_t = c x_s + noise within a level; of a process that blurs one for each frequency."""
+    ratio = np.asarray(process.alpha[t] / process.alpha[s])
+    if process.dissipation is None:
+        return ratio
+    rates = heat_rate_grid(process.level_shape(int(process.levels[t])), process.shape)
+    return ratio * np.exp(-(process.dissipation[t] - process.dissipation[s]) * rates)

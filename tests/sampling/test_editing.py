@@ -5,11 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssd_jax.analysis.error import gaussian_error
 from ssd_jax.config import ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.process.config import make_process
+from ssd_jax.process.dct import heat_rate_grid
 from ssd_jax.process.matrix_free import MatrixFreeOperator
 from ssd_jax.process.process import ScaleSpaceProcess
+from ssd_jax.process.spectrum import natural_spectrum
 from ssd_jax.sampling.editing import inpainting, matching, noised, resampled, timestep_of
 from ssd_jax.sampling.noise import interpolated, seeded
 from ssd_jax.sampling.plan import plan_steps
@@ -49,6 +52,20 @@ def test_variations_are_of_the_data_and_near_the_image_if_weak(strength):
     correlation = float((drawn * x0).mean() / (x0**2).mean())
     low, high = {0.1: (0.8, 0.95), 0.3: (0.4, 0.6), 1.0: (-0.05, 0.05)}[strength]
     assert low < correlation < high
+
+
+@pytest.mark.parametrize("operator", ["box", "ideal"])
+def test_super_resolution_of_a_process_that_blurs_keeps_the_thumbnail_sharp(operator):
+    """The thumbnail is shrunk, not blurred as the level's states are, and so is the result's."""
+    process = make_process(ProcessConfig(image_size=8, num_levels=3, num_timesteps=100, blur=2.0, operator=operator))
+    data, (shrink, *_) = GaussianData(process, natural_covariance(8)), process.operators
+    assert process.entry_blur(1) > 0.1
+    y = shrink.apply(gaussian_images(NUM))
+    plan = plan_steps(process, num_steps=12, start=process.first_timestep(1))
+    start = noised(plan, y, seeded(KEY, np.arange(NUM)))
+    drawn = sample(matching(data.denoise, process, y), plan, KEY, NUM, start=start)
+    np.testing.assert_allclose(shrink.apply(drawn), y, atol=2e-5)
+    assert 0.93 < variance_ratio(drawn) < 1.03
 
 
 @pytest.mark.parametrize("kind", ["matrices", "function"])
@@ -97,14 +114,26 @@ def test_a_partly_known_pixel_is_known_in_part(operator):
         assert 0.3 < float(wrong(x0, T, None, stage=stage).mean() / z.mean()) < 0.7
 
 
+@pytest.mark.parametrize("blur", [0.0, 2.0])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_there_and_back_keeps_the_marginal(eta):
-    more = resampled(plan_steps(PROCESS, solver="ddim", eta=eta, num_steps=8), 2)
+def test_there_and_back_keeps_the_marginal(eta, blur):
+    process = make_process(ProcessConfig(image_size=8, num_levels=3, num_timesteps=100, blur=blur))
+    more = resampled(plan_steps(process, solver="ddim", eta=eta, num_steps=8), 2)
     for part in more.stages:
         for i in np.flatnonzero(np.diff(part.timesteps) == 0):
-            (k_x, k_z, _, k_n), t = table(part)[i], part.timesteps[i]
-            alpha, sigma = PROCESS.alpha[t], PROCESS.sigma[t]
-            np.testing.assert_allclose([k_x * alpha + k_z, (k_x * sigma) ** 2 + k_n**2], [alpha, sigma**2], rtol=1e-9)
+            (k_x, k_z, _, k_n), t = np.moveaxis(table(part)[i], -1, 0), part.timesteps[i]
+            rates = heat_rate_grid(process.level_shape(part.stage.in_level), process.shape) if blur else np.zeros(())
+            alpha, variance = process.alpha[t] * np.exp(-process.blur_times[t] * rates), process.sigma[t] ** 2
+            np.testing.assert_allclose(k_x * alpha + k_z, alpha, rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(k_x**2 * variance + k_n**2, np.broadcast_to(variance, k_x.shape), rtol=1e-9)
+
+
+@pytest.mark.parametrize("blur", [0.0, 2.0])
+def test_resampling_draws_no_worse_than_steps_of_first_order_do(blur):
+    process = make_process(ProcessConfig(image_size=8, num_levels=2, num_timesteps=100, blur=blur))
+    plan, spectrum = plan_steps(process, solver="ddim", num_steps=12), natural_spectrum((8, 8))
+    errors = [gaussian_error(resampled(plan, times), spectrum).relative_error for times in (1, 3)]
+    assert errors[1] < errors[0], errors
 
 
 def test_resampling_leaves_the_distribution_alone():
