@@ -6,15 +6,20 @@ import json
 import numpy as np
 import pytest
 
+from launch.common.config_flag import load_config
 from ssd_jax.analysis.cost import path_cost, plan_cost
 from ssd_jax.analysis.error import gaussian_error, stage_information
-from ssd_jax.config import FlexiUNetConfig, ProcessConfig
+from ssd_jax.config import FlexiUNetConfig, ProcessConfig, from_config_dict
+from ssd_jax.data import image_batches, make_source
 from ssd_jax.errors import InputError
 from ssd_jax.process.config import make_process
 from ssd_jax.process.dct import dct_basis
 from ssd_jax.process.process import ScaleSpaceProcess
-from ssd_jax.process.spectrum import information, natural_spectrum
+from ssd_jax.process.schedules import information_levels
+from ssd_jax.process.spectrum import information, measured_spectrum, natural_spectrum
 from ssd_jax.sampling.plan import plan_steps
+from ssd_jax.sampling.search import IdealChain
+from ssd_jax.sampling.solvers import SOLVERS
 from tests.commands import launch
 from tests.gaussians import GaussianData, relative_error, table
 
@@ -141,6 +146,19 @@ def test_costs_need_no_compilation_and_sum_over_the_plan():
 def test_memory_and_labels_on_request():
     cost = path_cost(dataclasses.replace(MODEL, num_classes=3), ((8, 8),), 3, 0, 0, memory=True)
     assert cost.memory is not None and cost.memory > 8 * 8 * 8 * 4
+
+
+def test_the_quickstart_changes_resolution_where_its_data_allow_it():
+    """What `launch.analyze` would advise by the spectrum of the data, at little more than the error of full resolution."""
+    config = from_config_dict(load_config("openmoji32"))
+    spectrum = measured_spectrum(image_batches(make_source(config.data, config.process.shape), 1024))
+    process, whole = (make_process(dataclasses.replace(config.process, num_levels=n)) for n in (3, 1))
+    advised = information_levels(whole.log_snr, spectrum, 3, config.process.tolerance, whole.dissipation)
+    assert len(process.used_levels) == 3 and (process.levels != advised).mean() < 0.03
+    sharp = make_process(dataclasses.replace(config.process, num_levels=1, blur=0.0))
+    every, solver = list(range(process.num_timesteps))[::-1], SOLVERS["ancestral"]
+    ours, full = (IdealChain(each, spectrum, solver).error(every) for each in (process, sharp))
+    assert ours < 1.3 * full
 
 
 def test_analyze_reports_and_its_advice_can_be_pasted(tmp_path):
