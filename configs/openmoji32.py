@@ -3,8 +3,8 @@
 python -m launch.train --config configs/openmoji32.py --workdir runs/openmoji32
 
 Three levels (32, 16, 8), 0.9 million parameters, eight classes (faces, people, nature, food, places, objects, symbols,
-flags). Blur within the levels, levels where the data's information allows them, draws shared out by cost: what won in
-docs/results.md, which also says what it changed here. On two CPU cores it takes about 6 steps/s. Expect flat colours, black
+flags). Blur within the levels, levels where the data's information allows them, draws shared out by cost:
+docs/results.md says what that gains. On two CPU cores it takes about 6 steps/s. Expect flat colours, black
 outlines, yellow faces and plain flags; more steps make better emoji.
 """
 
