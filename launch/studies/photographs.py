@@ -1,10 +1,14 @@
 """Small images out of photographs, to train on: random crops.
 
-python -m launch.studies.photographs --folder /usr/share/wallpapers --out data/photographs32 [--size 32 --num 8192 --seed 0]
+apt-get download lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 mate-backgrounds plasma-workspace-wallpapers
+for package in *.deb; do dpkg -x $package wallpapers; done
+python -m launch.studies.photographs --folder wallpapers/usr/share --names launch/studies/photographs.txt \\
+    --out data/photographs32 [--size 32 --num 8192 --seed 0]
 python -m launch.studies.frontier --out runs/photographs --config.data.source=folder \\
     --config.data.folder=data/photographs32 --config.model.num_classes=0 --config.model.label_dropout=0
 
-Takes the JPEGs at any depth below the folder that are large enough; other formats hold drawings more often than not. Each
+Takes the JPEGs at any depth below the folder that are large enough; other formats hold drawings more often than not. With
+--names only those that a text file lists, as packages of wallpapers hold drawings, too, and one picture in many sizes. Each
 is shrunk until its shorter side is --lines, which hides lens and compression; random crops of twice the size are halved.
 """
 
@@ -19,7 +23,7 @@ from absl import flags
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from ssd_jax.errors import SEED_LIMIT, InputError
+from ssd_jax.errors import SEED_LIMIT, InputError, few
 from ssd_jax.files.images import read_image, write_png
 from ssd_jax.files.paths import check_writable
 
@@ -27,6 +31,7 @@ from ..common.command import run
 from ..common.folders import image_files
 
 FOLDER = flags.DEFINE_string("folder", None, "Folder of photographs.", required=True)
+NAMES = flags.DEFINE_string("names", None, "Text file of those to take: the end of a path a line; # begins a comment.")
 OUT = flags.DEFINE_string("out", None, "Folder to be made.", required=True)
 SIZE = flags.DEFINE_integer("size", 32, "Pixels a side.", lower_bound=2, upper_bound=1024)
 NUM = flags.DEFINE_integer("num", 8192, "Images, of all photographs in turn.", lower_bound=1, upper_bound=10**6)
@@ -44,6 +49,7 @@ def main() -> None:
         raise InputError(f"--lines is {LINES.value}, but must be at least {2 * size}, twice --size")
     check_writable(out.parent)
     files = [file for file in image_files(Path(FOLDER.value)) if file.suffix.lower() in (".jpg", ".jpeg")]
+    files = named(files, Path(NAMES.value)) if NAMES.value else files
     read = (read_shrunk(file) for file in tqdm(files, "photographs"))
     used = [image for image in read if image is not None]
     if not used:
@@ -55,6 +61,16 @@ def main() -> None:
             write_png(whole / f"{index:06d}.png", image)
         os.replace(whole, out)
     print(f"{out}: {NUM.value} images of {size} x {size} pixels out of {len(used)} photographs")
+
+
+def named(files: list[Path], names: Path) -> list[Path]:
+    """The files whose paths end as the lines of a text file do. Raises InputError for a line that is the end of none."""
+    lines = [line.strip() for line in names.read_text("utf-8").splitlines()]
+    wanted = [Path(line).parts for line in lines if line and not line.startswith("#")]
+    found = {each: [file for file in files if file.parts[-len(each) :] == each] for each in wanted}
+    if missing := ["/".join(each) for each in wanted if not found[each]]:
+        raise InputError(f"--names {str(names)!r} lists what is no JPEG below --folder: {few(missing)}; unpack it there")
+    return sorted(file for some in found.values() for file in some)
 
 
 def read_shrunk(file: Path) -> UInt8[np.ndarray, "h w 3"] | None:

@@ -249,6 +249,15 @@ def test_photographs(tmp_path):
     result = launch(*command, "--lines=64")
     assert result.returncode == 2 and "is there already; choose another folder" in result.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"given", "made"}
+    names, some = tmp_path / "names.txt", [*command[:2], f"--out={tmp_path}/some", *command[3:], "--lines=64"]
+    for text, status, told in (
+        ("# those below\nbelow/b.jpeg\n", 0, "out of 1 photographs"),
+        ("b.jpeg\nelow/b.jpeg\n", 2, "lists what is no JPEG below --folder: elow/b.jpeg"),
+    ):
+        names.write_text(text)
+        result = launch(*some, f"--names={names}")
+        assert result.returncode == status and told in result.stdout + result.stderr, result.stderr
+        some[2] = f"--out={tmp_path}/other"
 
 
 @pytest.mark.nightly
