@@ -28,7 +28,8 @@ from jax.tree_util import Partial
 
 import ssd_jax
 from ssd_jax.config import config_json
-from ssd_jax.data.sources import DataConfig, check_classes, make_source
+from ssd_jax.data.classes import check_classes
+from ssd_jax.data.sources import DataConfig, make_source
 from ssd_jax.errors import InputError
 from ssd_jax.files.channels import WHITE, Colour
 from ssd_jax.files.json_file import json_text

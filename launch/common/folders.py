@@ -13,7 +13,7 @@ from tqdm import tqdm
 import ssd_jax
 from ssd_jax.config import as_dict
 from ssd_jax.data.encoding import Encoding
-from ssd_jax.data.sources import CHANNELS
+from ssd_jax.data.protocol import CHANNELS
 from ssd_jax.errors import InputError, one_line
 from ssd_jax.files import images
 from ssd_jax.files.json_file import json_text, parse_json, read_json, write_json

@@ -9,7 +9,7 @@ import grain
 import jax
 import numpy as np
 
-from ssd_jax.data.sources import ReadableSource, Source
+from ssd_jax.data.protocol import ReadableSource, Source
 from ssd_jax.errors import InputError, check_seed
 
 

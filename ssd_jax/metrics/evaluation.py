@@ -8,7 +8,8 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ssd_jax.data.sources import DataConfig, Source, image_batches, make_source
+from ssd_jax.data.protocol import Source, image_batches
+from ssd_jax.data.sources import DataConfig, make_source
 from ssd_jax.errors import InputError
 from ssd_jax.files.channels import WHITE, Colour
 from ssd_jax.metrics.distances import (

@@ -13,8 +13,10 @@ from tqdm import tqdm
 
 from ssd_jax.build import Experiment, build
 from ssd_jax.config import Config
+from ssd_jax.data.classes import check_classes
 from ssd_jax.data.pipeline import Batches, make_iterator
-from ssd_jax.data.sources import Source, check_classes, image_batches, make_source, python_source, recorded
+from ssd_jax.data.protocol import Source, image_batches
+from ssd_jax.data.sources import make_source, python_source, recorded
 from ssd_jax.data.statistics import measure_statistics
 from ssd_jax.errors import InputError, check_range, checked_arguments, few
 from ssd_jax.files import images

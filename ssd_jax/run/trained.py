@@ -16,7 +16,8 @@ from tqdm import tqdm
 from ssd_jax.build import Experiment, build
 from ssd_jax.config import Config
 from ssd_jax.data.encoding import Encoding
-from ssd_jax.data.sources import ReadableSource, make_source
+from ssd_jax.data.protocol import ReadableSource
+from ssd_jax.data.sources import make_source
 from ssd_jax.errors import InputError, check_range, checked_arguments, few
 from ssd_jax.files.json_file import read_json
 from ssd_jax.network import kind_of

@@ -12,15 +12,9 @@ import pytest
 import ssd_jax
 from ssd_jax.build import build
 from ssd_jax.config import config_from_json, config_json, from_config_dict, to_config_dict
-from ssd_jax.data.sources import (
-    ArraySource,
-    BalancedSource,
-    DataConfig,
-    check_classes,
-    make_source,
-    python_source,
-    recorded,
-)
+from ssd_jax.data.arrays import ArraySource, BalancedSource
+from ssd_jax.data.classes import check_classes
+from ssd_jax.data.sources import DataConfig, make_source, python_source, recorded
 from ssd_jax.errors import InputError
 from ssd_jax.run.trained import Trained
 from ssd_jax.run.workdir import claim_workdir, load_config, load_data

@@ -8,10 +8,11 @@ import pytest
 import tensorflow_datasets as tfds
 
 from ssd_jax.data import ArraySource, DataConfig, check_classes, image_batches, make_iterator, make_source
+from ssd_jax.data.arrays import BalancedSource
 from ssd_jax.data.folder import FolderSource
 from ssd_jax.data.openmoji import openmoji_names
 from ssd_jax.data.openmoji_classes import CLASSES, class_of
-from ssd_jax.data.sources import BalancedSource, ReadableSource
+from ssd_jax.data.protocol import ReadableSource
 from ssd_jax.data.tfds import TfdsSource
 from ssd_jax.errors import InputError
 

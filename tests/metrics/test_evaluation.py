@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from ssd_jax.data import sources as data_sources
-from ssd_jax.data.sources import ArraySource, DataConfig, Source
+from ssd_jax.data.arrays import ArraySource
+from ssd_jax.data.protocol import Source
+from ssd_jax.data.sources import DataConfig
 from ssd_jax.files.channels import shown
 from ssd_jax.metrics import (
     FeatureSet,

@@ -1,0 +1,95 @@
+"""Sources made of what is in memory: arrays of images, and other sources with their classes balanced."""
+
+import hashlib
+from functools import cached_property
+from typing import SupportsIndex
+
+import numpy as np
+from jaxtyping import Int
+
+from ssd_jax.data.classes import check_labels
+from ssd_jax.data.protocol import CHANNELS, Source
+from ssd_jax.errors import InputError
+
+
+class ArraySource:
+    """Images in memory.
+
+    Args:
+        images: uint8 [n, *shape, channels].
+        labels: int [n], indices into class_names; all 0 without classes.
+        class_names: of the classes.
+
+    Raises:
+        InputError: for another type, or labels that do not fit.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: Int[np.ndarray, "n"] | None = None,
+        class_names: tuple[str, ...] = (),
+    ):
+        if images.dtype != np.uint8 or images.ndim < 3 or images.shape[-1] not in CHANNELS or not len(images):
+            raise InputError(
+                f"images are {images.dtype} {images.shape}, but must be uint8 [n, h, w, channels], 0..255, with "
+                f"{', '.join(map(str, CHANNELS))} channels"
+            )
+        self.labels = np.zeros(len(images), np.int32) if labels is None else np.asarray(labels, np.int32)
+        largest = max(len(class_names), 1) - 1
+        if self.labels.shape != (len(images),) or self.labels.min() < 0 or self.labels.max() > largest:
+            raise InputError(f"labels are {self.labels.shape}, but must be int [{len(images)}] in 0..{largest}")
+        self._images, self.class_names = images, tuple(class_names)
+
+    @property
+    def channels(self) -> int:
+        """The last axis."""
+        return self._images.shape[-1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the images themselves."""
+        return f"array {self._images.shape} {_digest(self._images)}"
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray]:
+        return {"image": self._images[index], "label": self.labels[index]}
+
+
+class BalancedSource:
+    """A source in which all classes are as large as the largest: the others' images come round again.
+
+    Raises:
+        InputError: if the source has no classes, does not know its labels, or has images in no class.
+    """
+
+    def __init__(self, source: Source):
+        if source.labels is None or not source.class_names:
+            raise InputError(
+                "data.balance is set, but the data has no classes known beforehand; set --config.data.balance=False"
+            )
+        check_labels(source)
+        self.channels, self.class_names = source.channels, source.class_names
+        self._source = source
+        members = [np.flatnonzero(source.labels == label) for label in range(len(source.class_names))]
+        largest = max(len(indices) for indices in members)
+        self._indices = np.concatenate([np.resize(indices, largest) for indices in members if len(indices)])
+        self.labels = source.labels[self._indices]
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """Of the source and of how often each image comes."""
+        inner = getattr(self._source, "fingerprint", None)
+        return None if inner is None else f"balanced {_digest(self._indices)} {inner}"
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray] | None:
+        return self._source[int(self._indices[index])]
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()[:16]
