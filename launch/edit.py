@@ -23,7 +23,7 @@ import ssd_jax
 from ssd_jax.errors import InputError
 from ssd_jax.files import images
 from ssd_jax.files.channels import mask_of, with_channels
-from ssd_jax.files.decode import fit
+from ssd_jax.files.crops import fit
 from ssd_jax.files.paths import check_writable
 from ssd_jax.sampling import editing
 from ssd_jax.sampling.denoise import Denoise

@@ -13,7 +13,8 @@ import numpy as np
 
 from ssd_jax.errors import InputError, few
 from ssd_jax.files.channels import WHITE, Colour
-from ssd_jax.files.decode import decode, fit, read
+from ssd_jax.files.crops import fit
+from ssd_jax.files.decode import decode, read
 from ssd_jax.files.listing import fingerprint, list_images
 
 PROBED = 32  # images that tell how many channels a folder has

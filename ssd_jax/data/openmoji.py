@@ -15,7 +15,8 @@ from tqdm import tqdm
 from ssd_jax.data.openmoji_classes import CLASSES, class_of
 from ssd_jax.errors import one_line
 from ssd_jax.files.channels import WHITE, Colour
-from ssd_jax.files.decode import decode, fit
+from ssd_jax.files.crops import fit
+from ssd_jax.files.decode import decode
 from ssd_jax.files.paths import cache_folder, write_atomically
 
 SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}

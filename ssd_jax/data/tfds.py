@@ -6,7 +6,7 @@ import numpy as np
 
 from ssd_jax.errors import InputError
 from ssd_jax.files.channels import WHITE, Colour, with_channels
-from ssd_jax.files.decode import fit
+from ssd_jax.files.crops import fit
 
 
 class TfdsSource:

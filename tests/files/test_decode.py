@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from ssd_jax.errors import InputError
-from ssd_jax.files.decode import LARGEST_FILE, decode, fit, read
+from ssd_jax.files.decode import LARGEST_FILE, decode, read
 
 RANDOM = np.random.default_rng(0)
 
@@ -233,60 +233,3 @@ def test_bombs_are_refused_before_memory_is_taken():
         tracemalloc.stop()
     blank = np.zeros((4000, 5000), np.uint8)
     assert decode(encoded(Image.fromarray(blank))).shape == (4000, 5000, 1)  # large, and honest
-
-
-def squares(image: np.ndarray, size: int) -> np.ndarray:
-    """What `fit` was for squares alone."""
-    side = min(image.shape[:2])
-    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    image = image[top : top + side, left : left + side]
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
-
-
-@pytest.mark.parametrize("size", [5, 9, 16])
-def test_fit_to_squares(size):
-    for shape in ((9, 9), (9, 30), (31, 12), (100, 77)):
-        image = RANDOM.integers(0, 256, (*shape, 3), np.uint8)
-        np.testing.assert_array_equal(fit(image, (size, size)), squares(image, size))
-
-
-@pytest.mark.parametrize(
-    ("given", "shape", "rows", "columns"),
-    [
-        ((24, 48), (12, 24), (0, 24), (0, 48)),
-        ((30, 48), (12, 24), (3, 27), (0, 48)),
-        ((24, 60), (12, 24), (0, 24), (6, 54)),
-        ((5, 7), (20, 10), (0, 5), (2, 4)),
-    ],
-)
-def test_fit_crops_to_the_proportions(given, shape, rows, columns):
-    image = np.zeros((*given, 1), np.uint8)
-    image[slice(*rows), slice(*columns)] = 200
-    found = fit(image, shape)
-    assert found.shape == (*shape, 1) and (found == 200).all()
-    image[slice(*rows), slice(*columns)] += 55 * (np.arange(rows[1] - rows[0]) % 2 == 0).astype(np.uint8)[:, None, None]
-    assert fit(image, shape).mean() > 200
-
-
-def test_areas_are_averaged_downwards():
-    image = RANDOM.integers(0, 256, (12, 24, 3), np.uint8)
-    means = image.reshape(4, 3, 8, 3, 3).mean((1, 3))
-    np.testing.assert_allclose(fit(image, (4, 8)), means, atol=0.51)
-
-
-@pytest.mark.parametrize("shape", [(4, 6), (5, 9), (30, 45)])
-def test_hidden_colours_do_not_bleed(shape):
-    image = np.zeros((12, 18, 4), np.uint8)
-    image[..., 1] = 255  # green, and hidden
-    image[4:8, 4:11] = (200, 0, 0, 255)
-    found = fit(image, shape)
-    assert (found[found[..., 3] > 0][:, 1] == 0).all() and (found[found[..., 3] > 40][:, 0] > 195).all()
-    np.testing.assert_allclose(found[..., 3], fit(image[..., 3:], shape)[..., 0], atol=1)
-
-
-def test_opaque_images_are_resized_alike_with_and_without_alpha():
-    image = RANDOM.integers(0, 256, (12, 18, 4), np.uint8)
-    image[..., 3] = 255
-    for shape in ((4, 6), (7, 5), (12, 18), (30, 45)):
-        np.testing.assert_allclose(fit(image, shape)[..., :3], fit(image[..., :3].copy(), shape), atol=1)
-        assert (fit(image, shape)[..., 3] == 255).all()

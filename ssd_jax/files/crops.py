@@ -1,0 +1,31 @@
+"""Images of any size to one size: crops of their middle."""
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+
+def fit(
+    image: UInt8[np.ndarray, "_ _ channels"], shape: tuple[int, ...]
+) -> UInt8[np.ndarray, "{shape[0]} {shape[1]} channels"]:
+    """Centre-crops an image to the proportions of `shape` and resizes it: area average downwards, cubic upwards.
+
+    Args:
+        image: uint8 [h', w', 1, 3 or 4]. What is transparent lends its colour to no neighbour, and may lose it.
+        shape: (h, w) of the result.
+    """
+    (height, width), (h, w) = image.shape[:2], shape
+    if height * w > width * h:
+        height = max(round(width * h / w), 1)
+    else:
+        width = max(round(height * w / h), 1)
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    image = image[top : top + height, left : left + width]
+    how = cv2.INTER_AREA if height * width > h * w else cv2.INTER_CUBIC
+    if image.shape[-1] < 4:
+        return cv2.resize(image, (w, h), interpolation=how).reshape(h, w, -1)
+    opacity = image[..., 3:] / np.float32(255)
+    resized = cv2.resize(np.concatenate([image[..., :3] * opacity, opacity], axis=-1), (w, h), interpolation=how)
+    opacity = resized[..., 3:].clip(0, 1)
+    colour = np.divide(resized[..., :3], opacity, out=np.zeros_like(resized[..., :3]), where=opacity > 0)
+    return np.rint(np.concatenate([colour.clip(0, 255), 255 * opacity], axis=-1)).astype(np.uint8)
