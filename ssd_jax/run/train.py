@@ -171,9 +171,11 @@ class Loop:
         rate = jax.jit(learning_rate(settings)).lower(step).compile()  # before the first step, not between two
         bar = tqdm(total=settings.steps, initial=step, desc="training", unit="step")
         with bar, noted_signals() as interruption:
-            started, saved, interrupted = time.perf_counter(), step, False
+            started, waited, saved, interrupted = time.perf_counter(), 0.0, step, False
             while step < settings.steps and not interrupted:
+                asked = time.perf_counter()
                 batch = next(iterator)
+                waited += time.perf_counter() - asked
                 state, losses = self.train_step(state, step, batch if labelled else {"image": batch["image"]})
                 pending.append(losses)
                 step += 1
@@ -182,8 +184,9 @@ class Loop:
                 if logs := step % settings.log_every == 0 or last:
                     seconds = time.perf_counter() - started
                     scalars = mean_losses(pending, self.train_step) | {"learning_rate": float(rate(step))}
+                    scalars["waiting_for_data"] = waited / seconds  # of the host: at most that share, of the devices
                     self._log(bar, scalars, len(pending) / seconds, state, step)
-                    pending, started = [], time.perf_counter()
+                    pending, started, waited = [], time.perf_counter(), 0.0
                 if logs or step % SKIPPED == 0:
                     self._check_updates(state)
                 if settings.snapshot_every and (step % settings.snapshot_every == 0 or last):
@@ -193,7 +196,7 @@ class Loop:
                 if step % settings.sample_every == 0 or last:
                     with interruption.leaving():
                         self._write_samples(state, step)
-                    started = time.perf_counter()
+                    started, waited = time.perf_counter(), 0.0
                 interrupted = interruption.agreed(now=logs) and not last
             self.profiler.end()
             if saved < step:
