@@ -23,7 +23,7 @@ import ssd_jax
 from ssd_jax.errors import InputError
 from ssd_jax.files import images
 from ssd_jax.files.channels import mask_of, with_channels
-from ssd_jax.files.crops import fit
+from ssd_jax.files.crops import CROPS
 from ssd_jax.files.paths import check_writable
 from ssd_jax.sampling import editing
 from ssd_jax.sampling.denoise import Denoise
@@ -138,7 +138,7 @@ def _indices(given: list[str]) -> list[int]:
 
 def _fitted(image: np.ndarray, trained: ssd_jax.Trained) -> jax.Array:
     """x_0 of an image of any size, [1, *shape, channels]."""
-    return _encoded(fit(image, trained.process.shape), trained)
+    return _encoded(CROPS[trained.config.data.crop](image, trained.process.shape), trained)
 
 
 def _encoded(image: np.ndarray, trained: ssd_jax.Trained) -> jax.Array:

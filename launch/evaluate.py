@@ -213,7 +213,7 @@ def open_reference(
     if not DATA_SET.fullmatch(given):
         raise InputError(f"{missing}; give one that exists, openmoji, or the name of a data set of TFDS")
     try:
-        return _data_set(DataConfig(source="tfds", tfds_name=given), feature_sets, shape)
+        return _data_set(DataConfig(source="tfds", name=given), feature_sets, shape)
     except InputError as error:
         raise InputError(f"{missing}, and taken for a data set: {error}") from error
 

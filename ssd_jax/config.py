@@ -35,7 +35,7 @@ from ssd_jax.sampling.config import SampleConfig
 from ssd_jax.sharding import MeshConfig
 from ssd_jax.training.config import TrainConfig
 
-FORMAT = 3  # of config.json; `config_from_json` reads older ones
+FORMAT = 4  # of config.json; `config_from_json` reads older ones
 
 
 @section("config")
@@ -130,6 +130,11 @@ def _upgraded(plain: dict, written: int) -> dict:
         if "steps" in sample:
             sample["num_steps"] = sample.pop("steps")
         plain.setdefault("data", {}).setdefault("channels", 3)
+    if written < 4:
+        data = plain.get("data", {})
+        for old, new in (("tfds_name", "name"), ("tfds_split", "split")):
+            if old in data:
+                data[new] = data.pop(old)
     return plain
 
 

@@ -58,8 +58,10 @@ def test_older_configs_are_read():
     config = config_from_json(json.dumps(old))
     assert config.sample.num_steps == 7 and config.process.shape == (16, 16) and config.data.channels == 3
     assert config.model == FlexiUNetConfig(widths=(8, 16), attention_levels=(1,), num_heads=2)
-    with pytest.raises(InputError, match="it has format 4, but this version reads 1 to 3; install a newer ssd_jax"):
-        config_from_json(json.dumps({"format": 4}))
+    with pytest.raises(InputError, match="it has format 5, but this version reads 1 to 4; install a newer ssd_jax"):
+        config_from_json(json.dumps({"format": 5}))
+    tfds = config_from_json(json.dumps({"format": 3, "data": {"tfds_name": "celeb_a", "tfds_split": "test"}}))
+    assert (tfds.data.name, tfds.data.split, tfds.data.crop) == ("celeb_a", "test", "area")
 
 
 def test_runs_of_before_keep_the_levels_that_information_gave_them_without_regard_to_blur():
@@ -115,7 +117,7 @@ BAD = {
     "sample.guidance is 2.0, but must be 1 unless model.num_classes": {"sample": {"guidance": 2.0}},
     "sample.guidance is -1.0": {"sample": {"guidance": -1.0}},
     "model.dtype is 'float16'": {"model": {"dtype": "float16"}},
-    "data.source is 'web'.*openmoji, folder, tfds.*--import MODULE": {"data": {"source": "web"}},
+    "data.source is 'web'.*openmoji, folder, array_record.*--import MODULE": {"data": {"source": "web"}},
     "data.channels is 2, but must be one of: 1, 3, 4": {"data": {"channels": 2}},
     r"data.background is \(255, 255\), but must be of type tuple\[int, int, int\]": {"data": {"background": (255, 255)}},
     "data.background is 256": {"data": {"background": (0, 0, 256)}},

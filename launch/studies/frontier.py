@@ -20,7 +20,7 @@ from absl import flags
 
 import ssd_jax
 from ssd_jax.build import build
-from ssd_jax.config import Config, as_dict
+from ssd_jax.config import Config, config_from_json, config_json
 from ssd_jax.errors import InputError, check_range, unknown_name
 from ssd_jax.files import images
 from ssd_jax.files.json_file import json_text, parse_json, read_json, write_json
@@ -149,10 +149,12 @@ def train_and_measure(config: Config, out: Path) -> list[dict]:
 
 def begun(file: Path, config: Config) -> dict[str, Any]:
     """The results to add to: those of a rows.json, if there is one. Raises InputError if they were measured otherwise."""
-    settings = {"config": as_dict(config), "images": NUM.value}
+    settings = {"config": parse_json(config_json(config)), "images": NUM.value}
     if not file.exists():
         return {**settings, "made_by": provenance(), "variants": {name: VARIANTS[name] for name in NAMES.value}, "rows": []}
     results = read_results(file)
+    if config_from_json(json_text(results.get("config"))) == config:  # as this version writes it
+        results["config"] = settings["config"]
     names = [*results.get("variants", {}), *NAMES.value]
     now = parse_json(json_text(settings | {"variants": {name: VARIANTS.get(name) for name in names}}))
     results["variants"] = now["variants"] | results.get("variants", {})

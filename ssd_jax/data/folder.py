@@ -11,18 +11,17 @@ from unicodedata import normalize
 
 import numpy as np
 
+from ssd_jax.data.encoded import EncodedImages, ImageLook
 from ssd_jax.errors import InputError, few
 from ssd_jax.files.channels import WHITE, Colour
-from ssd_jax.files.crops import fit
-from ssd_jax.files.decode import decode, read
+from ssd_jax.files.decode import read
 from ssd_jax.files.listing import fingerprint, list_images
 
-PROBED = 32  # images that tell how many channels a folder has
 logger = logging.getLogger(__name__)
 
 
 class FolderSource:
-    """Images below a folder, centre-cropped and resized; first-level sub-folders that hold images are the classes.
+    """Images below a folder, cropped and resized; first-level sub-folders that hold images are the classes.
 
     An image that cannot be read is reported by name, with the reason and a running count, and is None. Classes are numbered
     in the order of their names, whatever the split file lists. An image beside the folders of the classes has label -1.
@@ -32,9 +31,9 @@ class FolderSource:
         shape: (h, w) of the images.
         split_file: text file with one path a line, relative to `folder` or absolute; only these images are used, in this
             order.
-        channels: 1, 3 or 4; if not given those of the images: 1 if all are grey, 4 if all are transparent somewhere, else 3
-            (judged by PROBED of them).
+        channels: 1, 3 or 4; if not given those of the images, as `EncodedImages` finds them.
         background: RGB, 0..255: shows through transparent images of 1 or 3 channels.
+        crop: a key of CROPS.
 
     Raises:
         InputError: if the folder or the split file is missing or names no images, or others than the folder's, or if
@@ -49,15 +48,19 @@ class FolderSource:
         *,
         channels: int | None = None,
         background: Colour = WHITE,
+        crop: str = "area",
     ):
-        self._root, self._shape, self._background = Path(folder), shape, background
+        self._root = Path(folder)
         listed = list_images(self._root)
         self.class_names = tuple(sorted({path[: path.index("/")] for path in listed if "/" in path}))
         self._paths = _split(self._root, listed, Path(split_file)) if split_file else listed
         self.labels = _labels(self._paths, self.class_names)
         self._warn_of_classes()
-        self._unreadable: set[int] = set()
-        self.channels = self._probe(channels)
+        look = ImageLook(shape, channels, background, crop)
+        self._images = EncodedImages(
+            lambda index: read(self._root / self._paths[index]), self._paths, str(self._root), look
+        )
+        self.channels = self._images.channels
 
     @cached_property
     def fingerprint(self) -> str:
@@ -68,36 +71,8 @@ class FolderSource:
         return len(self._paths)
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray] | None:
-        index = int(index)
-        image = self._read(index, self.channels)
-        return None if image is None else {"image": fit(image, self._shape), "label": self.labels[index]}
-
-    def _read(self, index: int, channels: int | None = None) -> np.ndarray | None:
-        """The image as it is, with its own channels unless told; None, having said why, if it cannot be read."""
-        file = self._root / self._paths[index]
-        try:
-            return decode(read(file), channels, self._background)
-        except InputError as error:
-            if index not in self._unreadable:
-                self._unreadable.add(index)
-                logger.warning("image %r is left out: %s (%d so far)", str(file), error, len(self._unreadable))
-            return None
-
-    def _probe(self, channels: int | None) -> int:
-        """The channels to read: those asked for, or those that the images have."""
-        if channels in (1, 3):
-            return channels
-        chosen = np.unique(np.linspace(0, len(self) - 1, min(PROBED, len(self))).astype(int)).tolist()
-        images = [image for image in (self._read(index) for index in chosen) if image is not None]
-        transparent = [image.shape[-1] == 4 and image[..., 3].min() < 255 for image in images]
-        if channels == 4 and not any(transparent):
-            raise InputError(
-                f"data.channels is 4, but none of {len(images)} images of {str(self._root)!r} that were read is "
-                "transparent; set --config.data.channels=3 or 1"
-            )
-        if channels == 4 or (images and all(transparent)):
-            return 4
-        return 1 if images and all(image.shape[-1] == 1 for image in images) else 3
+        image = self._images[int(index)]
+        return None if image is None else {"image": image, "label": self.labels[int(index)]}
 
     def _warn_of_classes(self) -> None:
         """Says what classes may not be what was meant."""

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ssd_jax.data.openmoji_classes import CLASSES, class_of
 from ssd_jax.errors import one_line
 from ssd_jax.files.channels import WHITE, Colour
-from ssd_jax.files.crops import fit
+from ssd_jax.files.crops import area
 from ssd_jax.files.decode import decode
 from ssd_jax.files.paths import cache_folder, write_atomically
 
@@ -79,7 +79,7 @@ def _render(shape: tuple[int, ...], channels: int, colour: str) -> np.ndarray:
         background = None if channels == 4 else f"#{colour}"
         png = resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side, background=background, skip_system_fonts=True)
         image = decode(bytes(png), channels)
-        return fit(image, shape) if min(shape) < side else image
+        return area(image, shape) if min(shape) < side else image
 
     with ThreadPoolExecutor() as pool:
         title = f"rendering OpenMoji at {'x'.join(map(str, shape))} px"

@@ -12,32 +12,41 @@ import numpy as np
 from ssd_jax.data.protocol import ReadableSource, Source
 from ssd_jax.errors import InputError, check_seed
 
+THREADS = 16  # that decode, at most: they release the GIL for that alone
 
-@dataclass(frozen=True)
+
 class Batches:
     """An endless iterator of a process's batches. Its state is that of the whole job, whatever the number of processes.
 
-    Attributes:
-        iterator: of this process's batches; its state counts their images.
-        processes: of the job.
+    Args:
+        source: of the images.
+        order: endless, of the whole job: numbers of images, and whether to mirror them.
+        batch_size: over all processes; divisible by their number.
     """
 
-    iterator: grain.DatasetIterator
-    processes: int
+    def __init__(self, source: ReadableSource, order: grain.MapDataset, batch_size: int):
+        self._source, self._order, self._batch_size = source, order, batch_size
+        self.set_state({"next_index": 0})
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        return next(self.iterator)
+        return next(self._iterator)
 
     def get_state(self) -> dict[str, Any]:
         """{"next_index": images that all processes have had}, for checkpoints."""
-        return {"next_index": self.iterator.get_state()["next_index"] * self.processes}
+        return {"next_index": self._start + self._iterator.get_state()["next_index"] * self._batch_size}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on where `get_state` was called, with as many processes as there are now."""
-        self.iterator.set_state({"next_index": state["next_index"] // self.processes})
+        """Goes on where `get_state` was called, with as many processes and images a batch as there are now."""
+        self._start = state["next_index"]
+        mine = self._order[self._start + jax.process_index() :: jax.process_count()]
+        # What is handed on is light until a thread makes a whole batch of it: over images Grain takes as long as decoding.
+        batches = mine.batch(self._batch_size // jax.process_count(), drop_remainder=True).map(_Read(self._source))
+        threads = min(os.cpu_count() or 1, THREADS)
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
+        self._iterator = iter(batches.to_iter_dataset(options))
 
 
 def make_iterator(source: Source, *, batch_size: int, seed: int, flip: bool) -> Batches:
@@ -58,15 +67,28 @@ def make_iterator(source: Source, *, batch_size: int, seed: int, flip: bool) -> 
     check_seed("seed", seed)
     if batch_size % jax.process_count():
         raise InputError(f"train.batch_size is {batch_size}, but must be divisible by {jax.process_count()} processes")
-    data = grain.MapDataset.source(ReadableSource(source)).seed(seed).shuffle().repeat()
-    if flip:
-        data = data.random_map(_Flip())  # before the images are shared out: by their place in the whole
-    data = data[jax.process_index() :: jax.process_count()]
-    threads = max(1, (os.cpu_count() or 1) // 2)  # decoding releases the GIL; more threads than this slow the host down
-    items = data.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * batch_size))
-    return Batches(iter(items.batch(batch_size // jax.process_count(), drop_remainder=True)), jax.process_count())
+    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    order = order.random_map(_Flip()) if flip else order.map(_AsItIs())
+    return Batches(ReadableSource(source), order, batch_size)
 
 
 class _Flip(grain.transforms.RandomMap):
-    def random_map(self, element: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        return {**element, "image": element["image"][:, ::-1]} if rng.integers(2) else element
+    def random_map(self, element: int, rng: np.random.Generator) -> tuple[int, bool]:
+        return element, bool(rng.integers(2))
+
+
+class _AsItIs(grain.transforms.Map):
+    def map(self, element: int) -> tuple[int, bool]:
+        return element, False
+
+
+@dataclass(frozen=True)
+class _Read(grain.transforms.Map):
+    """From numbers of images, and whether to mirror them, to a batch."""
+
+    source: ReadableSource
+
+    def map(self, element: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
+        items = [self.source[index] for index in element[0]]
+        images = [item["image"][:, ::-1] if flip else item["image"] for item, flip in zip(items, element[1], strict=True)]
+        return {"image": np.stack(images), "label": np.array([item["label"] for item in items], np.int32)}

@@ -2,17 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from ssd_jax.data.array_record import ArrayRecordSource
 from ssd_jax.data.arrays import ArraySource, BalancedSource
 from ssd_jax.data.classes import check_distinct, compare_classes
 from ssd_jax.data.folder import FolderSource
+from ssd_jax.data.huggingface import HuggingFaceSource
 from ssd_jax.data.openmoji import OpenMojiSource
 from ssd_jax.data.protocol import CHANNELS, Source
 from ssd_jax.data.tfds import TfdsSource
+from ssd_jax.data.webdataset import WebDatasetSource
 from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name, check_range, section
 from ssd_jax.files.channels import WHITE, Colour
+from ssd_jax.files.crops import CROPS
 
 PYTHON = "python"  # the source of runs that were trained on an object of the caller's
 
@@ -23,11 +28,13 @@ class DataConfig:
     """Where images come from.
 
     Attributes:
-        source: a key of SOURCES, e.g. "openmoji" (embedded), "folder" or "tfds".
-        folder: root of an image folder, searched recursively; first-level sub-folders are its classes.
+        source: a key of SOURCES, e.g. "openmoji" (embedded), "folder" or "array_record".
+        folder: root of the files. Of "folder" images, searched recursively, first-level sub-folders being classes; of
+            "array_record" what `launch.prepare` wrote; of "webdataset" tar files.
         split_file: optional text file with one path a line, relative to folder or absolute: only these images are used.
-        tfds_name: name of a prepared TFDS data set, e.g. "celeb_a"; read as array_record.
-        tfds_split: its split.
+        name: of a data set of "tfds", e.g. "celeb_a", or "huggingface", there also a folder.
+        split: of the data set of that name.
+        crop: how images of other sizes become as large as asked, a key of CROPS: "area" or, as published, "adm".
         classes: names of the classes, label i being classes[i]; what the source has if not given, and recorded in the run
             of a model with classes. Data with others are refused.
         channels: 1 (grey), 3 (RGB) or 4 (RGB and alpha); what the source has if not given, and recorded in the run.
@@ -39,8 +46,9 @@ class DataConfig:
     source: str = "openmoji"
     folder: str | None = None
     split_file: str | None = None
-    tfds_name: str | None = None
-    tfds_split: str = "train"
+    name: str | None = None
+    split: str = "train"
+    crop: str = "area"
     classes: tuple[str, ...] | None = None
     channels: int | None = None
     background: Colour = WHITE
@@ -49,6 +57,7 @@ class DataConfig:
 
     def __post_init__(self):
         check_name("data.source", self.source, (*SOURCES, PYTHON), HOW_TO_REGISTER)
+        check_name("data.crop", self.crop, CROPS)
         if self.channels is not None:
             check_name("data.channels", self.channels, CHANNELS)
         if self.classes is not None:
@@ -62,20 +71,42 @@ Shape = tuple[int, ...]
 
 def _folder(config: DataConfig, shape: Shape) -> Source:
     folder = _given("data.folder", config.folder)
-    return FolderSource(folder, shape, config.split_file, channels=config.channels, background=config.background)
+    return FolderSource(folder, shape, config.split_file, **_looks(config))
 
 
 def _tfds(config: DataConfig, shape: Shape) -> Source:
-    name = _given("data.tfds_name", config.tfds_name)
-    return TfdsSource(name, config.tfds_split, shape, channels=config.channels, background=config.background)
+    return TfdsSource(_given("data.name", config.name), config.split, shape, **_looks(config))
+
+
+def _huggingface(config: DataConfig, shape: Shape) -> Source:
+    return HuggingFaceSource(_given("data.name", config.name), config.split, shape, **_looks(config))
+
+
+def _webdataset(config: DataConfig, shape: Shape) -> Source:
+    return WebDatasetSource(_given("data.folder", config.folder), shape, **_looks(config))
+
+
+def _array_record(config: DataConfig, shape: Shape) -> Source:
+    return ArrayRecordSource(_given("data.folder", config.folder), shape, **_looks(config))
 
 
 def _openmoji(config: DataConfig, shape: Shape) -> Source:
     return OpenMojiSource(shape, channels=config.channels or 3, background=config.background)
 
 
+def _looks(config: DataConfig) -> dict[str, Any]:
+    return {"channels": config.channels, "background": config.background, "crop": config.crop}
+
+
 # From a config and the spatial shape of the images to a source.
-SOURCES: dict[str, Callable[[DataConfig, Shape], Source]] = {"openmoji": _openmoji, "folder": _folder, "tfds": _tfds}
+SOURCES: dict[str, Callable[[DataConfig, Shape], Source]] = {
+    "openmoji": _openmoji,
+    "folder": _folder,
+    "array_record": _array_record,
+    "tfds": _tfds,
+    "huggingface": _huggingface,
+    "webdataset": _webdataset,
+}
 
 
 def make_source(config: DataConfig, shape: Shape) -> Source:

@@ -6,7 +6,7 @@ import numpy as np
 
 from ssd_jax.errors import InputError
 from ssd_jax.files.channels import WHITE, Colour, with_channels
-from ssd_jax.files.crops import fit
+from ssd_jax.files.crops import CROPS
 
 
 class TfdsSource:
@@ -15,9 +15,10 @@ class TfdsSource:
     Args:
         name: e.g. "celeb_a" or "imagenet2012:5.1.0".
         split: e.g. "train" or "train[:90%]".
-        shape: (h, w); images are centre-cropped and resized.
+        shape: (h, w) of the images.
         channels: 1, 3 or 4; those of the data set if not given.
         background: RGB, 0..255: shows through transparent images of 1 or 3 channels.
+        crop: a key of CROPS.
 
     Raises:
         InputError: if the data set is unknown, not prepared as array_record, has no images, or none with opacity if
@@ -34,6 +35,7 @@ class TfdsSource:
         *,
         channels: int | None = None,
         background: Colour = WHITE,
+        crop: str = "area",
     ):
         import tensorflow_datasets as tfds  # seconds to import, and few runs need it
 
@@ -53,7 +55,7 @@ class TfdsSource:
         own = features["image"].shape[-1]
         if channels == 4 and own != 4:
             raise InputError(f"data.channels is 4, but the images of TFDS data set {name!r} have {own}; set it to 3 or 1")
-        self.channels, self._shape, self._background = channels or own, shape, background
+        self.channels, self._shape, self._background, self._crop = channels or own, shape, background, CROPS[crop]
         self.fingerprint = f"tfds {builder.info.full_name} {split} {len(self._items)}"  # with its version
 
     def __len__(self) -> int:
@@ -63,4 +65,4 @@ class TfdsSource:
         item = self._items[index]
         image = with_channels(np.asarray(item["image"]), self.channels, self._background)
         label = item["label"] if self.class_names else 0
-        return {"image": fit(image, self._shape), "label": np.asarray(label, np.int32)}
+        return {"image": self._crop(image, self._shape), "label": np.asarray(label, np.int32)}

@@ -1,11 +1,14 @@
 """Images of any size to one size: crops of their middle."""
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 
-def fit(
+def area(
     image: UInt8[np.ndarray, "_ _ channels"], shape: tuple[int, ...]
 ) -> UInt8[np.ndarray, "{shape[0]} {shape[1]} channels"]:
     """Centre-crops an image to the proportions of `shape` and resizes it: area average downwards, cubic upwards.
@@ -29,3 +32,27 @@ def fit(
     opacity = resized[..., 3:].clip(0, 1)
     colour = np.divide(resized[..., :3], opacity, out=np.zeros_like(resized[..., :3]), where=opacity > 0)
     return np.rint(np.concatenate([colour.clip(0, 255), 255 * opacity], axis=-1)).astype(np.uint8)
+
+
+def adm(
+    image: UInt8[np.ndarray, "_ _ channels"], shape: tuple[int, ...]
+) -> UInt8[np.ndarray, "{shape[0]} {shape[1]} channels"]:
+    """As Dhariwal & Nichol (2021) and the published loader prepare images: halved by averaging while it is at least twice
+    too large, resized by Pillow's bicubic filter until it just covers `shape`, its middle cut out.
+
+    Args:
+        image: uint8 [h', w', 1, 3 or 4]. What is transparent lends its colour to no neighbour.
+        shape: (h, w) of the result.
+    """
+    (h, w), picture = shape, Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    while picture.height >= 2 * h and picture.width >= 2 * w:
+        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
+    scale = max(h / picture.height, w / picture.width)
+    size = round(picture.width * scale), round(picture.height * scale)
+    resized = np.asarray(picture.resize(size, Image.Resampling.BICUBIC)).reshape(size[1], size[0], -1)
+    top, left = (size[1] - h) // 2, (size[0] - w) // 2
+    return resized[top : top + h, left : left + w]
+
+
+# By the names that `data.crop` has for them.
+CROPS: dict[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] = {"area": area, "adm": adm}

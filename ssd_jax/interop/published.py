@@ -277,7 +277,7 @@ def import_checkpoint(
         num_heads=num_heads,
     )
     # What trained it is not known: there is no data to go on with.
-    data, train = DataConfig(source="folder", channels=3), TrainConfig(steps=max(step, 1))
+    data, train = DataConfig(source="folder", channels=3, crop="adm"), TrainConfig(steps=max(step, 1))
     experiment = build(Config(data=data, process=process, model=model, train=train))  # fails before anything is written
     parameters = parameters_from_reference(state_dict, experiment)
     try:

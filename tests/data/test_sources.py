@@ -127,7 +127,7 @@ def test_corrupt_images_are_named_counted_and_skipped(folder, caplog):
     with caplog.at_level(logging.WARNING, "ssd_jax"):
         batches = [next(iterator) for _ in range(20)]
     assert {round(float(image.mean()), -1) for batch in batches for image in batch["image"]} == {0, 10, 20, 30, 40, 50}
-    messages = [record.getMessage() for record in caplog.records if record.name == "ssd_jax.data.folder"]
+    messages = [record.getMessage() for record in caplog.records if record.name == "ssd_jax.data.encoded"]
     assert len(messages) == 4  # of two sources
     assert any("broken.png' is left out: it is of an unknown format" in m for m in messages)
     assert any("cut.png' is left out: it is corrupt or truncated" in m for m in messages) and "(2 so far)" in messages[1]
@@ -204,6 +204,11 @@ def test_the_number_of_processes_may_change(folder, monkeypatch):
     third, state = batches(1, state, 3)
     np.testing.assert_array_equal(np.array([*first, *second, *third]), np.array(whole))
     assert state == end == {"next_index": 36}
+    larger = make_iterator(source, batch_size=6, seed=1, flip=True)  # and so may the size of a batch
+    larger.set_state({"next_index": 8})
+    images = np.concatenate([next(larger)["image"] for _ in range(3)])
+    np.testing.assert_array_equal(images, np.concatenate(whole)[8:26])
+    assert larger.get_state() == {"next_index": 26}
 
 
 def test_flip(tmp_path):
@@ -243,23 +248,23 @@ def test_balance(folder):
     assert [int(item["label"]) for item in items] == [0] * 4 + [1] * 4
     assert {round(float(item["image"].mean()), -1) for item in items} == {0, 10, 20, 30, 40, 50}
     with pytest.raises(InputError, match=r"data\.balance"), tfds.testing.mock_data(num_examples=5):
-        make_source(DataConfig(source="tfds", tfds_name="mnist", balance=True), (8, 8))
+        make_source(DataConfig(source="tfds", name="mnist", balance=True), (8, 8))
 
 
 def test_tfds():
     with tfds.testing.mock_data(num_examples=5):
-        source = make_source(DataConfig(source="tfds", tfds_name="mnist"), (8, 8))
+        source = make_source(DataConfig(source="tfds", name="mnist"), (8, 8))
         assert len(source) == 5 and len(source.class_names) == 10
         (item,) = read(source, [0])
         assert item["image"].shape == (8, 8, 1) and source.channels == 1 and 0 <= item["label"] < 10
-        (rgb,) = read(make_source(DataConfig(source="tfds", tfds_name="mnist", channels=3), (8, 8)), [0])
+        (rgb,) = read(make_source(DataConfig(source="tfds", name="mnist", channels=3), (8, 8)), [0])
         assert rgb["image"].shape == (8, 8, 3)
         with pytest.raises(InputError, match="data.channels is 4, but the images of TFDS data set 'mnist' have 1"):
-            make_source(DataConfig(source="tfds", tfds_name="mnist", channels=4), (8, 8))
+            make_source(DataConfig(source="tfds", name="mnist", channels=4), (8, 8))
     with pytest.raises(InputError, match="tfds build"):
-        make_source(DataConfig(source="tfds", tfds_name="mnist"), (8, 8))
+        make_source(DataConfig(source="tfds", name="mnist"), (8, 8))
     with pytest.raises(InputError, match="tfds build"):
-        make_source(DataConfig(source="tfds", tfds_name="no_such_set"), (8, 8))
+        make_source(DataConfig(source="tfds", name="no_such_set"), (8, 8))
 
 
 def test_labels_must_fit_the_network(folder):

@@ -1,0 +1,44 @@
+"""Images of any source, cropped and resized once, into shards that training reads fast and in any order.
+
+python -m launch.prepare --config openmoji64 --config.data.source=folder --config.data.folder=PATH --out data/mine64
+python -m launch.train --config openmoji64 --config.data.source=array_record --config.data.folder=data/mine64 ...
+
+Size, channels, crop (`--config.data.crop=adm` is the published one) and background are the config's. Names and counts of
+the classes lie beside the shards, in dataset.json. What cannot be read is left out by name. Run the same again to go on.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from absl import flags
+
+from ssd_jax.data import make_source
+from ssd_jax.data.array_record import MANIFEST
+from ssd_jax.data.preparation import prepare
+from ssd_jax.errors import InputError, few
+
+from .common.command import run
+from .common.config_flag import define_config, read_config
+
+define_config("openmoji32")
+OUT = flags.DEFINE_string("out", None, "Folder of the shards.", required=True)
+
+
+def main() -> None:
+    config, out = read_config(), Path(OUT.value)
+    data, shape = replace(config.data, balance=False), config.process.shape
+    if data.source == "array_record":
+        raise InputError("data.source is array_record, which is prepared already; give what it was prepared from")
+    made = prepare(make_source(data, shape), out, shape=shape, crop=data.crop, background=data.background)
+    size = sum(shard["bytes"] for shard in made.shards)
+    left_out = f", {made.left_out} that cannot be read left out" if made.left_out else ""
+    print(f"{out}: {made.images} images of {'x'.join(map(str, shape))}x{made.channels}, {size / 2**20:.1f} MiB{left_out}")
+    if made.class_names:
+        classes = [f"{name} {count}" for name, count in zip(made.class_names, made.class_counts, strict=True)]
+        beside = made.images - sum(made.class_counts)
+        print(f"classes: {few(classes)}{f'; {beside} images in none' if beside else ''} ({MANIFEST} has all)")
+    print(f"train with --config.data.source=array_record --config.data.folder={out} --config.data.crop={made.crop}")
+
+
+if __name__ == "__main__":
+    run(main)

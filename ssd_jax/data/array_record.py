@@ -1,0 +1,184 @@
+"""Images prepared once for training: ArrayRecord shards in a folder, read at random without decoding photographs again.
+
+A folder holds dataset.json, which is written last, the labels in labels.npy, and shards. A record is a label, a
+little-endian int32, and an image of the final size as a lossless WebP: a fifth smaller than PNG, decoded as fast.
+"""
+
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import cv2
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from jaxtyping import UInt8
+from PIL import Image
+
+from ssd_jax.errors import InputError, as_type, one_line
+from ssd_jax.files.channels import WHITE, Colour, with_channels
+from ssd_jax.files.json_file import read_json
+
+FORMAT = 1  # of dataset.json and the records
+MANIFEST, LABELS = "dataset.json", "labels.npy"
+LABEL = np.dtype("<i4")
+
+logger = logging.getLogger(__name__)
+
+
+def encode_record(image: UInt8[np.ndarray, "h w channels"], label: int) -> bytes:
+    """A label and an image of 1, 3 or 4 channels, its colours kept where they are transparent."""
+    file = io.BytesIO()
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture.save(file, "WEBP", lossless=True, exact=True, method=0)  # more effort: ten times as long, an eighth smaller
+    return np.array(label, LABEL).tobytes() + file.getvalue()
+
+
+def decode_record(record: bytes, channels: int) -> tuple[UInt8[np.ndarray, "h w {channels}"], int]:
+    """What `encode_record` was given, an image of `channels`. Raises InputError if it is no image."""
+    image = cv2.imdecode(np.frombuffer(record, np.uint8, offset=LABEL.itemsize), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise InputError("a record holds no image that can be read")
+    cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[-1] == 3 else cv2.COLOR_BGRA2RGBA, dst=image)
+    return image[..., :1] if channels == 1 else with_channels(image, channels), label_of(record)
+
+
+def label_of(record: bytes) -> int:
+    """The label of a record."""
+    return int(np.frombuffer(record, LABEL, 1)[0])
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What dataset.json says of prepared images.
+
+    Attributes:
+        shape: (h, w) of the images.
+        channels: 1, 3 or 4.
+        crop: how they were cut, a key of CROPS.
+        background: RGB, seen through those that were transparent.
+        class_names: of the labels; none if there are no classes.
+        class_counts: images of each class.
+        images: how many there are.
+        left_out: how many of the data could not be read.
+        source: fingerprint of the data.
+        shards: names of the files, in order, each with its images, bytes and SHA-256.
+    """
+
+    shape: tuple[int, ...]
+    channels: int
+    crop: str
+    background: Colour
+    class_names: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    images: int
+    left_out: int
+    source: str
+    shards: tuple[dict[str, Any], ...]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Of a folder that `launch.prepare` finished. Raises InputError if it is none."""
+    file = folder / MANIFEST
+    try:
+        found = read_json(file)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(
+            f"data.folder {str(folder)!r} holds no {MANIFEST}, which launch.prepare writes last: give a folder that it "
+            "made, or run it again to finish this one"
+        ) from error
+    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
+        raise InputError(f"{str(file)!r} is of another version, or not of launch.prepare; prepare the data again")
+    try:
+        return Manifest(**{name: as_type(name, found[name], kind) for name, kind in Manifest.__annotations__.items()})
+    except (KeyError, InputError) as error:
+        raise InputError(f"{str(file)!r} is damaged ({one_line(error)}); prepare the data again") from error
+
+
+class ArrayRecordSource:
+    """Images that `launch.prepare` wrote.
+
+    Args:
+        folder: where it wrote them.
+        shape: (h, w) of the images, which must be theirs.
+        channels: 1, 3 or 4; their own if not given.
+        background: RGB, 0..255: shows through images of 4 channels if fewer are asked for.
+        crop: what they must have been cut by.
+
+    Raises:
+        InputError: if they are not there, not whole or not finished, or were prepared for another shape, crop or channels.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        shape: tuple[int, ...],
+        *,
+        channels: int | None = None,
+        background: Colour = WHITE,
+        crop: str = "area",
+    ):
+        self._folder, manifest = Path(folder), read_manifest(Path(folder))
+        _compare(folder, manifest, shape, crop)
+        if channels == 4 and manifest.channels != 4:
+            raise InputError(f"data.channels is 4, but {folder!r} was prepared with {manifest.channels}; set it to 3 or 1")
+        self.channels, self._own, self._background = channels or manifest.channels, manifest.channels, background
+        self.class_names, self._manifest = manifest.class_names, manifest
+        self._records = ArrayRecordDataSource(_whole(self._folder, manifest.shards))
+        self.labels = _labels(self._folder / LABELS, manifest.images)
+        self.fingerprint = " ".join(["array_record", *(shard["sha256"][:16] for shard in manifest.shards)])
+
+    def __len__(self) -> int:
+        return self._manifest.images
+
+    def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray] | None:
+        try:
+            image, label = decode_record(self._records[int(index)], self._own)
+        except Exception as error:  # of ArrayRecord, for flipped bits
+            logger.warning("image %d of %r is left out: %s", index, str(self._folder), one_line(error))
+            return None
+        return {"image": with_channels(image, self.channels, self._background), "label": np.asarray(label, np.int32)}
+
+
+def _labels(file: Path, count: int) -> np.ndarray:
+    """Of all images, int32 [count]. Raises InputError if the file does not hold them."""
+    try:
+        labels = np.load(file)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{str(file)!r} cannot be read: {one_line(error)}; prepare the data again") from error
+    if labels.shape != (count,) or labels.dtype != np.int32:
+        raise InputError(f"{str(file)!r} does not hold the labels of {count} images; prepare the data again")
+    return labels
+
+
+def _compare(folder: str, manifest: Manifest, shape: tuple[int, ...], crop: str) -> None:
+    """Raises InputError unless images were prepared for a config."""
+    if manifest.shape != tuple(shape):
+        raise InputError(
+            f"{folder!r} was prepared for process.shape {manifest.shape}, but it is {tuple(shape)}; set it, or prepare the "
+            "data for it"
+        )
+    if manifest.crop != crop:
+        raise InputError(
+            f"{folder!r} was prepared with data.crop {manifest.crop}, but it is {crop}; set "
+            f"--config.data.crop={manifest.crop}"
+        )
+
+
+def _whole(folder: Path, shards: Sequence[dict[str, Any]]) -> list[str]:
+    """The paths of shards, as ArrayRecord wants them. Raises InputError if one is missing or has another size."""
+    paths = []
+    for shard in shards:
+        path = folder / shard["file"]
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise InputError(
+                f"shard {str(path)!r} is missing: {error.strerror}; copy it again, or prepare again"
+            ) from error
+        if size != shard["bytes"]:
+            raise InputError(f"shard {str(path)!r} has {size} bytes, but {shard['bytes']} were written; copy it again")
+        paths.append(f"{path}[0:{shard['images']}]")
+    return paths

@@ -1,0 +1,149 @@
+"""Any source, once through, into the shards that `ArrayRecordSource` reads."""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+from tqdm import tqdm
+
+from ssd_jax.data.array_record import FORMAT, LABELS, MANIFEST, Manifest, encode_record, label_of, read_manifest
+from ssd_jax.data.protocol import NONE_READABLE, Source
+from ssd_jax.errors import InputError, brief, one_line
+from ssd_jax.files.channels import Colour
+from ssd_jax.files.json_file import json_text, parse_json, read_json, write_json
+from ssd_jax.files.paths import check_writable, write_atomically
+
+T = TypeVar("T")
+
+BEGUN = "preparing.json"  # what is being prepared, until all of it is
+SHARD = 2**27  # bytes of a shard's images as arrays
+AHEAD = 8  # images that wait for each thread
+
+
+def prepare(source: Source, out: Path, *, shape: tuple[int, ...], crop: str, background: Colour) -> Manifest:
+    """Writes all images of a source that can be read, in its order; goes on where it stopped.
+
+    Args:
+        source: of images of `shape`, cut by `crop`, what was transparent shown on `background`.
+        out: folder to be made. dataset.json is written last, so that what is half done is never taken for whole.
+        shape: (h, w).
+        crop: a key of CROPS.
+        background: RGB, 0..255.
+
+    Raises:
+        InputError: if none of the images can be read, or `out` holds anything else, or other data.
+    """
+    asked = {"shape": shape, "channels": source.channels, "crop": crop, "background": background}
+    asked |= {"class_names": source.class_names, "source": getattr(source, "fingerprint", None) or "unknown"}
+    asked = parse_json(json_text({"format": FORMAT, **asked}))
+    check_writable(out)
+    if (out / MANIFEST).exists():
+        _compare(out / MANIFEST, asked)
+        return read_manifest(out)
+    if (out / BEGUN).exists():
+        _compare(out / BEGUN, asked | {"images": len(source)})
+    elif out.exists() and any(out.iterdir()):
+        raise InputError(f"{str(out)!r} is not an empty folder; choose another, nothing is overwritten")
+    write_json(out / BEGUN, asked | {"images": len(source)})
+    done = [_told(shard) for shard in _write_shards(source, out, shape)]
+    labels = np.array([label for each in done for label in each.pop("labels")], np.int32)
+    if not len(labels):
+        raise InputError(NONE_READABLE.format(len(source)))
+    write_atomically(out / LABELS, lambda file: np.save(file, labels))
+    counts = np.bincount(labels[labels >= 0], minlength=len(source.class_names))[: len(source.class_names)].tolist()
+    summary = {"class_counts": counts, "images": len(labels), "left_out": len(source) - len(labels), "shards": done}
+    write_json(out / MANIFEST, asked | summary)
+    for each in (BEGUN, *(_beside(out / shard["file"]).name for shard in done)):
+        (out / each).unlink()
+    return read_manifest(out)
+
+
+def _compare(file: Path, asked: dict[str, Any]) -> None:
+    """Raises InputError, naming what differs, if what is asked for is not what a folder was begun with."""
+    found = read_json(file)
+    for name, value in asked.items():
+        if not isinstance(found, dict) or found.get(name) != value:
+            before = brief(found.get(name)) if isinstance(found, dict) else "unreadable"
+            raise InputError(
+                f"{str(file.parent)!r} was begun with other data: {name} was {before} and is {brief(value)}; choose "
+                "another folder, nothing is overwritten"
+            )
+
+
+def _write_shards(source: Source, out: Path, shape: tuple[int, ...]) -> list[Path]:
+    """The shards' files; those that are there are not written again."""
+    each = max(SHARD // (int(np.prod(shape)) * source.channels), 1)
+    starts = range(0, len(source), each)
+    files = [out / f"images-{i:05}-of-{len(starts):05}.array_record" for i in range(len(starts))]
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(desc="images", total=len(source), unit="img") as bar,
+    ):
+        for file, start in zip(files, starts, strict=True):
+            indices = range(start, min(start + each, len(source)))
+            if _beside(file).exists():
+                bar.update(len(indices))
+            else:
+                _write_shard(file, _ahead(pool, partial(_record, source), indices), bar)
+    return files
+
+
+def _write_shard(file: Path, records: Iterable[bytes | None], bar: tqdm) -> None:
+    """A shard and, beside it, what it holds; the latter last."""
+    temporary, labels = file.with_name(f".{file.name}.{os.getpid()}.tmp"), []
+    try:
+        writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
+        for record in records:
+            bar.update()
+            if record is not None:
+                writer.write(record)
+                labels.append(label_of(record))
+        writer.close()
+        with open(temporary, "rb") as written:
+            told = {
+                "bytes": os.fstat(written.fileno()).st_size,
+                "sha256": hashlib.file_digest(written, "sha256").hexdigest(),
+            }
+        os.replace(temporary, file)
+    except RuntimeError as error:  # of ArrayRecord
+        raise InputError(
+            f"{str(file)!r} cannot be written: {one_line(error)}; make room, and run the same again"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    write_json(_beside(file), {"file": file.name, "images": len(labels), **told, "labels": labels})
+
+
+def _beside(shard: Path) -> Path:
+    return shard.with_suffix(".json")
+
+
+def _told(shard: Path) -> dict[str, Any]:
+    """What stands beside a shard. Raises InputError if the shard is not as it was written."""
+    told = read_json(_beside(shard))
+    if not shard.exists() or shard.stat().st_size != told["bytes"]:
+        raise InputError(f"{str(shard)!r} is not as it was written; delete {_beside(shard).name!r} and run the same again")
+    return told
+
+
+def _record(source: Source, index: int) -> bytes | None:
+    item = source[index]
+    return None if item is None else encode_record(item["image"], int(item["label"]))
+
+
+def _ahead(pool: Executor, function: Callable[[int], T], indices: Iterable[int]) -> Iterator[T]:
+    """What `function` makes of each, in order, some of them being made while others are used."""
+    waiting: deque = deque()
+    for index in indices:
+        waiting.append(pool.submit(function, index))
+        if len(waiting) > AHEAD * (os.cpu_count() or 1):
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
