@@ -1,6 +1,7 @@
 """Data sets that the library `datasets` wrote; nothing is downloaded."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,7 +29,7 @@ def data(**columns):
     return datasets.Dataset.from_dict(values, features=datasets.Features(features))
 
 
-def source(name: Path | str, **settings):
+def source(name: Path | str, **settings) -> Any:
     return make_source(DataConfig(source="huggingface", name=str(name), **settings), (9, 12))
 
 

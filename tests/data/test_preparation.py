@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -149,9 +150,9 @@ def test_other_sources(tmp_path):
     assert made.class_names == () and made.class_counts == ()
     assert_same(make_source(of_shards(tmp_path / "array"), SHAPE), ArraySource(images))
     with tfds.testing.mock_data(num_examples=3):
-        source = make_source(DataConfig(source="tfds", name="mnist"), (8, 8))
+        source: Any = make_source(DataConfig(source="tfds", name="mnist"), (8, 8))
         made = prepare(source, tmp_path / "tfds", shape=(8, 8), crop="area", background=WHITE)
-        found = make_source(of_shards(tmp_path / "tfds"), (8, 8))
+        found: Any = make_source(of_shards(tmp_path / "tfds"), (8, 8))
         assert found.class_names == tuple(map(str, range(10))) and sum(made.class_counts) == 3
         for i in range(3):
             np.testing.assert_array_equal(found[i]["image"], source[i]["image"])
@@ -210,4 +211,5 @@ def test_what_does_not_fit_is_refused(tmp_path, settings, shape, message):
     prepared(of_folder(written(tmp_path / "given")), tmp_path / "out")
     with pytest.raises(InputError, match=message):
         make_source(of_shards(tmp_path / "out", **settings), shape)
-    assert make_source(of_shards(tmp_path / "out", channels=1), SHAPE)[0]["image"].shape == (*SHAPE, 1)
+    grey: Any = make_source(of_shards(tmp_path / "out", channels=1), SHAPE)
+    assert grey[0]["image"].shape == (*SHAPE, 1)

@@ -2,6 +2,7 @@
 
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,7 +28,7 @@ def write(tar: Path, *examples: dict) -> Path:
     return tar
 
 
-def source(folder: Path):
+def source(folder: Path) -> Any:
     return make_source(DataConfig(source="webdataset", folder=str(folder)), (9, 12))
 
 

@@ -6,7 +6,6 @@ import time
 from dataclasses import replace
 from itertools import count
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,11 +26,10 @@ from ssd_jax.training.step import TrainStep
 from tests.conftest import tiny_config
 
 
-class Counted(grain.DatasetIterator):
-    """A data iterator that counts, and sends a signal when it comes to a number."""
+class Counted(Batches):
+    """Batches that are only counted; sends a signal when it comes to a number."""
 
     def __init__(self, at: int = -1, number: int = 0):
-        super().__init__()
         self.given, self.at, self.number = 0, at, number
 
     def __next__(self):
@@ -45,10 +43,6 @@ class Counted(grain.DatasetIterator):
 
     def set_state(self, state):
         self.given = state["next_index"]
-
-
-def counted(at: int = -1, number: int = 0) -> Batches:
-    return Batches(Counted(at, number), 1)
 
 
 def loop(workdir, checkpoints, held=None, update=lambda state: state, profile=0, **train):
@@ -94,7 +88,7 @@ def steps(workdir) -> list[int]:
 def test_a_signal_ends_after_the_step_saved(tmp_path, number, ending, code, caplog):
     handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
     with caplog.at_level("INFO", "ssd_jax"), pytest.raises(ending) as ended:
-        run(tmp_path, counted(3, number), steps=1000)
+        run(tmp_path, Counted(3, number), steps=1000)
     assert code is None or ended.value.code == code
     assert steps(tmp_path) == [3] and "saved step 3 of 1000; the same command goes on" in caplog.text
     assert handlers == [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
@@ -115,12 +109,12 @@ def test_samples_are_left_at_once(tmp_path):
         made = loop(tmp_path, checkpoints, steps=1000, sample_every=2)
         object.__setattr__(made, "_write_samples", write_samples)
         with pytest.raises(SystemExit):
-            made.run(first_state(made), 0, counted())
+            made.run(first_state(made), 0, Counted())
     assert steps(tmp_path) == [2]
 
 
 def test_a_run_that_is_complete_ends_well_whatever_comes(tmp_path):
-    assert run(tmp_path, counted(4, signal.SIGTERM), steps=4) == [4]
+    assert run(tmp_path, Counted(4, signal.SIGTERM), steps=4) == [4]
 
 
 def test_updates_that_are_not_finite_end_it_and_replace_nothing(tmp_path, caplog):
@@ -132,7 +126,7 @@ def test_updates_that_are_not_finite_end_it_and_replace_nothing(tmp_path, caplog
         return replace(state, skipped=jnp.int32(skipped), skipped_in_a_row=jnp.int32(skipped))
 
     with pytest.raises(InputError, match=r"the last 170 updates were not finite.*of step 200;.*train.learning_rate"):
-        run(tmp_path, counted(), update=update, steps=1000, checkpoint_every=100)
+        run(tmp_path, Counted(), update=update, steps=1000, checkpoint_every=100)
     assert steps(tmp_path) == [100, 200]
 
 
@@ -141,7 +135,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
         return jax.tree.map(lambda leaf: leaf * jnp.nan if leaf.dtype == jnp.float32 else leaf, state)
 
     with pytest.raises(InputError, match="step 4 was not saved: .* not finite, .*; there is no checkpoint"):
-        run(tmp_path, counted(), update=update, steps=4)
+        run(tmp_path, Counted(), update=update, steps=4)
     assert steps(tmp_path) == []
 
 
@@ -149,7 +143,7 @@ def test_nothing_is_written_where_another_run_took_over(tmp_path):
     with lease(tmp_path / "lock.json") as held:
         (tmp_path / "lock.json").write_text('{"machine": "elsewhere", "process": 1, "token": "another"}')
         with pytest.raises(InputError, match="taken over by process 1 on elsewhere"):
-            run(tmp_path, counted(), held, steps=4)
+            run(tmp_path, Counted(), held, steps=4)
     assert steps(tmp_path) == []
 
 
@@ -157,7 +151,7 @@ def test_a_trace_of_some_steps(tmp_path, caplog):
     with caplog.at_level("INFO", "ssd_jax"), checkpoint.open_checkpoints(tmp_path, writable=True) as checkpoints:
         made = loop(tmp_path, checkpoints, profile=3, steps=8)
         object.__setattr__(made, "_write_samples", lambda state, step: None)
-        made.run(first_state(made), 0, counted())
+        made.run(first_state(made), 0, Counted())
     assert "3 steps took" in caplog.text and "% of it outside compiled programs" in caplog.text
     assert len(list((tmp_path / "profile").glob("**/*.xplane.pb"))) == 1
 
