@@ -1,11 +1,19 @@
 """Trains from a config file; run the same command again to go on where it stopped.
 
 python -m launch.train --config configs/openmoji32.py --workdir runs/x [--config.train.steps=500 ...]
+python -m launch.train --config mine.py --workdir runs/tuned --init_from runs/x  # starts from its weights
 """
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from absl import flags
 
 import ssd_jax
+from ssd_jax.config import Config
+from ssd_jax.errors import InputError
+from ssd_jax.interop.published import import_checkpoint
+from ssd_jax.network.flexi_unet import FlexiUNetConfig
 
 from .common.command import run
 from .common.config_flag import define_config, read_config
@@ -17,10 +25,28 @@ WORKDIR = flags.DEFINE_string(
 PROFILE = flags.DEFINE_integer(
     "profile", 0, "Steps to trace, once a few are over, into WORKDIR/profile, which TensorBoard opens.", lower_bound=0
 )
+INIT_FROM = flags.DEFINE_string(
+    "init_from",
+    None,
+    "Workdir of a run, or a published .pt file, whose weights a new run starts from, as far as they fit; says which do.",
+)
 
 
 def main() -> None:
-    ssd_jax.train(read_config(), WORKDIR.value, profile=PROFILE.value)
+    config, origin = read_config(), INIT_FROM.value
+    if origin is not None and Path(origin).is_file():
+        origin = published(Path(origin), config)
+    ssd_jax.train(config, WORKDIR.value, profile=PROFILE.value, init_from=origin)
+
+
+def published(file: Path, config: Config) -> ssd_jax.Trained:
+    """A published checkpoint, taken for one of the config's process and attention. Raises InputError if it is none."""
+    if not isinstance(config.model, FlexiUNetConfig):
+        raise InputError(f"--init_from {str(file)!r} is a file, which only the network flexi_unet can start from")
+    sizes = [config.process.shape[0] >> level for level in config.model.attention_levels]
+    with TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        return import_checkpoint(file, run, config.process, attention_resolutions=sizes, num_heads=config.model.num_heads)
 
 
 if __name__ == "__main__":

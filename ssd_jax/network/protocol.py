@@ -5,6 +5,9 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from jaxtyping import Array, Float, Int, Key, Num
 
 Shapes = tuple[tuple[int, ...], ...]  # spatial shape of every level of a process, finest first
+# What a network calls its table of labels, a row for every class and the last for the null class: by this name another run
+# takes its rows over class by class.
+LABEL_TABLE = "embed_label/embedding"
 
 
 @runtime_checkable

@@ -27,8 +27,9 @@ from ssd_jax.processes import first_does, gathered
 from ssd_jax.run import checkpoint
 from ssd_jax.run.averages import keep_average
 from ssd_jax.run.interruption import noted_signals
+from ssd_jax.run.origin import check_origin, start_from
 from ssd_jax.run.profile import Profiler
-from ssd_jax.run.trained import Trained
+from ssd_jax.run.trained import Trained, load
 from ssd_jax.run.workdir import claim_workdir, has_checkpoints, load_data, load_statistics, workdir_lease
 from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sharding import make_mesh, placed, replicated, shardings
@@ -52,6 +53,7 @@ def train(
     workdir: str | Path,
     source: Source | np.ndarray | None = None,
     profile: int = 0,
+    init_from: str | Path | Trained | None = None,
 ) -> None:
     """Trains up to config.train.steps, going on from the latest checkpoint in `workdir` if there is one.
 
@@ -65,15 +67,20 @@ def train(
         source: images to train on instead of those that `config.data` names: a `data.Source`, or an array, uint8
             [n, *process.shape, channels]. The run then records that its data came from Python.
         profile: steps to trace into workdir/profile, once a few are over.
+        init_from: a run, or the workdir of one, whose weights a new run starts from as far as they fit
+            (`origin.start_from`); one that goes on must have started from it.
 
     Raises:
         InputError: if the config cannot work with the data, the devices or what `workdir` holds, another run writes there,
-            updates are no longer finite, or a checkpoint cannot be written.
+            nothing of `init_from` fits, updates are no longer finite, or a checkpoint cannot be written.
         KeyboardInterrupt, SystemExit: after SIGINT; after SIGTERM and SIGHUP, with code 143 and 129.
     """
     check_range("profile", profile, low=0, high=MAX_PROFILE)
     workdir, settings, mesh = Path(workdir), config.train, make_mesh(config.mesh)
     check_writable(workdir)
+    origin = init_from if init_from is None or isinstance(init_from, Trained) else load(init_from)
+    if origin is not None and has_checkpoints(workdir):
+        check_origin(origin, workdir)
     from_python, shape = source is not None, config.process.shape
     data, labelled = load_data(workdir, config.data), config.model.num_classes > 0
     source = make_source(data, shape) if source is None else python_source(source, data, shape)
@@ -90,6 +97,8 @@ def train(
         logger.info(summary(experiment, source, allocation, mesh))
         with checkpoint.open_checkpoints(workdir, writable=True) as checkpoints:
             state, step = _first_or_latest(experiment, mesh, checkpoints, iterator)
+            if origin is not None and not checkpoints.steps:
+                state = start_from(state, experiment, origin, workdir)
             if step >= settings.steps:
                 logger.info("%s is at step %d already; raise train.steps to go on", workdir, step)
                 return

@@ -258,6 +258,12 @@ def test_a_checkpoint_becomes_a_run(tmp_path):
     assert drawn.shape == (2, 16, 16, 3) and np.isfinite(drawn).all() and np.ptp(drawn) > 0.1
     again = launch("launch.import_reference", f"--checkpoint={path}", f"--workdir={tmp_path}/run")
     assert again.returncode == 2 and "is not an empty folder" in again.stderr
+    tuned = ["--config=openmoji32", f"--workdir={tmp_path}/tuned", f"--init_from={path}", "--config.train.steps=2"]
+    model = ["widths=(32,64)", f"attention_levels={trained.config.model.attention_levels}", "num_res_blocks=1"]
+    tuned += [f"--config.model.{each}" for each in model]
+    tuned += ["--config.process.image_size=16", "--config.process.num_levels=2", "--config.train.batch_size=8"]
+    result = launch("launch.train", *tuned)
+    assert result.returncode == 0 and "new: embed_label/embedding" in result.stderr, result.stderr
     settings = replace(trained.config.train, steps=9, batch_size=24)
     with pytest.raises(InputError, match="averaged parameters only"):
         ssd_jax.train(replace(trained.config, data=DataConfig(), train=settings), tmp_path / "run")

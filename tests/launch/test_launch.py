@@ -44,6 +44,25 @@ def test_quickstart_leaves_pictures_and_says_where(quickstart):
     assert "100%" in result.stderr and "Traceback" not in result.stderr
 
 
+@pytest.mark.nightly
+def test_train_starts_from_another_run(quickstart, tmp_path):
+    """All of it fits, more levels or not; whoever goes on must mean the same run."""
+    train = ["launch.train", "--config=openmoji32", f"--workdir={tmp_path}/run", *TINY, "--config.process.num_levels=1"]
+    result = launch(*train, f"--init_from={quickstart[0]}")
+    assert result.returncode == 0 and re.search(r"started from step 3: (\d+) of \1 parameters taken", result.stderr), (
+        result.stderr
+    )
+    told = json.loads((tmp_path / "run" / "origin.json").read_text())
+    assert told["step"] == 3 and not told["new"] and "faces" in told["classes"]
+    more = [*train, "--config.train.steps=5"]
+    result = launch(*more, f"--init_from={tmp_path}/run")
+    assert result.returncode == 2 and "holds a run that started from other weights; leave out init_from" in result.stderr
+    result = launch(*more, f"--init_from={quickstart[0]}")
+    assert result.returncode == 0 and "going on from step 3" in result.stderr, result.stderr
+    result = launch(*train, f"--init_from={tmp_path}/nothing")
+    assert result.returncode == 2 and "is no run: it has no config.json" in result.stderr
+
+
 @pytest.mark.nightly  # four commands; tests/run shows the same from Python
 def test_train_goes_on_and_sample_repeats_itself(quickstart, tmp_path):
     workdir, _ = quickstart
