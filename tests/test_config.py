@@ -95,6 +95,11 @@ BAD = {
     "train.steps is 0, but must be >= 1": {"train": {"steps": 0}},
     "train.learning_rate is -1": {"train": {"learning_rate": -1}},
     "train.ema_decay is 1.0, but must be >= 0 and < 1": {"train": {"ema_decay": 1.0}},
+    "train.keep_latest is 0, but must be >= 1": {"train": {"keep_latest": 0}},
+    "train.keep_every is 1500, but must be a multiple of train.checkpoint_every, 1000, or 0": {
+        "train": {"keep_every": 1500}
+    },
+    "data.crop is 'middle', but must be one of: area, adm": {"data": {"crop": "middle"}},
     "train.stage_sampling is 'all', but must be one of: mixed, single": {"train": {"stage_sampling": "all"}},
     "process.noise_schedule is 'quadratic'.*linear, cosine": {"process": {"noise_schedule": "quadratic"}},
     "process.snr_policy is 'keep'.*preserve, published": {"process": {"snr_policy": "keep"}},

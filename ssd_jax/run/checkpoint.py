@@ -19,7 +19,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 from orbax.checkpoint import v1 as ocp
 
 from ssd_jax.build import Experiment
-from ssd_jax.errors import InputError, one_line
+from ssd_jax.errors import InputError, few, one_line
 from ssd_jax.run.digest import Digest, digests
 from ssd_jax.run.record import (
     Damaged,
@@ -32,7 +32,6 @@ from ssd_jax.run.record import (
 )
 from ssd_jax.training.ema import MAIN
 
-KEEP = 2  # checkpoints on disk: the latest and, should it be damaged, the one before
 JSON = ("data", "record")
 T = TypeVar("T")
 
@@ -63,8 +62,14 @@ class Checkpoints:
 
 
 @contextmanager
-def open_checkpoints(workdir: Path, *, writable: bool) -> Iterator[Checkpoints]:
+def open_checkpoints(workdir: Path, *, writable: bool, latest: int = 2, every: int = 0) -> Iterator[Checkpoints]:
     """The checkpoints of a run; if `writable`, removes what an interrupted save left behind. Waits for saves at its end.
+
+    Args:
+        workdir: of the run.
+        writable: whether to save.
+        latest: how many stay on disk, the last ones: a damaged one goes back to the one before.
+        every: besides these, all whose step is a multiple of this stay; 0 for none.
 
     Raises:
         InputError: if they cannot be listed, or the last save fails.
@@ -74,11 +79,13 @@ def open_checkpoints(workdir: Path, *, writable: bool) -> Iterator[Checkpoints]:
         registry.add(ocp.handlers.JsonHandler, checkpointable_name=name)
     context = ocp.Context()
     context.checkpointables.registry = registry
-    keep_latest: Any = ocp.training.preservation_policies.LatestN(KEEP)
+    policies = ocp.training.preservation_policies
+    multiples = [policies.EveryNSteps(every)] if every else []
+    kept: Any = policies.AnyPreservationPolicy([policies.LatestN(latest), *multiples])
     folder = (workdir / "checkpoints").resolve()
     with _written(folder):
         orbax = ocp.training.Checkpointer(
-            str(folder), context=context, preservation_policy=keep_latest, cleanup_tmp_directories=writable
+            str(folder), context=context, preservation_policy=kept, cleanup_tmp_directories=writable
         )
     checkpoints = Checkpoints(orbax)
     try:
@@ -173,16 +180,19 @@ def restore(checkpoints: Checkpoints, experiment: Experiment, abstract: dict[str
     return restored
 
 
-def restore_averages(workdir: Path, experiment: Experiment, abstract: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+def restore_averages(
+    workdir: Path, experiment: Experiment, abstract: dict[str, Any], step: int | None = None
+) -> tuple[int, dict[str, Any]]:
     """Step and averaged parameters, by name, of a run's latest checkpoint that is whole; reads nothing else.
 
     Args:
         workdir: of the run.
         experiment: that it is of.
         abstract: ShapeDtypeStructs of the averages by name, with the shardings to restore to.
+        step: of another checkpoint than the latest.
 
     Raises:
-        InputError: if there is no whole checkpoint, or it is of another model.
+        InputError: if there is no whole checkpoint, none of this step, or it is of another model.
     """
     if not (workdir / "checkpoints").is_dir():
         raise InputError(f"{str(workdir)!r} holds no checkpoint; train one with python -m launch.train --workdir {workdir}")
@@ -190,7 +200,17 @@ def restore_averages(workdir: Path, experiment: Experiment, abstract: dict[str, 
         if not checkpoints.steps:
             raise InputError(f"{str(workdir)!r} holds no finished checkpoint yet")
         parts = {"ema": abstract}
-        return _latest_whole(checkpoints, lambda step: (step, _load(checkpoints, step, experiment, parts)["ema"]))
+        if step is None:
+            return _latest_whole(checkpoints, lambda step: (step, _load(checkpoints, step, experiment, parts)["ema"]))
+        if step not in checkpoints.steps:
+            raise InputError(
+                f"{str(workdir)!r} holds no checkpoint of step {step}, but of {few(checkpoints.steps)}; train.keep_every "
+                "keeps more of them"
+            )
+        try:
+            return step, _load(checkpoints, step, experiment, parts)["ema"]
+        except InputError as error:
+            raise InputError(f"checkpoint {checkpoints.folder / str(step)} cannot be used: {error}") from error
 
 
 def _latest_whole(checkpoints: Checkpoints, read: Callable[[int], T]) -> T:

@@ -95,7 +95,8 @@ def train(
     with workdir_lease(workdir) as lease:
         first_does(partial(claim_workdir, workdir, config, experiment.statistics))
         logger.info(summary(experiment, source, allocation, mesh))
-        with checkpoint.open_checkpoints(workdir, writable=True) as checkpoints:
+        kept = {"latest": settings.keep_latest, "every": settings.keep_every}
+        with checkpoint.open_checkpoints(workdir, writable=True, **kept) as checkpoints:
             state, step = _first_or_latest(experiment, mesh, checkpoints, iterator)
             if origin is not None and not checkpoints.steps:
                 state = start_from(state, experiment, origin, workdir)

@@ -303,8 +303,10 @@ def _shared(images: Any, num: int) -> Any:
 
 
 @checked_arguments
-def load(workdir: str | Path, operator: Callable | None = None, ema_width: float | None = None) -> Trained:
-    """The latest checkpoint of the run in `workdir`, with averaged (EMA) parameters.
+def load(
+    workdir: str | Path, operator: Callable | None = None, ema_width: float | None = None, step: int | None = None
+) -> Trained:
+    """A checkpoint of the run in `workdir`, the latest unless told otherwise, with averaged (EMA) parameters.
 
     Args:
         workdir: of the run; nothing that it names is imported.
@@ -313,6 +315,7 @@ def load(workdir: str | Path, operator: Callable | None = None, ema_width: float
         ema_width: an average of other weights than the run's own, put together from what it kept (`train.snapshot_every`):
             a power function with this standard deviation, in units of the training (Karras et al. 2024); 0 < width <
             0.28, from late training alone to nearly all.
+        step: of the checkpoint, one of those that `train.keep_latest` and `train.keep_every` left.
 
     Raises:
         InputError: if there is no run, no checkpoint, or it is damaged; or what it kept does not give this width.
@@ -322,7 +325,7 @@ def load(workdir: str | Path, operator: Callable | None = None, ema_width: float
         _register(workdir, operator)
     experiment = build(load_config(workdir), load_statistics(workdir))
     abstract = placed({MAIN: experiment.abstract_parameters}, replicated(make_mesh()))
-    step, averages = restore_averages(workdir, experiment, abstract)
+    step, averages = restore_averages(workdir, experiment, abstract, step)
     parameters = averages[MAIN]
     if ema_width is not None:
         check_range("ema_width", ema_width, low=0, high=WIDEST, open_low=True)

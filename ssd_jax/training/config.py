@@ -47,6 +47,8 @@ class TrainConfig:
         up_share: share of the training images that the up-steps get together, 0 < share < 1.
         seed: 0 <= seed < 2^32, of initialisation, data order, timesteps and noise.
         log_every, sample_every, checkpoint_every: in steps.
+        keep_latest: checkpoints that stay, the last ones.
+        keep_every: besides these, all whose step is a multiple of this stay; a multiple of checkpoint_every, 0 for none.
     """
 
     steps: int = 10_000
@@ -70,6 +72,8 @@ class TrainConfig:
     log_every: int = 50
     sample_every: int = 1000
     checkpoint_every: int = 1000
+    keep_latest: int = 2
+    keep_every: int = 0
 
     def __post_init__(self):
         for name in ("steps", "log_every", "sample_every", "checkpoint_every"):
@@ -83,6 +87,13 @@ class TrainConfig:
         check_range("train.gradient_clip", self.gradient_clip, low=0, high=MAX_GRADIENT_CLIP, open_low=True)
         check_range("train.ema_decay", self.ema_decay, low=0, high=1)
         check_range("train.snapshot_every", self.snapshot_every, low=0, high=MAX_STEPS)
+        check_range("train.keep_latest", self.keep_latest, low=1, high=MAX_STEPS)
+        check_range("train.keep_every", self.keep_every, low=0, high=MAX_STEPS)
+        if self.keep_every % self.checkpoint_every:
+            raise InputError(
+                f"train.keep_every is {self.keep_every}, but must be a multiple of train.checkpoint_every, "
+                f"{self.checkpoint_every}, or 0"
+            )
         check_range("train.up_share", self.up_share, low=0, high=1, open_low=True)
         check_name("train.loss_weighting", self.loss_weighting, LOSS_WEIGHTINGS)
         check_name("train.stage_sampling", self.stage_sampling, STAGE_SAMPLINGS)

@@ -71,6 +71,23 @@ def test_what_was_saved_is_restored(copy):
     assert values(ssd_jax.load(copy).network.parameters) == {4.0}
 
 
+def test_the_latest_and_every_so_many_are_kept(tmp_path):
+    experiment = experiment_of()
+    claim_workdir(tmp_path, experiment.config, experiment.statistics)
+    with checkpoint.open_checkpoints(tmp_path, writable=True, latest=2, every=4) as checkpoints:
+        for step in range(2, 12, 2):
+            checkpoint.save(checkpoints, step, experiment, {"ema": state_of(experiment, step)["ema"]})
+    for step in (4, 8, 10):
+        trained = ssd_jax.load(tmp_path, step=step)
+        assert trained.step == step and values(trained.network.parameters) == {float(step)}
+    assert ssd_jax.load(tmp_path).step == 10
+    for step in (2, 6, 12):
+        with pytest.raises(
+            InputError, match=rf"no checkpoint of step {step}, but of 4, 8, 10; train\.keep_every keeps more"
+        ):
+            ssd_jax.load(tmp_path, step=step)
+
+
 def test_a_flipped_bit_never_gives_other_weights(copy, caplog):
     """In every kind of file of the latest checkpoint: the one before is loaded, or the weights are untouched."""
     random = np.random.default_rng(0)
