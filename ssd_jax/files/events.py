@@ -1,16 +1,21 @@
-"""TensorBoard events: curves and pictures of a run."""
+"""What a run says of itself: TensorBoard events, curves and pictures, and its curves as lines of JSON."""
 
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from jaxtyping import UInt8
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  # made when it is imported
+
+from ssd_jax.files.json_file import json_text
+
+METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,14 +25,20 @@ class Events:
     tensorboardX's own SummaryWriter has a thread for it: where the disk is full, that dies and all others wait for ever.
 
     Attributes:
-        file: to append to; None writes nothing.
+        file: of events, to append to; None writes nothing.
+        lines: a line of JSON for every call of `scalars`: {"step": .., "time": seconds since 1970, "loss": .., ..}. Where
+            training went on from an earlier step, steps come again; the last line of a step holds.
     """
 
     file: EventsWriter | None
+    lines: IO[str] | None = None
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Points of curves by name. Raises OSError if they cannot be written."""
         self._write([summary.scalar(name, value) for name, value in values.items()], step)
+        if self.lines is not None:
+            self.lines.write(json_text({"step": step, "time": time.time(), **values}) + "\n")
+            self.lines.flush()
 
     def picture(self, name: str, picture: UInt8[np.ndarray, "h w c"], step: int) -> None:
         """A picture. Raises OSError if it cannot be written."""
@@ -42,12 +53,17 @@ class Events:
 
 @contextmanager
 def open_events(folder: Path, *, write: bool) -> Iterator[Events]:
-    """A new file of events in a folder, or none; closed at the end. Raises OSError if it cannot be written."""
+    """A new file of events in a folder, and its metrics.jsonl, or none; closed at the end.
+
+    Raises:
+        OSError: if they cannot be written.
+    """
     if not write:
         yield Events(None)
         return
     file = EventsWriter(str(folder / "events"))
     try:
-        yield Events(file)
+        with open(folder / METRICS, "a", encoding="utf-8") as lines:
+            yield Events(file, lines)
     finally:
         file.close()

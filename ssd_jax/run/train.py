@@ -57,9 +57,9 @@ def train(
 ) -> None:
     """Trains up to config.train.steps, going on from the latest checkpoint in `workdir` if there is one.
 
-    Writes config.json, statistics.json, checkpoints/, samples/step_N.png and TensorBoard events, which hold the same grids;
-    averages/step_N.npz with train.snapshot_every; a progress bar goes to stderr. SIGTERM, SIGINT and SIGHUP end it after
-    the step that it is in, saved.
+    Writes config.json, statistics.json, checkpoints/, samples/step_N.png, TensorBoard events, which hold the same grids,
+    their curves as metrics.jsonl, and averages/step_N.npz with train.snapshot_every; a progress bar goes to stderr.
+    SIGTERM, SIGINT and SIGHUP end it after the step that it is in, saved.
 
     Args:
         config: of the run.

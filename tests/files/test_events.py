@@ -1,6 +1,8 @@
 """Events for TensorBoard."""
 
 import errno
+import json
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboardX.record_writer import RecordWriter
 
 from ssd_jax.files.decode import decode
-from ssd_jax.files.events import Events, open_events
+from ssd_jax.files.events import METRICS, Events, open_events
 
 
 def test_tensorboard_reads_them_at_once(tmp_path):
@@ -23,6 +25,16 @@ def test_tensorboard_reads_them_at_once(tmp_path):
     (image,) = found.Images("samples")
     assert image.step == 20
     np.testing.assert_array_equal(decode(image.encoded_image_string), picture)
+
+
+def test_curves_are_lines_of_json(tmp_path):
+    """Of all runs in a folder, one after the other; what is no number is null."""
+    for step, value in ((1, 0.5), (2, float("nan")), (2, 0.25)):
+        with open_events(tmp_path, write=True) as events:
+            events.scalars({"loss": value}, step)
+            found = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]  # at once
+    assert [(line["step"], line["loss"]) for line in found] == [(1, 0.5), (2, None), (2, 0.25)]
+    assert all(abs(line["time"] - time.time()) < 60 for line in found)
 
 
 def test_one_process_of_a_job_writes(tmp_path):

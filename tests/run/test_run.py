@@ -85,6 +85,9 @@ def test_a_run_leaves_what_it_promises(run):
     assert picture is not None and picture.shape == (774, 774, 3)  # pixels enlarged 48 times
     (events,) = workdir.glob("events.out.tfevents.*")
     assert b"samples" in events.read_bytes() and b"PNG" in events.read_bytes()  # the grid
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert all(0 <= line["waiting_for_data"] <= 1 and line["loss"] > 0 for line in lines)
 
 
 def test_a_workdir_that_cannot_be_written_is_refused_before_the_data_are_read(tmp_path, monkeypatch):
