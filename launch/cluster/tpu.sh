@@ -1,0 +1,29 @@
+#!/bin/bash
+# Trains on a Cloud TPU, one VM or a slice of many, asked for as a queued resource. The same again goes on, also after a spot
+# TPU was taken away (then delete the queued resource first).
+#
+#   ZONE=us-west4-a IMAGE=REGISTRY/ssd_jax:tpu DISK=FILESTORE:/share \
+#       launch/cluster/tpu.sh NAME v5litepod-16 --config openmoji64 --workdir /runs/x
+set -euo pipefail
+: "${ZONE:?the zone of the TPU}" "${IMAGE:?an image of launch/cluster/Dockerfile with EXTRA=tpu}" "${DISK:?an NFS share, mounted at /runs in every VM}"
+name=$1 kind=$2
+shift 2
+tpus=(gcloud compute tpus)
+here=(--zone "$ZONE")
+
+state() { "${tpus[@]}" queued-resources describe "$name" "${here[@]}" --format 'value(state.state)'; }
+state >/dev/null 2>&1 || "${tpus[@]}" queued-resources create "$name" "${here[@]}" --node-id "$name" --spot \
+    --accelerator-type "$kind" --runtime-version "${RUNTIME:-v2-alpha-tpuv5-lite}"
+until [[ $(state) == ACTIVE ]]; do
+    if [[ $(state) =~ FAILED|SUSPEND ]]; then
+        echo "error: the queued resource $name is $(state); delete it, and run the same again" >&2
+        exit 1
+    fi
+    sleep "${POLL:-30}"
+done
+
+"${tpus[@]}" tpu-vm ssh "$name" "${here[@]}" --worker all --command "set -e
+    sudo apt-get install -qq nfs-common
+    sudo mkdir -p /runs
+    mountpoint -q /runs || sudo mount $DISK /runs
+    sudo docker run --rm --privileged --network host --volume /runs:/runs $IMAGE train $(printf '%q ' "$@")"
