@@ -31,6 +31,7 @@ from ssd_jax.run.record import (
     make_record,
 )
 from ssd_jax.training.ema import MAIN
+from ssd_jax.training.state import abstract_state
 
 JSON = ("data", "record")
 T = TypeVar("T")
@@ -96,6 +97,22 @@ def open_checkpoints(workdir: Path, *, writable: bool, latest: int = 2, every: i
                 wait(checkpoints)
             finally:
                 orbax.close()
+
+
+def check_room(workdir: Path, experiment: Experiment) -> None:
+    """Raises InputError if the disk has no room for the checkpoints that a run will keep and the one being written."""
+    settings, folder = experiment.config.train, workdir / "checkpoints"
+    leaves = jax.tree.leaves(abstract_state(experiment.abstract_parameters).as_dict())
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    kept = settings.keep_latest + 1 + (settings.steps // settings.keep_every if settings.keep_every else 0)
+    there = sum(path.name.isdecimal() for path in folder.iterdir()) if folder.is_dir() else 0
+    needed = size * max(kept - there, 1)
+    free = shutil.disk_usage(next(each for each in (workdir, *workdir.absolute().parents) if each.exists())).free
+    if free < needed:
+        raise InputError(
+            f"{str(workdir)!r} has {free >> 20} MiB of room, but checkpoints of this run take {size >> 20} MiB each, "
+            f"{needed >> 20} MiB together; make room, lower train.keep_latest or raise train.keep_every"
+        )
 
 
 def save(

@@ -91,6 +91,7 @@ def train(
     allocation = allocate(stages, settings, mesh.size, flops)  # these fail before anything is written
     drawn = config.sample
     plan_steps(experiment.process, solver=drawn.solver, num_steps=drawn.num_steps, spacing=drawn.spacing)
+    first_does(partial(checkpoint.check_room, workdir, experiment))
     iterator = make_iterator(source, batch_size=settings.batch_size, seed=settings.seed, flip=config.data.flip)
     with workdir_lease(workdir) as lease:
         first_does(partial(claim_workdir, workdir, config, experiment.statistics))

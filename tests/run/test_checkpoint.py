@@ -4,6 +4,7 @@ import json
 import resource
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -86,6 +87,23 @@ def test_the_latest_and_every_so_many_are_kept(tmp_path):
             InputError, match=rf"no checkpoint of step {step}, but of 4, 8, 10; train\.keep_every keeps more"
         ):
             ssd_jax.load(tmp_path, step=step)
+
+
+@pytest.mark.parametrize(("settings", "kept"), [({}, 3), ({"keep_latest": 1}, 2), ({"keep_every": 1000, "steps": 5000}, 8)])
+def test_too_little_room_is_said_before_training(tmp_path, monkeypatch, settings, kept):
+    """For the checkpoints that stay and the one that is written: parameters, average and two moments, in float32."""
+    experiment = experiment_of()
+    train = replace(experiment.config.train, **settings)
+    experiment = replace(experiment, config=replace(experiment.config, train=train))
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(experiment.abstract_parameters))
+    for extra, enough in ((0, False), (4096, True)):  # beside the counts of Adam and of steps
+        free = 16 * numbers * kept + extra
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        if enough:
+            checkpoint.check_room(tmp_path / "run", experiment)
+        else:
+            with pytest.raises(InputError, match=r"run' has \d+ MiB of room, but .* together; make room"):
+                checkpoint.check_room(tmp_path / "run", experiment)
 
 
 def test_a_flipped_bit_never_gives_other_weights(copy, caplog):
