@@ -3,19 +3,23 @@
 python -m launch.studies.data_rate --config openmoji64 --config.data.source=array_record --config.data.folder=data/mine64
 
 Three rates: of batches as training gets them; of the source read by one thread, at random and without Grain; and of the
-same pipeline over images that lie in memory already, so that nothing is read or decoded. They take turns. What a
-training run waits for its data, it says itself: `waiting_for_data` in TensorBoard.
+same pipeline over images that lie in memory already, so that nothing is read or decoded. They take turns. Last, what
+training computes for an image, so that the rate that hardware asks for can be told. What a run waits for its data, it says
+itself: `waiting_for_data` in TensorBoard and metrics.jsonl.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from absl import flags
 
+from ssd_jax.build import build
 from ssd_jax.data import ArraySource, Source, make_iterator, make_source
 from ssd_jax.data.pipeline import Batches
 from ssd_jax.data.protocol import ReadableSource
+from ssd_jax.training.stage_sampling import allocate
 
 from ..benchmark.timing import time_in_turns
 from ..common import report
@@ -47,6 +51,9 @@ def main() -> None:
     images = count * settings.batch_size
     timings = time_in_turns(runs, REPEATS.value)
     print(report.plain([{"": name, "images/s": images / timing.seconds} for name, timing in timings.items()]))
+    objective = build(replace(config, data=replace(config.data, channels=source.channels))).objective
+    flops = allocate(objective.process.stages, settings, 1, objective.flops).flops(objective.flops)
+    print(f"training takes {flops / settings.batch_size / 1e9:.3g} GFLOP an image")
 
 
 def _take(iterator: Batches, count: int) -> None:

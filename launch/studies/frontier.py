@@ -193,8 +193,7 @@ def varied(config: Config, name: str, point: float, seed: int) -> Config:
 def step_flops(config: Config) -> float:
     """Operations of the gradients of a step, on average."""
     objective = build(config).objective
-    allocation = allocate(objective.process.stages, config.train, 1, objective.flops)
-    return sum(n * objective.flops(stage) for stage, n in zip(allocation.stages, allocation.draws, strict=True))
+    return allocate(objective.process.stages, config.train, 1, objective.flops).flops(objective.flops)
 
 
 def step_seconds(configs: dict[str, Config]) -> dict[str, float]:

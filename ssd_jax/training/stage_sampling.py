@@ -63,6 +63,10 @@ class Allocation:
         """n_s, draws of every stage a step on average."""
         return tuple(size * rate for size, rate in zip(self.batch_sizes, self.rates, strict=True))
 
+    def flops(self, of_draw: Callable[[Stage], float]) -> float:
+        """Operations of a step on average, from those of a draw of each stage."""
+        return sum(n * of_draw(stage) for stage, n in zip(self.stages, self.draws, strict=True))
+
     @cached_property
     def _ends(self) -> np.ndarray:
         """Where the rates begin and end, laid end to end from a random place in [-1, 0) on."""
