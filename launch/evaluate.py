@@ -12,9 +12,7 @@ anything is drawn; metrics that need more images than there are, are left out.
 Metrics of Inception-v3 (FID, sFID, KID, Inception Score, precision, recall) need its weights: `launch.import_inception`.
 """
 
-import fcntl
 import hashlib
-import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -32,7 +30,7 @@ from ssd_jax.data.classes import check_classes
 from ssd_jax.data.sources import DataConfig, make_source
 from ssd_jax.errors import InputError
 from ssd_jax.files.channels import WHITE, Colour
-from ssd_jax.files.json_file import json_text
+from ssd_jax.files.json_file import append_json, json_text
 from ssd_jax.files.npz import stored_arrays
 from ssd_jax.files.paths import check_writable
 from ssd_jax.metrics import (
@@ -100,7 +98,7 @@ def main() -> None:
     print(tables(results))
     record |= {"num": ours.count, "reference": theirs.name, **provenance(), "results": results}
     folder = Path(WORKDIR.value or str(SAMPLES.value))
-    first_does(partial(append, folder / RECORDS if folder.is_dir() else folder.with_name(RECORDS), record))
+    first_does(partial(append_json, folder / RECORDS if folder.is_dir() else folder.with_name(RECORDS), record))
 
 
 def _say_what_is_left_out(generated: int, real: int | None, feature_sets: list[FeatureSet]) -> None:
@@ -213,7 +211,8 @@ def open_reference(
     if not DATA_SET.fullmatch(given):
         raise InputError(f"{missing}; give one that exists, openmoji, or the name of a data set of TFDS")
     try:
-        return _data_set(DataConfig(source="tfds", name=given), feature_sets, shape)
+        crop = DataConfig().crop if trained is None else trained.config.data.crop
+        return _data_set(DataConfig(source="tfds", name=given, crop=crop), feature_sets, shape)
     except InputError as error:
         raise InputError(f"{missing}, and taken for a data set: {error}") from error
 
@@ -254,24 +253,6 @@ def tables(results: dict[str, dict[str, float]]) -> str:
     bands["distance (rms of logs)"] = results["spectrum"]["distance"]
     spectrum = [{"band": name, "variance drawn / variance of the data": value} for name, value in bands.items()]
     return f"{report.plain(rows, digits=5)}\n\n{report.plain(spectrum)}"
-
-
-def append(path: Path, record: dict) -> None:
-    """Adds a line of JSON to a file, whole or not at all, also where others add theirs."""
-    line = json_text(record).encode() + b"\n"
-    with open(path, "ab+", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(end - 1, 0))
-        cut_off = file.read(1) not in (b"", b"\n")  # by a version that did not take care
-        try:
-            written = file.write(b"\n" * cut_off + line)
-        except OSError:
-            written = 0
-            raise
-        finally:
-            if written < cut_off + len(line):
-                file.truncate(end)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ Size, channels, crop (`--config.data.crop=adm` is the published one) and backgro
 the classes lie beside the shards, in dataset.json. What cannot be read is left out by name. Run the same again to go on.
 """
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 from absl import flags
 
 from ssd_jax.data import make_source
@@ -27,17 +29,22 @@ OUT = flags.DEFINE_string("out", None, "Folder of the shards.", required=True)
 def main() -> None:
     config, out = read_config(), Path(OUT.value)
     data, shape = replace(config.data, balance=False), config.process.shape
+    if jax.process_count() > 1:
+        raise InputError(
+            f"launch.prepare is one process, but there are {jax.process_count()}; start one: it takes all cores"
+        )
     if data.source == "array_record":
         raise InputError("data.source is array_record, which is prepared already; give what it was prepared from")
     made = prepare(make_source(data, shape), out, shape=shape, crop=data.crop, background=data.background)
-    size = sum(shard["bytes"] for shard in made.shards)
+    size = sum(shard.bytes for shard in made.shards)
     left_out = f", {made.left_out} that cannot be read left out" if made.left_out else ""
     print(f"{out}: {made.images} images of {'x'.join(map(str, shape))}x{made.channels}, {size / 2**20:.1f} MiB{left_out}")
     if made.class_names:
         classes = [f"{name} {count}" for name, count in zip(made.class_names, made.class_counts, strict=True)]
         beside = made.images - sum(made.class_counts)
         print(f"classes: {few(classes)}{f'; {beside} images in none' if beside else ''} ({MANIFEST} has all)")
-    print(f"train with --config.data.source=array_record --config.data.folder={out} --config.data.crop={made.crop}")
+    flags = {"source": "array_record", "folder": out, "crop": made.crop, "background": made.background}
+    print("train with", *(shlex.quote(f"--config.data.{name}={value}") for name, value in flags.items()))
 
 
 if __name__ == "__main__":

@@ -5,14 +5,13 @@ python -m launch.train --config mine.py --workdir runs/tuned --init_from runs/x 
 """
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from absl import flags
 
 import ssd_jax
 from ssd_jax.config import Config
 from ssd_jax.errors import InputError
-from ssd_jax.interop.published import import_checkpoint
+from ssd_jax.interop.published import read_checkpoint
 from ssd_jax.network.flexi_unet import FlexiUNetConfig
 
 from .common.command import run
@@ -44,9 +43,7 @@ def published(file: Path, config: Config) -> ssd_jax.Trained:
     if not isinstance(config.model, FlexiUNetConfig):
         raise InputError(f"--init_from {str(file)!r} is a file, which only the network flexi_unet can start from")
     sizes = [config.process.shape[0] >> level for level in config.model.attention_levels]
-    with TemporaryDirectory() as folder:
-        run = Path(folder) / "run"
-        return import_checkpoint(file, run, config.process, attention_resolutions=sizes, num_heads=config.model.num_heads)
+    return read_checkpoint(file, config.process, attention_resolutions=sizes, num_heads=config.model.num_heads)
 
 
 if __name__ == "__main__":

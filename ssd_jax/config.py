@@ -135,6 +135,8 @@ def _upgraded(plain: dict, written: int) -> dict:
         for old, new in (("tfds_name", "name"), ("tfds_split", "split")):
             if old in data:
                 data[new] = data.pop(old)
+        if data.get("source", "openmoji") != "folder":
+            data.pop("split_file", None)  # which had no effect
     return plain
 
 

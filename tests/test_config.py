@@ -99,6 +99,8 @@ BAD = {
     "train.keep_every is 1500, but must be a multiple of train.checkpoint_every, 1000, or 0": {
         "train": {"keep_every": 1500}
     },
+    "data.split_file is given, but data.source 'tfds' takes none": {"data": {"source": "tfds", "split_file": "x"}},
+    "data.crop is adm, but the emoji of data.source openmoji are drawn at their size: area": {"data": {"crop": "adm"}},
     "data.crop is 'middle', but must be one of: area, adm": {"data": {"crop": "middle"}},
     "train.stage_sampling is 'all', but must be one of: mixed, single": {"train": {"stage_sampling": "all"}},
     "process.noise_schedule is 'quadratic'.*linear, cosine": {"process": {"noise_schedule": "quadratic"}},

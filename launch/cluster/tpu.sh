@@ -14,13 +14,14 @@ here=(--zone "$ZONE")
 state() { "${tpus[@]}" queued-resources describe "$name" "${here[@]}" --format 'value(state.state)'; }
 state >/dev/null 2>&1 || "${tpus[@]}" queued-resources create "$name" "${here[@]}" --node-id "$name" --spot \
     --accelerator-type "$kind" --runtime-version "${RUNTIME:-v2-alpha-tpuv5-lite}"
-until [[ $(state) == ACTIVE ]]; do
-    if [[ $(state) =~ FAILED|SUSPEND ]]; then
-        echo "error: the queued resource $name is $(state); delete it, and run the same again" >&2
+while found=$(state) && [[ $found != ACTIVE ]]; do
+    if [[ $found =~ FAILED|SUSPEND ]]; then
+        echo "error: the queued resource $name is $found; delete it, and run the same again" >&2
         exit 1
     fi
     sleep "${POLL:-30}"
 done
+[[ $found == ACTIVE ]] # gcloud has said why it is not
 
 "${tpus[@]}" tpu-vm ssh "$name" "${here[@]}" --worker all --command "set -e
     sudo apt-get install -qq nfs-common

@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from ssd_jax.build import build
-from ssd_jax.data import ArraySource, Source, make_iterator, make_source
+from ssd_jax.data import ArraySource, Source, image_batches, make_iterator, make_source
 from ssd_jax.data.pipeline import Batches
 from ssd_jax.data.protocol import ReadableSource
 from ssd_jax.training.stage_sampling import allocate
@@ -36,12 +36,13 @@ def main() -> None:
     config = read_config()
     source, settings = make_source(config.data, config.process.shape), config.train
     indices = np.random.default_rng(settings.seed).permutation(len(source))
-    memory = [item for item in (source[i] for i in indices[:IN_MEMORY]) if item is not None]
-    loaded = ArraySource(np.stack([item["image"] for item in memory]))
+    loaded = ArraySource(np.concatenate(list(image_batches(source, IN_MEMORY))))
     count = -(-NUM.value // settings.batch_size)
 
     def batches(of: Source) -> Callable[[], None]:
-        return partial(_take, make_iterator(of, batch_size=settings.batch_size, seed=0, flip=config.data.flip), count)
+        return partial(
+            _take, partial(make_iterator, of, batch_size=settings.batch_size, seed=0, flip=config.data.flip), count
+        )
 
     runs = {
         f"pipeline of {config.data.source}": batches(source),
@@ -56,7 +57,8 @@ def main() -> None:
     print(f"training takes {flops / settings.batch_size / 1e9:.3g} GFLOP an image")
 
 
-def _take(iterator: Batches, count: int) -> None:
+def _take(make: Callable[[], Batches], count: int) -> None:
+    iterator = make()
     for _ in range(count):
         next(iterator)
 

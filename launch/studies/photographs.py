@@ -65,12 +65,17 @@ def main() -> None:
 
 def named(files: list[Path], names: Path) -> list[Path]:
     """The files whose paths end as the lines of a text file do. Raises InputError for a line that is the end of none."""
-    lines = [line.strip() for line in names.read_text("utf-8").splitlines()]
+    try:
+        lines = [line.strip() for line in names.read_text("utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"--names {str(names)!r} is no text in UTF-8; give one path a line") from error
     wanted = [Path(line).parts for line in lines if line and not line.startswith("#")]
+    if not wanted:
+        raise InputError(f"--names {str(names)!r} lists nothing; give one path a line")
     found = {each: [file for file in files if file.parts[-len(each) :] == each] for each in wanted}
     if missing := ["/".join(each) for each in wanted if not found[each]]:
         raise InputError(f"--names {str(names)!r} lists what is no JPEG below --folder: {few(missing)}; unpack it there")
-    return sorted(file for some in found.values() for file in some)
+    return sorted({file for some in found.values() for file in some})
 
 
 def read_shrunk(file: Path) -> UInt8[np.ndarray, "h w 3"] | None:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, get_args, get_origin
 
 import cv2
 import numpy as np
@@ -17,7 +17,8 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from jaxtyping import UInt8
 from PIL import Image
 
-from ssd_jax.errors import InputError, as_type, one_line
+from ssd_jax.data.encoded import ImageLook
+from ssd_jax.errors import InputError, as_type, field_types, one_line
 from ssd_jax.files.channels import WHITE, Colour, with_channels
 from ssd_jax.files.json_file import read_json
 
@@ -51,6 +52,16 @@ def label_of(record: bytes) -> int:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """A file of records: its name, how many images it holds, its size and SHA-256."""
+
+    file: str
+    images: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What dataset.json says of prepared images.
 
@@ -63,8 +74,8 @@ class Manifest:
         class_counts: images of each class.
         images: how many there are.
         left_out: how many of the data could not be read.
-        source: fingerprint of the data.
-        shards: names of the files, in order, each with its images, bytes and SHA-256.
+        source: fingerprint of the data, if they have one.
+        shards: in order.
     """
 
     shape: tuple[int, ...]
@@ -75,8 +86,8 @@ class Manifest:
     class_counts: tuple[int, ...]
     images: int
     left_out: int
-    source: str
-    shards: tuple[dict[str, Any], ...]
+    source: str | None
+    shards: tuple[Shard, ...]
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -92,9 +103,20 @@ def read_manifest(folder: Path) -> Manifest:
     if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
         raise InputError(f"{str(file)!r} is of another version, or not of launch.prepare; prepare the data again")
     try:
-        return Manifest(**{name: as_type(name, found[name], kind) for name, kind in Manifest.__annotations__.items()})
-    except (KeyError, InputError) as error:
+        return Manifest(**{name: _read_field(name, kind, found[name]) for name, kind in field_types(Manifest).items()})
+    except (KeyError, TypeError, InputError) as error:
         raise InputError(f"{str(file)!r} is damaged ({one_line(error)}); prepare the data again") from error
+
+
+def _read_field(name: str, kind: Any, value: Any) -> Any:
+    """A field of the manifest. Tuples may be longer than those of configs."""
+    if get_origin(kind) is not tuple or ... not in get_args(kind):
+        return as_type(name, value, kind)
+    of = get_args(kind)[0]
+    if of is Shard:
+        fields = field_types(Shard)
+        return tuple(Shard(**{each: as_type(each, shard[each], kind) for each, kind in fields.items()}) for shard in value)
+    return tuple(as_type(name, each, of) for each in value)
 
 
 class ArrayRecordSource:
@@ -107,8 +129,11 @@ class ArrayRecordSource:
         background: RGB, 0..255: shows through images of 4 channels if fewer are asked for.
         crop: what they must have been cut by.
 
+    An image whose record is damaged is reported and is None.
+
     Raises:
-        InputError: if they are not there, not whole or not finished, or were prepared for another shape, crop or channels.
+        InputError: if they are not there, not whole or not finished, or were prepared for another shape, crop, background
+            or channels.
     """
 
     def __init__(
@@ -121,14 +146,13 @@ class ArrayRecordSource:
         crop: str = "area",
     ):
         self._folder, manifest = Path(folder), read_manifest(Path(folder))
-        _compare(folder, manifest, shape, crop)
-        if channels == 4 and manifest.channels != 4:
-            raise InputError(f"data.channels is 4, but {folder!r} was prepared with {manifest.channels}; set it to 3 or 1")
+        _compare(folder, manifest, ImageLook(shape, channels, background, crop))
         self.channels, self._own, self._background = channels or manifest.channels, manifest.channels, background
         self.class_names, self._manifest = manifest.class_names, manifest
+        self._unreadable: set[int] = set()
         self._records = ArrayRecordDataSource(_whole(self._folder, manifest.shards))
         self.labels = _labels(self._folder / LABELS, manifest.images)
-        self.fingerprint = " ".join(["array_record", *(shard["sha256"][:16] for shard in manifest.shards)])
+        self.fingerprint = " ".join(["array_record", *(shard.sha256[:16] for shard in manifest.shards)])
 
     def __len__(self) -> int:
         return self._manifest.images
@@ -137,7 +161,10 @@ class ArrayRecordSource:
         try:
             image, label = decode_record(self._records[int(index)], self._own)
         except Exception as error:  # of ArrayRecord, for flipped bits
-            logger.warning("image %d of %r is left out: %s", index, str(self._folder), one_line(error))
+            if int(index) not in self._unreadable:
+                self._unreadable.add(int(index))
+                told = (int(index), str(self._folder), one_line(error), len(self._unreadable))
+                logger.warning("image %d of %r is left out: %s (%d so far)", *told)
             return None
         return {"image": with_channels(image, self.channels, self._background), "label": np.asarray(label, np.int32)}
 
@@ -153,32 +180,33 @@ def _labels(file: Path, count: int) -> np.ndarray:
     return labels
 
 
-def _compare(folder: str, manifest: Manifest, shape: tuple[int, ...], crop: str) -> None:
-    """Raises InputError unless images were prepared for a config."""
-    if manifest.shape != tuple(shape):
-        raise InputError(
-            f"{folder!r} was prepared for process.shape {manifest.shape}, but it is {tuple(shape)}; set it, or prepare the "
-            "data for it"
-        )
-    if manifest.crop != crop:
-        raise InputError(
-            f"{folder!r} was prepared with data.crop {manifest.crop}, but it is {crop}; set "
-            f"--config.data.crop={manifest.crop}"
-        )
+def _compare(folder: str, manifest: Manifest, look: ImageLook) -> None:
+    """Raises InputError unless images were prepared to look as a config says."""
+    flags = {"process.shape": (manifest.shape, look.shape), "data.crop": (manifest.crop, look.crop)}
+    if manifest.channels < 4:
+        flags["data.background"] = (manifest.background, look.background)
+    for name, (before, now) in flags.items():
+        if tuple(before) != tuple(now):
+            raise InputError(
+                f"{folder!r} was prepared with {name} {before}, but it is {now}; set --config.{name}={before}, or prepare "
+                "the data again"
+            )
+    if look.channels == 4 and manifest.channels != 4:
+        raise InputError(f"data.channels is 4, but {folder!r} was prepared with {manifest.channels}; set it to 3 or 1")
 
 
-def _whole(folder: Path, shards: Sequence[dict[str, Any]]) -> list[str]:
+def _whole(folder: Path, shards: Sequence[Shard]) -> list[str]:
     """The paths of shards, as ArrayRecord wants them. Raises InputError if one is missing or has another size."""
     paths = []
     for shard in shards:
-        path = folder / shard["file"]
+        path = folder / shard.file
         try:
             size = path.stat().st_size
         except OSError as error:
             raise InputError(
                 f"shard {str(path)!r} is missing: {error.strerror}; copy it again, or prepare again"
             ) from error
-        if size != shard["bytes"]:
-            raise InputError(f"shard {str(path)!r} has {size} bytes, but {shard['bytes']} were written; copy it again")
-        paths.append(f"{path}[0:{shard['images']}]")
+        if size != shard.bytes:
+            raise InputError(f"shard {str(path)!r} has {size} bytes, but {shard.bytes} were written; copy it again")
+        paths.append(f"{path}[0:{shard.images}]")
     return paths

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import UInt8
@@ -58,13 +59,16 @@ class EncodedImages:
         return len(self._names)
 
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "..."] | None:
-        image = self._decoded(index, self.channels)
-        return None if image is None else CROPS[self._look.crop](image, self._look.shape)
+        return self._tried(index, lambda: CROPS[self._look.crop](self._decoded(index, self.channels), self._look.shape))
 
-    def _decoded(self, index: int, channels: int | None = None) -> np.ndarray | None:
-        """The image as it is, with its own channels unless told; None, having said why, if it cannot be read."""
+    def _decoded(self, index: int, channels: int | None = None) -> np.ndarray:
+        """The image as it is, with its own channels unless told."""
+        return decode(self._read(index), channels, self._look.background)
+
+    def _tried(self, index: int, function: Callable[[], np.ndarray]) -> np.ndarray | None:
+        """What the function makes of an image; None, having said why, if it cannot be read."""
         try:
-            return decode(self._read(index), channels, self._look.background)
+            return function()
         except InputError as error:
             if index not in self._unreadable:
                 self._unreadable.add(index)
@@ -77,7 +81,8 @@ class EncodedImages:
         if channels in (1, 3):
             return channels
         chosen = np.unique(np.linspace(0, len(self) - 1, min(PROBED, len(self))).astype(int)).tolist()
-        images = [image for image in map(self._decoded, chosen) if image is not None]
+        tried = (self._tried(index, partial(self._decoded, index)) for index in chosen)
+        images = [image for image in tried if image is not None]
         transparent = [image.shape[-1] == 4 and image[..., 3].min() < 255 for image in images]
         if channels == 4 and not any(transparent):
             raise InputError(

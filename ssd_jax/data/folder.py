@@ -56,7 +56,7 @@ class FolderSource:
         self._paths = _split(self._root, listed, Path(split_file)) if split_file else listed
         self.labels = _labels(self._paths, self.class_names)
         self._warn_of_classes()
-        look = ImageLook(shape, channels, background, crop)
+        look, self._crop = ImageLook(shape, channels, background, crop), crop
         self._images = EncodedImages(
             lambda index: read(self._root / self._paths[index]), self._paths, str(self._root), look
         )
@@ -64,8 +64,8 @@ class FolderSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the names, sizes and times of its images, and of the list of them."""
-        return f"folder {fingerprint(self._root, self._paths)}"
+        """Of the names, sizes and times of its images, of the list of them, and of how they are cut."""
+        return f"folder {self._crop} {fingerprint(self._root, self._paths)}"
 
     def __len__(self) -> int:
         return len(self._paths)

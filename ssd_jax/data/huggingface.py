@@ -50,7 +50,8 @@ class HuggingFaceSource:
         if image is None:
             raise InputError(f"Hugging Face data set {name!r} has no column of images, only: {few(data.features)}")
         self.class_names = tuple(data.features[label].names) if label else ()
-        self.labels = np.array(data[label] if label else np.zeros(len(data)), np.int32)
+        labels = data[label] if label else np.zeros(len(data))
+        self.labels = np.array([-1 if each is None else each for each in labels], np.int32)
         encoded = data.select_columns(image).cast_column(image, datasets.Image(decode=False))
         self._images = EncodedImages(
             lambda index: _bytes(encoded[index][image]),
@@ -59,7 +60,7 @@ class HuggingFaceSource:
             ImageLook(shape, channels, background, crop),
         )
         self.channels = self._images.channels
-        self.fingerprint = f"huggingface {name} {split} {len(data)} {data._fingerprint}"
+        self.fingerprint = f"huggingface {crop} {name} {split} {len(data)} {data._fingerprint}"
 
     def __len__(self) -> int:
         return len(self._images)
@@ -81,7 +82,12 @@ def _open(datasets: Any, name: str, split: str) -> Any:
     folder = Path(name)
     if any((folder / each).exists() for each in SAVED):
         saved = datasets.load_from_disk(name)
-        return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+        if isinstance(saved, datasets.DatasetDict):
+            return saved[split]
+        own = str(saved.split or "train")
+        if own != split:
+            raise InputError(f"it is of one split, {own}; set --config.data.split={own}")
+        return saved
     return datasets.load_dataset(name, split=split)
 
 

@@ -18,11 +18,13 @@ from ssd_jax.data.protocol import NONE_READABLE, Source
 from ssd_jax.errors import InputError, brief, one_line
 from ssd_jax.files.channels import Colour
 from ssd_jax.files.json_file import json_text, parse_json, read_json, write_json
+from ssd_jax.files.lease import lease
 from ssd_jax.files.paths import check_writable, write_atomically
 
 T = TypeVar("T")
 
 BEGUN = "preparing.json"  # what is being prepared, until all of it is
+LEASE = "lock.json"  # of who prepares it
 SHARD = 2**27  # bytes of a shard's images as arrays
 AHEAD = 8  # images that wait for each thread
 
@@ -41,18 +43,24 @@ def prepare(source: Source, out: Path, *, shape: tuple[int, ...], crop: str, bac
         InputError: if none of the images can be read, or `out` holds anything else, or other data.
     """
     asked = {"shape": shape, "channels": source.channels, "crop": crop, "background": background}
-    asked |= {"class_names": source.class_names, "source": getattr(source, "fingerprint", None) or "unknown"}
+    asked |= {"class_names": source.class_names, "source": getattr(source, "fingerprint", None)}
     asked = parse_json(json_text({"format": FORMAT, **asked}))
     check_writable(out)
-    if (out / MANIFEST).exists():
-        _compare(out / MANIFEST, asked)
-        return read_manifest(out)
-    if (out / BEGUN).exists():
-        _compare(out / BEGUN, asked | {"images": len(source)})
-    elif out.exists() and any(out.iterdir()):
+    begun = next((out / name for name in (MANIFEST, BEGUN) if (out / name).exists()), None)
+    if begun is None and out.exists() and any(out.iterdir()):
         raise InputError(f"{str(out)!r} is not an empty folder; choose another, nothing is overwritten")
-    write_json(out / BEGUN, asked | {"images": len(source)})
-    done = [_told(shard) for shard in _write_shards(source, out, shape)]
+    if begun is not None:
+        _compare(begun, asked)
+    if begun is not None and begun.name == MANIFEST:
+        return read_manifest(out)
+    write_json(out / BEGUN, asked)
+    with lease(out / LEASE):
+        return _prepared(source, out, asked)
+
+
+def _prepared(source: Source, out: Path, asked: dict[str, Any]) -> Manifest:
+    """Writes what is missing of the shards, then what they are together."""
+    done = [_told(shard) for shard in _write_shards(source, out, tuple(asked["shape"]))]
     labels = np.array([label for each in done for label in each.pop("labels")], np.int32)
     if not len(labels):
         raise InputError(NONE_READABLE.format(len(source)))
@@ -68,6 +76,11 @@ def prepare(source: Source, out: Path, *, shape: tuple[int, ...], crop: str, bac
 def _compare(file: Path, asked: dict[str, Any]) -> None:
     """Raises InputError, naming what differs, if what is asked for is not what a folder was begun with."""
     found = read_json(file)
+    if asked["source"] is None:
+        raise InputError(
+            f"{str(file.parent)!r} was begun before, and these data have no fingerprint to tell whether they are the same; "
+            "choose another folder, nothing is overwritten"
+        )
     for name, value in asked.items():
         if not isinstance(found, dict) or found.get(name) != value:
             before = brief(found.get(name)) if isinstance(found, dict) else "unreadable"
@@ -99,26 +112,32 @@ def _write_shard(file: Path, records: Iterable[bytes | None], bar: tqdm) -> None
     """A shard and, beside it, what it holds; the latter last."""
     temporary, labels = file.with_name(f".{file.name}.{os.getpid()}.tmp"), []
     try:
-        writer = ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
+        writer = _told_clearly(file, ArrayRecordWriter, str(temporary), "group_size:1,uncompressed")
         for record in records:
             bar.update()
             if record is not None:
-                writer.write(record)
+                _told_clearly(file, writer.write, record)
                 labels.append(label_of(record))
-        writer.close()
+        _told_clearly(file, writer.close)
         with open(temporary, "rb") as written:
             told = {
                 "bytes": os.fstat(written.fileno()).st_size,
                 "sha256": hashlib.file_digest(written, "sha256").hexdigest(),
             }
         os.replace(temporary, file)
-    except RuntimeError as error:  # of ArrayRecord
-        raise InputError(
-            f"{str(file)!r} cannot be written: {one_line(error)}; make room, and run the same again"
-        ) from error
     finally:
         temporary.unlink(missing_ok=True)
     write_json(_beside(file), {"file": file.name, "images": len(labels), **told, "labels": labels})
+
+
+def _told_clearly(file: Path, function: Callable[..., T], *arguments: Any) -> T:
+    """Calls something of ArrayRecord's. Raises InputError if it cannot write."""
+    try:
+        return function(*arguments)
+    except RuntimeError as error:
+        raise InputError(
+            f"{str(file)!r} cannot be written: {one_line(error)}; make room, and run the same again"
+        ) from error
 
 
 def _beside(shard: Path) -> Path:

@@ -19,6 +19,7 @@ from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name, check_range,
 from ssd_jax.files.channels import WHITE, Colour
 from ssd_jax.files.crops import CROPS
 
+WITHOUT_SPLIT_FILE = ("openmoji", "array_record", "tfds", "huggingface", "webdataset")
 PYTHON = "python"  # the source of runs that were trained on an object of the caller's
 
 
@@ -58,6 +59,12 @@ class DataConfig:
     def __post_init__(self):
         check_name("data.source", self.source, (*SOURCES, PYTHON), HOW_TO_REGISTER)
         check_name("data.crop", self.crop, CROPS)
+        if self.split_file is not None and self.source in WITHOUT_SPLIT_FILE:
+            raise InputError(f"data.split_file is given, but data.source {self.source!r} takes none; only folder does")
+        if self.source == "openmoji" and self.crop != "area":
+            raise InputError(
+                f"data.crop is {self.crop}, but the emoji of data.source openmoji are drawn at their size: area"
+            )
         if self.channels is not None:
             check_name("data.channels", self.channels, CHANNELS)
         if self.classes is not None:

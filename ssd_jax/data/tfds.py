@@ -56,7 +56,7 @@ class TfdsSource:
         if channels == 4 and own != 4:
             raise InputError(f"data.channels is 4, but the images of TFDS data set {name!r} have {own}; set it to 3 or 1")
         self.channels, self._shape, self._background, self._crop = channels or own, shape, background, CROPS[crop]
-        self.fingerprint = f"tfds {builder.info.full_name} {split} {len(self._items)}"  # with its version
+        self.fingerprint = f"tfds {crop} {builder.info.full_name} {split} {len(self._items)}"  # with its version
 
     def __len__(self) -> int:
         return len(self._items)

@@ -1,7 +1,9 @@
 """Tar files in the WebDataset layout: the files of an example have one name, and tell by their suffixes what they are."""
 
 import hashlib
+import logging
 import tarfile
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple, SupportsIndex
 
@@ -11,9 +13,13 @@ from tqdm import tqdm
 from ssd_jax.data.encoded import EncodedImages, ImageLook
 from ssd_jax.errors import InputError, one_line
 from ssd_jax.files.channels import WHITE, Colour
-from ssd_jax.files.listing import SUFFIXES
+from ssd_jax.files.listing import OTHER_SUFFIXES, SUFFIXES
 
 CLASS = ".cls"  # suffix of a class's number, as text
+MAX_CLASSES = 2**20
+BLOCK = 512  # bytes; one of zeros ends a tar file
+
+logger = logging.getLogger(__name__)
 
 
 class _Member(NamedTuple):
@@ -54,17 +60,21 @@ class WebDatasetSource:
             raise InputError(f"{folder!r} holds no .tar file at any depth; give a folder of WebDataset's tar files")
         self._members: list[_Member] = []
         names, labels = [], []
+        others: Counter[str] = Counter()
         for number, tar in enumerate(tqdm(self._tars, "listing tar files", disable=len(self._tars) < 8)):
-            for name, (member, label) in _listed(number, tar).items():
+            for name, (member, label) in _listed(number, tar, others).items():
                 self._members.append(member)
                 names.append(f"{tar.relative_to(folder)}/{name}")
                 labels.append(label)
+        if others:
+            told = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+            logger.warning("%r: left out images that are not read: %s; convert them to use them", folder, told)
         self.labels, self.class_names = _classes(folder, labels)
         look = ImageLook(shape, channels, background, crop)
         self._images = EncodedImages(self._read, names, folder, look)
         self.channels = self._images.channels
         told = "".join(f"{tar} {tar.stat().st_size} {tar.stat().st_mtime_ns}\n" for tar in self._tars)
-        self.fingerprint = f"webdataset {hashlib.sha256(told.encode()).hexdigest()[:16]}"
+        self.fingerprint = f"webdataset {crop} {hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
     def __len__(self) -> int:
         return len(self._members)
@@ -83,8 +93,8 @@ class WebDatasetSource:
             raise InputError(f"it cannot be read: {error.strerror}") from error
 
 
-def _listed(number: int, tar: Path) -> dict[str, tuple[_Member, int | None]]:
-    """The image of every example of a tar file, by its name, and its class."""
+def _listed(number: int, tar: Path, others: Counter[str]) -> dict[str, tuple[_Member, int | None]]:
+    """The image of every example of a tar file, by its name, and its class; counts `others`, images that are not read."""
     images: dict[str, tuple[str, _Member]] = {}
     classes: dict[str, int] = {}
     try:
@@ -93,14 +103,25 @@ def _listed(number: int, tar: Path) -> dict[str, tuple[_Member, int | None]]:
                 key, suffix = _split(each.name)
                 if not each.isfile():
                     continue
-                if suffix == CLASS:
+                if suffix.endswith(CLASS):
+                    if suffix != CLASS:
+                        raise InputError(
+                            f"{str(tar)!r} has {each.name}, but a name must have no dot before {CLASS}; rename it"
+                        )
                     content = file.extractfile(each)
-                    text = content.read(9).strip() if content else b""
+                    text = content.read(BLOCK).strip() if content else b""
                     classes[key] = int(text) if text.isdigit() else -1
                 elif suffix.endswith(SUFFIXES):
                     if key in images:
                         raise InputError(f"{str(tar)!r} has several images of one example: {images[key][0]}, {each.name}")
                     images[key] = each.name, _Member(number, each.offset_data, each.size)
+                elif suffix.endswith(OTHER_SUFFIXES):
+                    others[suffix[suffix.rindex(".") :]] += 1
+            end = file.offset
+        with open(tar, "rb") as raw:  # tarfile takes whatever is no header for the end
+            raw.seek(end)
+            if raw.read(BLOCK) != bytes(BLOCK):
+                raise tarfile.ReadError("it is damaged or cut short")
     except (tarfile.TarError, EOFError, OSError) as error:
         raise InputError(f"{str(tar)!r} cannot be read as a tar file without compression: {one_line(error)}") from error
     return {name: (member, classes.get(key)) for key, (name, member) in images.items()}
@@ -120,6 +141,8 @@ def _classes(folder: str, labels: list[int | None]) -> tuple[np.ndarray, tuple[s
     known = [label for label in labels if label is not None]
     if not known:
         return np.zeros(len(labels), np.int32), ()
+    if max(known) >= MAX_CLASSES:
+        raise InputError(f"{folder!r} has class {max(known)}, but classes are numbers from 0 to {MAX_CLASSES - 1}")
     if len(known) < len(labels) or min(known) < 0:
         wrong = len(labels) - sum(label >= 0 for label in known)
         raise InputError(f"{wrong} of {len(labels)} images of {folder!r} have no class, a number from 0 in a {CLASS} file")

@@ -7,6 +7,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from ssd_jax.errors import InputError
+from ssd_jax.files.decode import LARGEST
+
 
 def area(
     image: UInt8[np.ndarray, "_ _ channels"], shape: tuple[int, ...]
@@ -43,7 +46,13 @@ def adm(
     Args:
         image: uint8 [h', w', 1, 3 or 4]. What is transparent lends its colour to no neighbour.
         shape: (h, w) of the result.
+
+    Raises:
+        InputError: for an image that would be enlarged to more than LARGEST pixels before it is cut.
     """
+    scale = max(shape[0] / image.shape[0], shape[1] / image.shape[1])
+    if scale**2 * image.shape[0] * image.shape[1] > LARGEST:
+        raise InputError(f"it is {image.shape[1]}x{image.shape[0]}, too thin to be cut by adm; take area")
     (h, w), picture = shape, Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     while picture.height >= 2 * h and picture.width >= 2 * w:
         picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,7 +12,7 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  # made when it is imported
 
-from ssd_jax.files.json_file import json_text
+from ssd_jax.files.json_file import append_json
 
 METRICS = "metrics.jsonl"
 
@@ -26,19 +25,18 @@ class Events:
 
     Attributes:
         file: of events, to append to; None writes nothing.
-        lines: a line of JSON for every call of `scalars`: {"step": .., "time": seconds since 1970, "loss": .., ..}. Where
-            training went on from an earlier step, steps come again; the last line of a step holds.
+        lines: file of a line of JSON for every call of `scalars`: {"step": .., "time": seconds since 1970, "loss": .., ..}.
+            Where training went on from an earlier step, steps come again; the last line of a step holds.
     """
 
     file: EventsWriter | None
-    lines: IO[str] | None = None
+    lines: Path | None = None
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Points of curves by name. Raises OSError if they cannot be written."""
         self._write([summary.scalar(name, value) for name, value in values.items()], step)
         if self.lines is not None:
-            self.lines.write(json_text({"step": step, "time": time.time(), **values}) + "\n")
-            self.lines.flush()
+            append_json(self.lines, {"step": step, "time": time.time(), **values})
 
     def picture(self, name: str, picture: UInt8[np.ndarray, "h w c"], step: int) -> None:
         """A picture. Raises OSError if it cannot be written."""
@@ -63,7 +61,6 @@ def open_events(folder: Path, *, write: bool) -> Iterator[Events]:
         return
     file = EventsWriter(str(folder / "events"))
     try:
-        with open(folder / METRICS, "a", encoding="utf-8") as lines:
-            yield Events(file, lines)
+        yield Events(file, folder / METRICS)
     finally:
         file.close()

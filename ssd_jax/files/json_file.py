@@ -1,7 +1,9 @@
 """JSON in and out: what is written is JSON as the standard has it; what is read may be anybody's."""
 
+import fcntl
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +21,24 @@ def json_text(value: Any, indent: int | None = None) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Writes `json_text` and a line break, whole or not at all; parent folders are made."""
     write_atomically(path, lambda file: file.write(f"{json_text(value, indent=2)}\n".encode()))
+
+
+def append_json(path: Path, value: Any) -> None:
+    """Adds a line of JSON to a file, whole or not at all, also where others add theirs."""
+    line = json_text(value).encode() + b"\n"
+    with open(path, "ab+", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 1, 0))
+        cut_off = file.read(1) not in (b"", b"\n")  # by a version that did not take care
+        try:
+            written = file.write(b"\n" * cut_off + line)
+        except OSError:
+            written = 0
+            raise
+        finally:
+            if written < cut_off + len(line):
+                file.truncate(end)
 
 
 def parse_json(text: str) -> Any:

@@ -267,6 +267,15 @@ def import_checkpoint(
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise InputError(f"{str(workdir)!r} is not an empty folder; choose another --workdir, nothing is overwritten")
     check_writable(workdir.parent)
+    trained = read_checkpoint(path, process, attention_resolutions=attention_resolutions, num_heads=num_heads)
+    _write_run(workdir, trained.experiment, trained.step, trained.network.parameters)
+    return load(workdir)
+
+
+def read_checkpoint(
+    path: str | Path, process: ProcessConfig, *, attention_resolutions: Collection[int] = (16, 8), num_heads: int = 4
+) -> Trained:
+    """The weights of a published checkpoint, in memory; arguments and errors as of `import_checkpoint`."""
     state_dict, step = _weights(path)
     image_size, num_levels = process.shape[0], process.num_levels
     model = config_from_reference(
@@ -284,8 +293,7 @@ def import_checkpoint(
         check_finite(digests(parameters))
     except Damaged as error:
         raise InputError(f"{str(path)!r} cannot be used: {error}; download or train it again") from error
-    _write_run(workdir, experiment, step, parameters)
-    return load(workdir)
+    return Trained(experiment, experiment.denoiser(parameters), step)
 
 
 def _weights(path: str | Path) -> tuple[dict[str, np.ndarray], int]:

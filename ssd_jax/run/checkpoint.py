@@ -104,7 +104,8 @@ def check_room(workdir: Path, experiment: Experiment) -> None:
     settings, folder = experiment.config.train, workdir / "checkpoints"
     leaves = jax.tree.leaves(abstract_state(experiment.abstract_parameters).as_dict())
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    kept = settings.keep_latest + 1 + (settings.steps // settings.keep_every if settings.keep_every else 0)
+    multiples = settings.steps // settings.keep_every if settings.keep_every else 0
+    kept = min(settings.keep_latest + 1 + multiples, -(-settings.steps // settings.checkpoint_every))
     there = sum(path.name.isdecimal() for path in folder.iterdir()) if folder.is_dir() else 0
     needed = size * max(kept - there, 1)
     free = shutil.disk_usage(next(each for each in (workdir, *workdir.absolute().parents) if each.exists())).free

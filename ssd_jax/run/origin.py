@@ -27,6 +27,9 @@ MEANINGS = (
     ("denoiser", "conditioning"),
     ("process", "num_timesteps"),
     ("process", "noise_schedule"),
+    ("process", "noise_sigma"),
+    ("process", "zero_terminal_snr"),
+    ("process", "snr_policy"),
 )
 
 logger = logging.getLogger(__name__)
@@ -86,6 +89,11 @@ def start_from(state: TrainState, experiment: Experiment, origin: Trained, workd
     first_does(lambda: write_json(workdir / ORIGIN, record))
     parameters, ema = (_placed(tree, values) for tree in (state.parameters, state.ema[MAIN]))
     return replace(state, parameters=parameters, ema={MAIN: ema})
+
+
+def forget_origin(workdir: Path) -> None:
+    """Removes what a run that never saved anything left of where it started from."""
+    first_does(lambda: (workdir / ORIGIN).unlink(missing_ok=True))
 
 
 def check_origin(origin: Trained, workdir: Path) -> None:

@@ -27,7 +27,7 @@ from ssd_jax.processes import first_does, gathered
 from ssd_jax.run import checkpoint
 from ssd_jax.run.averages import keep_average
 from ssd_jax.run.interruption import noted_signals
-from ssd_jax.run.origin import check_origin, start_from
+from ssd_jax.run.origin import check_origin, forget_origin, start_from
 from ssd_jax.run.profile import Profiler
 from ssd_jax.run.trained import Trained, load
 from ssd_jax.run.workdir import claim_workdir, has_checkpoints, load_data, load_statistics, workdir_lease
@@ -91,7 +91,6 @@ def train(
     allocation = allocate(stages, settings, mesh.size, flops)  # these fail before anything is written
     drawn = config.sample
     plan_steps(experiment.process, solver=drawn.solver, num_steps=drawn.num_steps, spacing=drawn.spacing)
-    first_does(partial(checkpoint.check_room, workdir, experiment))
     iterator = make_iterator(source, batch_size=settings.batch_size, seed=settings.seed, flip=config.data.flip)
     with workdir_lease(workdir) as lease:
         first_does(partial(claim_workdir, workdir, config, experiment.statistics))
@@ -99,11 +98,13 @@ def train(
         kept = {"latest": settings.keep_latest, "every": settings.keep_every}
         with checkpoint.open_checkpoints(workdir, writable=True, **kept) as checkpoints:
             state, step = _first_or_latest(experiment, mesh, checkpoints, iterator)
-            if origin is not None and not checkpoints.steps:
-                state = start_from(state, experiment, origin, workdir)
+            if not checkpoints.steps:
+                forget_origin(workdir)
+                state = state if origin is None else start_from(state, experiment, origin, workdir)
             if step >= settings.steps:
                 logger.info("%s is at step %d already; raise train.steps to go on", workdir, step)
                 return
+            first_does(partial(checkpoint.check_room, workdir, experiment))
             train_step = compile_train_step(experiment.objective, settings, mesh)
             with open_events(workdir, write=jax.process_index() == 0) as events:
                 profiler = Profiler(workdir / "profile", profile)

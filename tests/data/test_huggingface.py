@@ -49,6 +49,8 @@ def test_parquet_and_saved_data_sets(tmp_path):
 
 
 def test_what_cannot_be_read_is_left_out(tmp_path, caplog):
+    data(label=(datasets.ClassLabel(names=["ant", "bee", "cat"]), [0, None, 1, 2, 0])).save_to_disk(tmp_path / "unlabelled")
+    np.testing.assert_array_equal(source(tmp_path / "unlabelled").labels, [0, -1, 1, 2, 0])
     values = {"image": [{"bytes": b"\x89PNG", "path": None}, None]}
     datasets.Dataset.from_dict(values, features=datasets.Features({"image": datasets.Image()})).save_to_disk(tmp_path / "x")
     found = source(tmp_path / "x")
@@ -73,6 +75,7 @@ def test_what_cannot_be_opened_is_said(tmp_path):
     for name, split, message in (
         (tmp_path / "nowhere", "train", r"split 'train', cannot be opened \("),
         (tmp_path / "splits", "tset", r"split 'tset', cannot be opened \("),
+        (tmp_path / "one", "test", "cannot be opened .it is of one split, train; set --config.data.split=train"),
         (tmp_path / "two", "train", "has several columns of ClassLabel: fine, coarse; rename the one to use to 'label'"),
         (tmp_path / "none", "train", "has no column of images, only: label"),
     ):

@@ -54,6 +54,10 @@ def test_what_cannot_be_read_is_left_out(tmp_path, caplog):
     )
     assert found[0] is None and found[1] is not None
     assert "x.tar/a.jpg' is left out: it is corrupt or truncated" in caplog.text
+    source(
+        write(tmp_path / "tiff" / "x.tar", {"__key__": "a", "jpg": png(IMAGES[0])}, {"__key__": "b", "tiff": b"II*"}).parent
+    )
+    assert "left out images that are not read: 1 .tiff; convert them to use them" in caplog.text
 
 
 def test_what_cannot_be_used_is_said(tmp_path):
@@ -62,6 +66,17 @@ def test_what_cannot_be_used_is_said(tmp_path):
     write(tmp_path / "word" / "x.tar", {"__key__": "a", "png": image, "cls": b"cat"})
     write(tmp_path / "two" / "x.tar", {"__key__": "a", "png": image, "seg.png": image})
     write(tmp_path / "none" / "x.tar", {"__key__": "a", "txt": "words"})
+    write(tmp_path / "dotted" / "x.tar", {"__key__": "a", "png": image, "01.cls": 1})
+    write(tmp_path / "huge" / "x.tar", {"__key__": "a", "png": image, "cls": b"1234567890"})
+    whole = write(tmp_path / "whole" / "x.tar", *({"__key__": str(i), "png": image} for i in range(3))).read_bytes()
+    second = whole.index(b"1.png")
+    for name, content in {
+        "header": whole[:second] + b"?" + whole[second + 1 :],
+        "boundary": whole[:second],
+        "within": whole[: second + 100],
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.tar").write_bytes(content)
     (tmp_path / "empty").mkdir()
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "x.tar").write_bytes(b"no tar file at all" * 100)
@@ -75,6 +90,11 @@ def test_what_cannot_be_used_is_said(tmp_path):
         "none": r"hold no image \(\.png, ",
         "empty": r"holds no \.tar file at any depth",
         "nowhere": r"holds no \.tar file at any depth",
+        "dotted": r"x\.tar' has a\.01\.cls, but a name must have no dot before \.cls; rename it",
+        "huge": "has class 1234567890, but classes are numbers from 0 to",
+        "header": "cannot be read as a tar file without compression",
+        "boundary": "cannot be read as a tar file without compression: it is damaged or cut short",
+        "within": "cannot be read as a tar file without compression",
         "half": r"x\.tar' cannot be read as a tar file without compression",
         "packed": r"x\.tar' cannot be read as a tar file without compression",
     }.items():

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssd_jax.errors import InputError
 from ssd_jax.files.crops import CROPS, adm, area
 
 RANDOM = np.random.default_rng(0)
@@ -83,6 +84,11 @@ def test_crops_have_the_shape_and_the_middle(name, given, channels):
     for shape in ((16, 16), (12, 20)):
         found = CROPS[name](image, shape)
         assert found.shape == (*shape, channels) and found.dtype == np.uint8 and (found == 90).all()
+
+
+def test_what_is_too_thin_for_adm_is_refused_before_memory_is_taken():
+    with pytest.raises(InputError, match="it is 1048576x1, too thin to be cut by adm; take area"):
+        adm(np.zeros((1, 2**20, 3), np.uint8), (64, 64))
 
 
 def test_adm_hides_what_is_transparent():

@@ -1,10 +1,11 @@
 import json
 import math
+import threading
 
 import pytest
 
 from ssd_jax.errors import InputError
-from ssd_jax.files.json_file import json_text, parse_json, read_json, write_json
+from ssd_jax.files.json_file import append_json, json_text, parse_json, read_json, write_json
 
 
 def test_what_is_not_finite_is_written_as_null():
@@ -43,3 +44,16 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         read_json(tmp_path / "missing.json")
     (tmp_path / "whole.json").write_text(json.dumps([1]))
     assert read_json(tmp_path / "whole.json") == [1]
+
+
+def test_lines_are_added_whole(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    path.write_text('{"cut off": ')
+    threads = [threading.Thread(target=append_json, args=(path, {"i": i, "x": float("inf")})) for i in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    first, *lines = path.read_text().splitlines()
+    assert first == '{"cut off": ' and sorted(json.loads(line)["i"] for line in lines) == list(range(20))
+    assert json.loads(lines[0])["x"] is None

@@ -259,7 +259,7 @@ def test_a_checkpoint_becomes_a_run(tmp_path):
     again = launch("launch.import_reference", f"--checkpoint={path}", f"--workdir={tmp_path}/run")
     assert again.returncode == 2 and "is not an empty folder" in again.stderr
     tuned = ["--config=openmoji32", f"--workdir={tmp_path}/tuned", f"--init_from={path}", "--config.train.steps=2"]
-    model = ["widths=(32,64)", f"attention_levels={trained.config.model.attention_levels}", "num_res_blocks=1"]
+    model = ["widths=(32,64)", "attention_levels=(0, 1)", "num_res_blocks=1"]
     tuned += [f"--config.model.{each}" for each in model]
     tuned += ["--config.process.image_size=16", "--config.process.num_levels=2", "--config.train.batch_size=8"]
     result = launch("launch.train", *tuned)

@@ -1,13 +1,12 @@
 """What `launch.evaluate` compares, and what it refuses before anything is drawn; without a run."""
 
 import json
-import threading
 
 import numpy as np
 import pytest
 
 from launch.common import folders
-from launch.evaluate import append, open_reference
+from launch.evaluate import open_reference
 from ssd_jax.data.encoding import PixelEncoding
 from ssd_jax.errors import InputError
 from ssd_jax.files.images import write_npz, write_png
@@ -156,16 +155,3 @@ def test_metrics_that_need_more_images_are_left_out():
     alike = measure_reference(sets, lambda: iter([IMAGES[:1].repeat(12, axis=0)]), data="alike", shape=(8, 8))
     found = evaluate(sets, lambda: iter([IMAGES]), alike)["both"]
     assert {"precision", "recall", "near_share"}.isdisjoint(found) and {"frechet", "kernel"} <= set(found)
-
-
-def test_lines_are_added_whole(tmp_path):
-    path = tmp_path / "evaluations.jsonl"
-    path.write_text('{"cut off": ')
-    threads = [threading.Thread(target=append, args=(path, {"i": i, "x": float("inf")})) for i in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    first, *lines = path.read_text().splitlines()
-    assert first == '{"cut off": ' and sorted(json.loads(line)["i"] for line in lines) == list(range(20))
-    assert json.loads(lines[0])["x"] is None

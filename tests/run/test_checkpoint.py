@@ -89,7 +89,15 @@ def test_the_latest_and_every_so_many_are_kept(tmp_path):
             ssd_jax.load(tmp_path, step=step)
 
 
-@pytest.mark.parametrize(("settings", "kept"), [({}, 3), ({"keep_latest": 1}, 2), ({"keep_every": 1000, "steps": 5000}, 8)])
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"steps": 5000}, 3),
+        ({"steps": 5000, "keep_latest": 1}, 2),
+        ({"steps": 9000, "keep_every": 2000}, 7),
+        ({"steps": 4}, 1),
+    ],
+)
 def test_too_little_room_is_said_before_training(tmp_path, monkeypatch, settings, kept):
     """For the checkpoints that stay and the one that is written: parameters, average and two moments, in float32."""
     experiment = experiment_of()

@@ -13,7 +13,7 @@ from ssd_jax.build import build
 from ssd_jax.config import Config, DenoiserConfig
 from ssd_jax.errors import InputError
 from ssd_jax.network.protocol import LABEL_TABLE
-from ssd_jax.run.origin import check_origin, start_from
+from ssd_jax.run.origin import check_origin, forget_origin, start_from
 from ssd_jax.run.trained import Trained
 from ssd_jax.training.ema import MAIN
 from ssd_jax.training.state import init_state
@@ -117,3 +117,6 @@ def test_a_run_goes_on_from_where_it_came_alone(tmp_path):
     check_origin(origin, tmp_path)
     with pytest.raises(InputError, match="holds a run that started from other weights; leave out init_from"):
         check_origin(trained(config(), seed=2), tmp_path)
+    forget_origin(tmp_path)  # as a run without one does that finds nothing saved
+    with pytest.raises(InputError, match="started from no other run"):
+        check_origin(origin, tmp_path)
