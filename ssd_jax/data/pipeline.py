@@ -12,7 +12,7 @@ import numpy as np
 from ssd_jax.data.protocol import ReadableSource, Source
 from ssd_jax.errors import InputError, check_seed
 
-THREADS = 16  # that decode, at most: they release the GIL for that alone
+THREADS = 16  # that decode, at most; or half the cores: they release the GIL for decoding alone, and wait for each other
 
 
 class Batches:
@@ -44,7 +44,7 @@ class Batches:
         mine = self._order[self._start + jax.process_index() :: jax.process_count()]
         # What is handed on is light until a thread makes a whole batch of it: over images Grain takes as long as decoding.
         batches = mine.batch(self._batch_size // jax.process_count(), drop_remainder=True).map(_Read(self._source))
-        threads = min(os.cpu_count() or 1, THREADS)
+        threads = min(max(1, (os.cpu_count() or 1) // 2), THREADS)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
         self._iterator = iter(batches.to_iter_dataset(options))
 
