@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ssd_jax.analysis.cost import path_cost, plan_cost
-from ssd_jax.build import Experiment, build
+from ssd_jax.build import Experiment
 from ssd_jax.config import Config, FlexiUNetConfig, ProcessConfig
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.protocol import NetworkConfig
@@ -23,7 +23,7 @@ from ssd_jax.sampling.sampler import sample
 
 from ..common import report
 from ..common.report import Row, Table
-from .timing import Tables, time_in_turns
+from .timing import Tables, built, time_in_turns
 
 CALLS = 8  # of a run that times a stay stage: enough to hide what starting it costs, as a real stage does
 SOLVERS = ("ancestral", "ddim", "dpmpp_2m")
@@ -76,7 +76,7 @@ def plan_seconds(plan: Plan, seconds: dict[Path, float]) -> float:
 
 def sampling(config: Config, levels: tuple[int, ...], repeats: int) -> Tables:
     """What a call of each stage costs, and from that a whole plan of each number of levels."""
-    experiment, batch = build(config), config.sample.num
+    experiment, batch = built(config), config.sample.num
     shapes, channels = experiment.process.level_shapes, experiment.encoding.channels
     plans = {n: whole_plan(config.process, n) for n in levels}
     denoise = clipped(new_denoiser(experiment), experiment.bounds)
@@ -125,7 +125,7 @@ def sampling(config: Config, levels: tuple[int, ...], repeats: int) -> Tables:
 
 def whole_samples(config: Config, levels: tuple[int, ...], repeats: int) -> Tables:
     """Whole calls of `ssd_jax.sample` of 30 steps, one level and all of them; and with a denoiser that costs nothing."""
-    experiment, batch = build(config), config.sample.num
+    experiment, batch = built(config), config.sample.num
     network, bounds = new_denoiser(experiment), experiment.bounds
     label = labels(config.model, batch)
     processes = {n: make_process(replace(config.process, num_levels=n)) for n in (levels[0], levels[-1])}

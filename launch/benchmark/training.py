@@ -9,7 +9,6 @@ from itertools import count
 import jax
 import numpy as np
 
-from ssd_jax.build import build
 from ssd_jax.compilation import collectives
 from ssd_jax.config import Config
 from ssd_jax.process.config import make_process
@@ -20,7 +19,7 @@ from ssd_jax.training.step import TrainStep, compile_train_step
 
 from ..common import report
 from ..common.report import Row, Table
-from .timing import Tables, time_in_turns
+from .timing import Tables, built, time_in_turns
 
 STEPS = 4  # that are timed in a row in "mixed" stage sampling, where stages take turns
 
@@ -74,7 +73,7 @@ class Training:
 
 def prepare(config: Config) -> Training:
     """Compiles a training step and makes its first state."""
-    mesh, experiment, batch = make_mesh(config.mesh), build(config), config.train.batch_size
+    mesh, experiment, batch = make_mesh(config.mesh), built(config), config.train.batch_size
     shape = (batch, *experiment.encoding.shape, experiment.encoding.channels)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     label = {"label": np.zeros(batch, np.int32)} if config.model.num_classes else {}

@@ -15,13 +15,12 @@ from functools import partial
 import numpy as np
 from absl import flags
 
-from ssd_jax.build import build
 from ssd_jax.data import ArraySource, Source, image_batches, make_iterator, make_source
 from ssd_jax.data.pipeline import Batches
 from ssd_jax.data.protocol import ReadableSource
 from ssd_jax.training.stage_sampling import allocate
 
-from ..benchmark.timing import time_in_turns
+from ..benchmark.timing import built, time_in_turns
 from ..common import report
 from ..common.command import run
 from ..common.config_flag import define_config, read_config
@@ -52,7 +51,7 @@ def main() -> None:
     images = count * settings.batch_size
     timings = time_in_turns(runs, REPEATS.value)
     print(report.plain([{"": name, "images/s": images / timing.seconds} for name, timing in timings.items()]))
-    objective = build(replace(config, data=replace(config.data, channels=source.channels))).objective
+    objective = built(replace(config, data=replace(config.data, channels=source.channels))).objective
     flops = allocate(objective.process.stages, settings, 1, objective.flops).flops(objective.flops)
     print(f"training takes {flops / settings.batch_size / 1e9:.3g} GFLOP an image")
 

@@ -8,7 +8,6 @@ set itself (`ssd_jax.empirical`), which has no weights to train. If both ratios 
 and the state does not hold more. Last, what the states hold: nats per image.
 """
 
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -19,12 +18,12 @@ from tqdm import tqdm
 
 import ssd_jax
 from ssd_jax.analysis.empirical import noisy_states, posterior_error, state_information
-from ssd_jax.data import make_source
 from ssd_jax.errors import InputError
 from ssd_jax.process.stages import Stage
 
 from ..common import report
 from ..common.command import run
+from .quality import different_images, predictions
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run with several levels.", required=True)
 BASELINE = flags.DEFINE_string("baseline", None, "Folder of a run with one level, same data and size.", required=True)
@@ -36,7 +35,7 @@ def main() -> None:
     ours, baseline = (ssd_jax.load(Path(folder)) for folder in (WORKDIR.value, BASELINE.value))
     if ours.process.shape != baseline.process.shape or baseline.process.num_levels != 1:
         raise InputError(f"--baseline {BASELINE.value!r} must be of one level and of {ours.process.shape} pixels")
-    images, labels = data(ours)
+    images, labels = different_images(ours, IMAGES.value)
     chosen = np.random.default_rng(0).choice(len(images), min(STATES.value, len(images)), replace=False)
     coarse = ours.process.degrade(images, ours.process.used_levels[-1])
     key = jax.random.key(0)
@@ -53,15 +52,6 @@ def main() -> None:
             row |= {name: a, f"{name}, 1 level": b, f"{name}, ratio": a / b}
         rows.append(row | {"nats": nats[0], "nats, 1 level": nats[1]})
     print(report.plain(rows))
-
-
-def data(trained: ssd_jax.Trained) -> tuple[jax.Array, np.ndarray]:
-    """Different images of the run's data, float32 [n, *shape, channels], and their labels, int [n]."""
-    source = make_source(trained.config.data, trained.process.shape)
-    indices = np.unique(np.linspace(0, len(source) - 1, min(IMAGES.value, len(source))).astype(int)).tolist()
-    items = [item for item in map(source.__getitem__, indices) if item is not None]
-    pixels, first = np.unique(np.stack([item["image"] for item in items]), axis=0, return_index=True)
-    return trained.encoding.encode(pixels), np.array([items[i]["label"] for i in first], np.int32)
 
 
 def timesteps(stages: tuple[Stage, ...]) -> list[tuple[int, Stage]]:
@@ -82,16 +72,9 @@ def network_error(
 ) -> float:
     """Mean squared error of the network's prediction, taken to the coarsest level of our process."""
     stage = next(stage for stage in trained.process.stages if stage.t_min <= t <= stage.t_max)
-    states = noisy_states(trained.process, images, t, key)
-    label = jnp.asarray(labels) if trained.config.model.num_classes else None
-    predicted = _predict(trained.denoiser, states, jnp.full(len(states), t), label, stage=stage)
+    predicted = predictions(trained, noisy_states(trained.process, images, t, key), labels, t, stage)
     last = ours.process.used_levels[-1]
     return float(jnp.mean(jnp.square(ours.process.degrade(predicted, last, start=stage.out_level) - coarse)))
-
-
-@partial(jax.jit, static_argnames="stage")
-def _predict(denoise, x, t, label, *, stage):
-    return denoise(x, t, label, stage=stage)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import numpy as np
 from absl import flags
 
 import ssd_jax
-from ssd_jax.build import build
 from ssd_jax.config import Config, config_from_json, config_json
 from ssd_jax.errors import InputError, check_range, unknown_name
 from ssd_jax.files import images
@@ -28,7 +27,7 @@ from ssd_jax.files.paths import check_writable, write_atomically
 from ssd_jax.training.ema import WIDEST
 from ssd_jax.training.stage_sampling import allocate
 
-from ..benchmark.timing import time_in_turns
+from ..benchmark.timing import built, time_in_turns
 from ..benchmark.training import prepare
 from ..common import report
 from ..common.command import provenance, run
@@ -192,7 +191,7 @@ def varied(config: Config, name: str, point: float, seed: int) -> Config:
 
 def step_flops(config: Config) -> float:
     """Operations of the gradients of a step, on average."""
-    objective = build(config).objective
+    objective = built(config).objective
     return allocate(objective.process.stages, config.train, 1, objective.flops).flops(objective.flops)
 
 

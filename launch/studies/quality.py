@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import ssd_jax
 from ssd_jax.analysis.cost import plan_cost
 from ssd_jax.config import Config
+from ssd_jax.data import make_source
 from ssd_jax.files import images
 from ssd_jax.files.json_file import read_json, write_json
 from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
+from ssd_jax.process.stages import Stage
 
 from ..common import folders
 
@@ -55,6 +58,26 @@ def measured(workdir: Path, num: int, batch: int, ema_width: float | None = None
     result = {"metrics": metrics, "gflops": cost.flops / 1e9, "relative_flops": cost.relative_flops}
     write_json(file, result)
     return result
+
+
+def different_images(trained: ssd_jax.Trained, limit: int) -> tuple[jax.Array, np.ndarray]:
+    """At most `limit` of the run's data, no two alike, float32 [n, *shape, channels], and their labels, int [n]."""
+    source = make_source(trained.config.data, trained.process.shape)
+    indices = np.unique(np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int)).tolist()
+    items = [item for item in map(source.__getitem__, indices) if item is not None]
+    pixels, first = np.unique(np.stack([item["image"] for item in items]), axis=0, return_index=True)
+    return trained.encoding.encode(pixels), np.array([items[i]["label"] for i in first], np.int32)
+
+
+def predictions(trained: ssd_jax.Trained, states: jax.Array, labels: np.ndarray, t: int, stage: Stage) -> jax.Array:
+    """z-hat of states [n, ..] at t, of images of these labels, [n, ..] at stage.out_level."""
+    label = jnp.asarray(labels) if trained.config.model.num_classes else None
+    return _predict(trained.denoiser, states, jnp.full(len(states), t), label, stage=stage)
+
+
+@partial(jax.jit, static_argnames="stage")
+def _predict(denoise, x, t, label, *, stage):
+    return denoise(x, t, label, stage=stage)
 
 
 def side_by_side(samples: Sequence[Path]) -> np.ndarray:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from ssd_jax.errors import InputError
 from ssd_jax.files.channels import WHITE, Colour, shown
@@ -48,14 +48,26 @@ def spectral_ratios(
     ours, theirs = (measured_spectrum(shown(batch, background) for batch in batches) for batches in (generated, real))
     if ours.shape != theirs.shape:
         raise InputError(f"generated images have {ours.shape} pixels and real ones {theirs.shape}; resize one of them")
-    cycles = np.rint(frequencies(theirs.shape)).astype(int)
-    counted = cycles <= min(theirs.shape) // 2
-    band = np.ceil(np.log2(np.maximum(cycles, 0.5))).astype(int)[counted] + 1  # 0, 1, 2, 3-4, 5-8, ..
-    power, reference = (np.bincount(band, spectrum[counted]) / np.bincount(band) for spectrum in (ours, theirs))
-    names = _band_names(len(reference), min(theirs.shape) // 2)
+    names, _ = bands(theirs.shape)
+    power, reference = band_means(ours), band_means(theirs)
     if not reference.all():
         raise InputError(f"the real images do not differ in {names[int(reference.argmin())]}; give more of them")
     return SpectralRatios(names, power / reference)
+
+
+def bands(shape: tuple[int, ...]) -> tuple[tuple[str, ...], Int[np.ndarray, "..."]]:
+    """The names of the bands of images of spatial `shape`, and which one each DCT coefficient is in: 0, 1, .., or -1."""
+    highest = min(shape) // 2
+    cycles = np.rint(frequencies(shape)).astype(int)
+    band = np.where(cycles <= highest, np.ceil(np.log2(np.maximum(cycles, 0.5))).astype(int) + 1, -1)  # 0, 1, 2, 3-4, ..
+    return _band_names(int(band.max()) + 1, highest), band
+
+
+def band_means(spectrum: Float[np.ndarray, "..."]) -> Float[np.ndarray, "bands"]:
+    """The mean of a spectrum, [*spatial], over the coefficients of each band."""
+    _, band = bands(spectrum.shape)
+    counted = band[band >= 0]
+    return np.bincount(counted, spectrum[band >= 0]) / np.bincount(counted)
 
 
 def _band_names(count: int, highest: int) -> tuple[str, ...]:
