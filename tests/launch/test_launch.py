@@ -195,7 +195,7 @@ def test_experiment(tmp_path):
     assert result.returncode == 2 and "must be of one level" in result.stderr
     result = launch("launch.studies.detail", f"--workdir={runs[0]}", "--states=16", "--timesteps=0,2")
     assert result.returncode == 0 and "3-4 cycles" in result.stdout, result.stderr
-    assert [columns(line)[1] for line in result.stdout.splitlines()[2:4]] == ["0", "2"]
+    assert [line.split("|")[1].strip() for line in result.stdout.splitlines()[2:4]] == ["0", "2"]
     handover = ["launch.studies.handover", f"--baseline={runs[1]}", "--num=24", "--batch=16"]
     result = launch(*handover, f"--workdir={runs[0]}")
     assert result.returncode == 0, result.stderr
