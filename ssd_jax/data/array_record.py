@@ -1,7 +1,7 @@
 """Images prepared once for training: ArrayRecord shards in a folder, read at random without decoding photographs again.
 
 A folder holds dataset.json, which is written last, the labels in labels.npy, and shards. A record is a label, a
-little-endian int32, and an image of the final size as a lossless WebP: a fifth smaller than PNG, decoded as fast.
+little-endian int32, and an image of the final size as a lossless WebP, which is smaller than PNG and decoded as fast.
 """
 
 import io
@@ -33,7 +33,7 @@ def encode_record(image: UInt8[np.ndarray, "h w channels"], label: int) -> bytes
     """A label and an image of 1, 3 or 4 channels, its colours kept where they are transparent."""
     file = io.BytesIO()
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    picture.save(file, "WEBP", lossless=True, exact=True, method=0)  # more effort: ten times as long, an eighth smaller
+    picture.save(file, "WEBP", lossless=True, exact=True, method=0)  # more effort takes far longer for little
     return np.array(label, LABEL).tobytes() + file.getvalue()
 
 

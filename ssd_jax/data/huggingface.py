@@ -44,9 +44,11 @@ class HuggingFaceSource:
             data = _open(datasets, name, split)
         except Exception as error:  # `datasets` raises many kinds
             raise InputError(
-                f"Hugging Face data set {name!r}, split {split!r}, cannot be opened ({one_line(error)})"
+                f"Hugging Face data set {name!r}, split {split!r}, cannot be opened ({one_line(error)}); "
+                "give a name and a split that there are, or a folder of Parquet files"
             ) from error
-        image, label = (_column(name, data.features, kind, usual) for kind, usual in _kinds(datasets))
+        image = _column(name, data.features, datasets.Image, "image")
+        label = _column(name, data.features, datasets.ClassLabel, "label")
         if image is None:
             raise InputError(f"Hugging Face data set {name!r} has no column of images, only: {few(data.features)}")
         self.class_names = tuple(data.features[label].names) if label else ()
@@ -89,10 +91,6 @@ def _open(datasets: Any, name: str, split: str) -> Any:
             raise InputError(f"it is of one split, {own}; set --config.data.split={own}")
         return saved
     return datasets.load_dataset(name, split=split)
-
-
-def _kinds(datasets: Any) -> tuple[tuple[Any, str], ...]:
-    return (datasets.Image, "image"), (datasets.ClassLabel, "label")
 
 
 def _column(name: str, features: dict[str, Any], kind: Any, usual: str) -> str | None:

@@ -47,11 +47,11 @@ def prepare(source: Source, out: Path, *, shape: tuple[int, ...], crop: str, bac
     asked = parse_json(json_text({"format": FORMAT, **asked}))
     check_writable(out)
     begun = next((out / name for name in (MANIFEST, BEGUN) if (out / name).exists()), None)
-    if begun is None and out.exists() and any(out.iterdir()):
-        raise InputError(f"{str(out)!r} is not an empty folder; choose another, nothing is overwritten")
     if begun is not None:
         _compare(begun, asked)
-    if begun is not None and begun.name == MANIFEST:
+    elif out.exists() and any(out.iterdir()):
+        raise InputError(f"{str(out)!r} is not an empty folder; choose another, nothing is overwritten")
+    if (out / MANIFEST).exists():
         return read_manifest(out)
     write_json(out / BEGUN, asked)
     with lease(out / LEASE):
@@ -112,13 +112,13 @@ def _write_shard(file: Path, records: Iterable[bytes | None], bar: tqdm) -> None
     """A shard and, beside it, what it holds; the latter last."""
     temporary, labels = file.with_name(f".{file.name}.{os.getpid()}.tmp"), []
     try:
-        writer = _told_clearly(file, ArrayRecordWriter, str(temporary), "group_size:1,uncompressed")
+        writer = _writing(file, ArrayRecordWriter, str(temporary), "group_size:1,uncompressed")
         for record in records:
             bar.update()
             if record is not None:
-                _told_clearly(file, writer.write, record)
+                _writing(file, writer.write, record)
                 labels.append(label_of(record))
-        _told_clearly(file, writer.close)
+        _writing(file, writer.close)
         with open(temporary, "rb") as written:
             told = {
                 "bytes": os.fstat(written.fileno()).st_size,
@@ -130,7 +130,7 @@ def _write_shard(file: Path, records: Iterable[bytes | None], bar: tqdm) -> None
     write_json(_beside(file), {"file": file.name, "images": len(labels), **told, "labels": labels})
 
 
-def _told_clearly(file: Path, function: Callable[..., T], *arguments: Any) -> T:
+def _writing(file: Path, function: Callable[..., T], *arguments: Any) -> T:
     """Calls something of ArrayRecord's. Raises InputError if it cannot write."""
     try:
         return function(*arguments)

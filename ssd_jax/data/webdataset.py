@@ -113,7 +113,8 @@ def _listed(number: int, tar: Path, others: Counter[str]) -> dict[str, tuple[_Me
                     classes[key] = int(text) if text.isdigit() else -1
                 elif suffix.endswith(SUFFIXES):
                     if key in images:
-                        raise InputError(f"{str(tar)!r} has several images of one example: {images[key][0]}, {each.name}")
+                        several = f"{images[key][0]}, {each.name}"
+                        raise InputError(f"{str(tar)!r} has several images of one example: {several}; keep one of them")
                     images[key] = each.name, _Member(number, each.offset_data, each.size)
                 elif suffix.endswith(OTHER_SUFFIXES):
                     others[suffix[suffix.rindex(".") :]] += 1
@@ -123,7 +124,9 @@ def _listed(number: int, tar: Path, others: Counter[str]) -> dict[str, tuple[_Me
             if raw.read(BLOCK) != bytes(BLOCK):
                 raise tarfile.ReadError("it is damaged or cut short")
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise InputError(f"{str(tar)!r} cannot be read as a tar file without compression: {one_line(error)}") from error
+        raise InputError(
+            f"{str(tar)!r} cannot be read as a tar file without compression: {one_line(error)}; copy it again"
+        ) from error
     return {name: (member, classes.get(key)) for key, (name, member) in images.items()}
 
 
@@ -145,5 +148,8 @@ def _classes(folder: str, labels: list[int | None]) -> tuple[np.ndarray, tuple[s
         raise InputError(f"{folder!r} has class {max(known)}, but classes are numbers from 0 to {MAX_CLASSES - 1}")
     if len(known) < len(labels) or min(known) < 0:
         wrong = len(labels) - sum(label >= 0 for label in known)
-        raise InputError(f"{wrong} of {len(labels)} images of {folder!r} have no class, a number from 0 in a {CLASS} file")
+        raise InputError(
+            f"{wrong} of {len(labels)} images of {folder!r} have no class, a number from 0 in a {CLASS} file; give one to "
+            "all of them or to none"
+        )
     return np.array(known, np.int32), tuple(map(str, range(max(known) + 1)))

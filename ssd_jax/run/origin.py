@@ -15,6 +15,7 @@ from ssd_jax.errors import InputError, few
 from ssd_jax.files.json_file import read_json, write_json
 from ssd_jax.network.protocol import LABEL_TABLE, null_label
 from ssd_jax.processes import first_does, gathered
+from ssd_jax.run.digest import named
 from ssd_jax.run.trained import Trained
 from ssd_jax.sharding import make_mesh
 from ssd_jax.training.ema import MAIN
@@ -111,10 +112,10 @@ def check_origin(origin: Trained, workdir: Path) -> None:
 
 def _matched(parameters: Any, experiment: Experiment, origin: Trained) -> tuple[dict[str, np.ndarray], Taken]:
     """The values to take over by the names of parameters, and what becomes of all of them."""
-    theirs, values = _named(gathered(origin.network.parameters, make_mesh())), {}
+    theirs, values = named(gathered(origin.network.parameters, make_mesh())), {}
     new: dict[str, str] = {}
     classes: tuple[str, ...] = ()
-    for name, ours in _named(parameters).items():
+    for name, ours in named(parameters).items():
         found = theirs.pop(name, None)
         if found is None:
             new[name] = "not there"
@@ -144,19 +145,12 @@ def _rows(ours: jax.Array, theirs: np.ndarray, config: Config, before: Config) -
     return table, classes
 
 
-def _named(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
 def _placed(tree: Any, values: dict[str, np.ndarray]) -> Any:
     """The tree with these values at their names, on the devices where what they replace was."""
 
-    def place(path: tuple, leaf: jax.Array) -> jax.Array:
-        value = values.get(jax.tree_util.keystr(path, simple=True, separator="/"))
-        if value is None:
-            return leaf
+    def place(value: np.ndarray, leaf: jax.Array) -> jax.Array:
         value = value.astype(leaf.dtype)
         return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: value[index])
 
-    return jax.tree_util.tree_map_with_path(place, tree)
+    leaves = [place(values[name], leaf) if name in values else leaf for name, leaf in named(tree).items()]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)

@@ -13,6 +13,7 @@ from ssd_jax.build import build
 from ssd_jax.config import Config, DenoiserConfig
 from ssd_jax.errors import InputError
 from ssd_jax.network.protocol import LABEL_TABLE
+from ssd_jax.run.digest import named
 from ssd_jax.run.origin import check_origin, forget_origin, start_from
 from ssd_jax.run.trained import Trained
 from ssd_jax.training.ema import MAIN
@@ -27,9 +28,8 @@ def config(levels: int = 2, classes: tuple[str, ...] = (), label_dropout: float 
     return replace(tiny, data=data, model=network, process=replace(tiny.process, num_levels=levels))
 
 
-def named(tree) -> dict[str, np.ndarray]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.array(leaf) for path, leaf in leaves}
+def arrays(tree) -> dict[str, np.ndarray]:
+    return {name: np.array(leaf) for name, leaf in named(tree).items()}
 
 
 def trained(given: Config, seed: int = 1) -> Trained:
@@ -46,12 +46,12 @@ def started(given: Config, origin: Trained, workdir, mesh=None):
     """Initial parameters, those started from, and the state, by name."""
     experiment, mesh = build(given), mesh or mesh_of(1)
     state = init_state(experiment.init_parameters, 0, mesh)
-    before = named(state.parameters)
+    before = arrays(state.parameters)
     state = start_from(state, experiment, origin, workdir)
-    after = named(state.parameters)
-    for name, value in named(state.ema[MAIN]).items():
+    after = arrays(state.parameters)
+    for name, value in arrays(state.ema[MAIN]).items():
         np.testing.assert_array_equal(value, after[name])
-    assert all(not np.any(each) for each in named(state.adam).values()) and int(state.step) == 0
+    assert all(not np.any(each) for each in arrays(state.adam).values()) and int(state.step) == 0
     return before, after, json.loads((workdir / "origin.json").read_text())
 
 
@@ -60,16 +60,16 @@ def test_one_level_becomes_several(tmp_path, mesh):
     """Every parameter is taken, however they are divided among devices."""
     origin = trained(config(levels=1))
     _, after, told = started(config(levels=2), origin, tmp_path, mesh_of(*mesh))
-    for name, value in named(origin.network.parameters).items():
+    for name, value in arrays(origin.network.parameters).items():
         np.testing.assert_array_equal(after[name], value)
     assert sorted(told["taken"]) == sorted(after) and not told["new"] and not told["unused"] and told["step"] == 7
 
 
-def test_what_has_another_shape_or_no_place_is_named(tmp_path, caplog):
+def test_what_has_another_shape_or_no_place_is_arrays(tmp_path, caplog):
     origin = trained(config(classes=("ant", "bee")))
     with caplog.at_level(logging.INFO, "ssd_jax"):
         before, after, told = started(config(widths=(8, 24)), origin, tmp_path)
-    theirs = named(origin.network.parameters)
+    theirs = arrays(origin.network.parameters)
     assert set(told["taken"]) | set(told["new"]) == set(after) and told["unused"] == [LABEL_TABLE]
     for name in after:
         np.testing.assert_array_equal(after[name], before[name] if name in told["new"] else theirs[name])
@@ -83,7 +83,7 @@ def test_classes_keep_their_names(tmp_path, null):
     """Rows move with the names of classes, the null class with them; a new class starts anew."""
     origin = trained(config(classes=("ant", "bee", "cat"), label_dropout=null[0]))
     before, after, told = started(config(classes=("cat", "dog", "ant"), label_dropout=null[1]), origin, tmp_path)
-    theirs = named(origin.network.parameters)[LABEL_TABLE]
+    theirs = arrays(origin.network.parameters)[LABEL_TABLE]
     table = after[LABEL_TABLE]
     np.testing.assert_array_equal(table[[0, 2]], theirs[[2, 0]])
     np.testing.assert_array_equal(table[1], before[LABEL_TABLE][1])
