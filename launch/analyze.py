@@ -8,7 +8,6 @@ it also writes analysis.json and analysis.png.
 """
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 from absl import flags
@@ -18,7 +17,7 @@ from ssd_jax.analysis.error import GaussianError, StageInformation, gaussian_err
 from ssd_jax.config import Config, ProcessConfig
 from ssd_jax.data import image_batches, make_source
 from ssd_jax.files.json_file import write_json
-from ssd_jax.files.paths import check_writable, write_atomically
+from ssd_jax.files.paths import check_writable, to_path, write_atomically
 from ssd_jax.process.config import make_process, with_levels
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.schedules import information_levels
@@ -63,7 +62,7 @@ class Analysis:
 def main() -> None:
     config = read_config()
     if OUT.value is not None:
-        check_writable(Path(OUT.value))
+        check_writable(to_path(OUT.value))
     shape = config.process.shape
     process = make_process(config.process)
     whole = make_process(one_level(config.process))
@@ -90,9 +89,10 @@ def main() -> None:
         "one_level": {"error": baseline.as_dict()},
         "advised": {"config": dataclasses.asdict(advised), **_as_dict(better)},
     }
-    write_json(Path(OUT.value, "analysis.json"), results)  # the log-SNR of pure noise is null
+    out = to_path(OUT.value)
+    write_json(out / "analysis.json", results)  # the log-SNR of pure noise is null
     figure = _figure(process, whole, spectrum, {"this process": found.error, "one level": baseline}, tolerance)
-    write_atomically(Path(OUT.value, "analysis.png"), lambda file: figure.savefig(file, format="png", dpi=120))
+    write_atomically(out / "analysis.png", lambda file: figure.savefig(file, format="png", dpi=120))
     print(f"\n{OUT.value}/analysis.json, {OUT.value}/analysis.png")
 
 

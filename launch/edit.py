@@ -12,7 +12,6 @@ images of the seed that it names, and makes an animation as well.
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -24,7 +23,7 @@ from ssd_jax.errors import InputError
 from ssd_jax.files import images
 from ssd_jax.files.channels import mask_of, with_channels
 from ssd_jax.files.crops import CROPS
-from ssd_jax.files.paths import check_writable
+from ssd_jax.files.paths import Path, check_writable, to_path
 from ssd_jax.sampling import editing
 from ssd_jax.sampling.denoise import Denoise
 from ssd_jax.sampling.noise import NoiseSource, interpolated
@@ -49,7 +48,7 @@ Drawing = tuple[Denoise, ssd_jax.Plan, NoiseSource, jax.Array | None]
 
 
 def main() -> None:
-    out, num = Path(OUT.value), NUM.value
+    out, num = to_path(OUT.value), NUM.value
     check_writable(out)
     if out.exists() and any(out.iterdir()):
         raise InputError(f"--out {str(out)!r} is not an empty folder; choose another, nothing is overwritten")
@@ -82,11 +81,11 @@ def _task() -> Callable[[ssd_jax.Trained, NoiseSource], Drawing]:
     """What the flags ask for, its files read."""
     tasks = []
     if IMAGE.value and STRENGTH.value is not None:
-        tasks.append(partial(_vary, images.read_image(Path(IMAGE.value)), STRENGTH.value))
+        tasks.append(partial(_vary, images.read_image(to_path(IMAGE.value)), STRENGTH.value))
     if IMAGE.value and MASK.value:
-        tasks.append(partial(_inpaint, images.read_image(Path(IMAGE.value)), _mask(Path(MASK.value))))
+        tasks.append(partial(_inpaint, images.read_image(to_path(IMAGE.value)), _mask(to_path(MASK.value))))
     if THUMBNAIL.value:
-        tasks.append(partial(_enlarge, images.read_image(Path(THUMBNAIL.value))))
+        tasks.append(partial(_enlarge, images.read_image(to_path(THUMBNAIL.value))))
     if INTERPOLATE.value:
         tasks.append(partial(_interpolate, _indices(INTERPOLATE.value)))
     if len(tasks) != 1:

@@ -17,7 +17,6 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -32,7 +31,7 @@ from ssd_jax.errors import InputError
 from ssd_jax.files.channels import WHITE, Colour
 from ssd_jax.files.json_file import append_json, json_text
 from ssd_jax.files.npz import stored_arrays
-from ssd_jax.files.paths import check_writable
+from ssd_jax.files.paths import Path, check_writable, to_path
 from ssd_jax.metrics import (
     FeatureSet,
     Measured,
@@ -84,7 +83,7 @@ def main() -> None:
         raise InputError("--reference is missing: without --workdir there is no training data to compare with")
     # All that can be refused is refused here, before anything is measured or drawn.
     trained = None if WORKDIR.value is None else sampler_flags.load(WORKDIR.value)
-    ours = _given(Path(str(SAMPLES.value))) if trained is None else _drawn(trained)
+    ours = _given(to_path(str(SAMPLES.value))) if trained is None else _drawn(trained)
     feature_sets = available_feature_sets()
     theirs = open_reference(REFERENCE.value, trained, feature_sets, ours.shape)
     for what, count in (("--samples", ours.count), ("--reference", theirs.count)):
@@ -97,7 +96,7 @@ def main() -> None:
     results = evaluate(feature_sets, batches, reference)
     print(tables(results))
     record |= {"num": ours.count, "reference": theirs.name, **provenance(), "results": results}
-    folder = Path(WORKDIR.value or str(SAMPLES.value))
+    folder = to_path(WORKDIR.value or str(SAMPLES.value))
     first_does(partial(append_json, folder / RECORDS if folder.is_dir() else folder.with_name(RECORDS), record))
 
 
@@ -137,8 +136,9 @@ def _drawn(trained: ssd_jax.Trained) -> Samples:
     plan, denoise = sampler_flags.plan(trained), sampler_flags.denoiser(trained)
     record, num = sampler_flags.record(trained), NUM.value
     digest = hashlib.sha256(json_text(record).encode()).hexdigest()[:8]
-    out = Path(SAMPLES.value or Path(str(WORKDIR.value), "samples", f"evaluation-{digest}"))
-    check_writable(Path(str(WORKDIR.value)))  # where the numbers go
+    workdir = to_path(str(WORKDIR.value))
+    out = to_path(SAMPLES.value) if SAMPLES.value else workdir / "samples" / f"evaluation-{digest}"
+    check_writable(workdir)  # where the numbers go
 
     def draw() -> tuple[Batches, dict]:
         print(f"drawn by {record['solver']}, {plan.calls} calls, guidance {record['guidance']:g}: {out}")
@@ -197,7 +197,7 @@ def open_reference(
     if given is None:
         assert trained is not None
         return _data_set(trained.config.data, feature_sets, shape, trained.config.model.num_classes)
-    path = Path(given)
+    path = to_path(given)
     if path.is_file() and {"mu", "sigma"} <= set(stored_arrays(path)):
         reference = _statistics_file(given, feature_sets, shape)
         return Real(given, None, lambda _: reference)

@@ -9,7 +9,6 @@ the classes lie beside the shards, in dataset.json. What cannot be read is left 
 
 import shlex
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 from absl import flags
@@ -18,6 +17,7 @@ from ssd_jax.data import make_source
 from ssd_jax.data.array_record import MANIFEST
 from ssd_jax.data.preparation import prepare
 from ssd_jax.errors import InputError, few
+from ssd_jax.files.paths import to_path
 
 from .common.command import run
 from .common.config_flag import define_config, read_config
@@ -27,7 +27,7 @@ OUT = flags.DEFINE_string("out", None, "Folder of the shards.", required=True)
 
 
 def main() -> None:
-    config, out = read_config(), Path(OUT.value)
+    config, out = read_config(), to_path(OUT.value)
     data, shape = replace(config.data, balance=False), config.process.shape
     if jax.process_count() > 1:
         raise InputError(

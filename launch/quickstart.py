@@ -4,7 +4,6 @@ python -m launch.quickstart
 """
 
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,6 +13,7 @@ from tqdm import tqdm
 import ssd_jax
 from ssd_jax.data import make_source
 from ssd_jax.files import images
+from ssd_jax.files.paths import to_path
 from ssd_jax.sampling.sampler import with_progress
 
 from .common.command import run
@@ -24,7 +24,7 @@ WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the run."
 
 
 def main() -> None:
-    config, workdir = read_config(), Path(WORKDIR.value)
+    config, workdir = read_config(), to_path(WORKDIR.value)
     times = [time.perf_counter()]
     make_source(config.data, config.process.shape)  # rendered once, then cached
     times.append(time.perf_counter())

@@ -9,12 +9,12 @@ stopped and draws only what is not there. All devices share a batch.
 """
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from absl import flags
 
 from ssd_jax.files import images
+from ssd_jax.files.paths import to_path
 from ssd_jax.processes import first_does
 
 from .common import folders, sampler_flags
@@ -33,7 +33,7 @@ SHOWN = 256  # images in the grid
 
 
 def main() -> None:
-    out, num = Path(OUT.value), NUM.value
+    out, num = to_path(OUT.value), NUM.value
     label, _ = sampler_flags.label(), sampler_flags.interval()  # mistakes in flags show before the model is loaded
     trained = sampler_flags.load(WORKDIR.value)
     trained.labels(label, 1)

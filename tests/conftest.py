@@ -1,6 +1,7 @@
 """Eight fake devices and a shared compilation cache for the whole session, set before JAX starts."""
 
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,25 @@ import jax
 import pytest
 
 from ssd_jax.config import Config, DataConfig, FlexiUNetConfig, ProcessConfig, SampleConfig, TrainConfig
+from ssd_jax.files.paths import to_path
+from tests.bucket import served
 
 FAST_COMPILE = "--xla_backend_optimization_level=0"  # compiling is most of what the tests do
+
+
+@pytest.fixture(scope="session")
+def _buckets():
+    """A server of buckets, which gs:// is in this process."""
+    with served() as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture
+def bucket(_buckets):
+    """A new folder of a bucket."""
+    return to_path(f"gs://bucket/{uuid.uuid4().hex}")
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 # Trains on a Cloud TPU, one VM or a slice of many, asked for as a queued resource. The same again goes on, also after a spot
 # TPU was taken away (then delete the queued resource first).
 #
-#   ZONE=us-west4-a IMAGE=REGISTRY/ssd_jax:tpu DISK=FILESTORE:/share \
-#       launch/cluster/tpu.sh NAME v5litepod-16 --config openmoji64 --workdir /runs/x
+#   ZONE=us-west4-a IMAGE=REGISTRY/ssd_jax:tpu \
+#       launch/cluster/tpu.sh NAME v5litepod-16 --config openmoji64 --workdir gs://BUCKET/x
+#
+# With DISK=FILESTORE:/share, an NFS share is mounted at /runs in every VM.
 set -euo pipefail
-: "${ZONE:?the zone of the TPU}" "${IMAGE:?an image of launch/cluster/Dockerfile with EXTRA=tpu}" "${DISK:?an NFS share, mounted at /runs in every VM}"
+: "${ZONE:?the zone of the TPU}" "${IMAGE:?an image of launch/cluster/Dockerfile with EXTRA=tpu}"
 name=$1 kind=$2
 shift 2
 tpus=(gcloud compute tpus)
@@ -24,7 +26,6 @@ done
 [[ $found == ACTIVE ]] # gcloud has said why it is not
 
 "${tpus[@]}" tpu-vm ssh "$name" "${here[@]}" --worker all --command "set -e
-    sudo apt-get install -qq nfs-common
     sudo mkdir -p /runs
-    mountpoint -q /runs || sudo mount $DISK /runs
+    ${DISK:+sudo apt-get install -qq nfs-common; mountpoint -q /runs || sudo mount $DISK /runs}
     sudo docker run --rm --privileged --network host --volume /runs:/runs $IMAGE train $(printf '%q ' "$@")"

@@ -51,6 +51,7 @@ def run(main: Callable[[], None]) -> None:
     logger.addHandler(_BarHandler())
     logger.propagate = False
     absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax tells at length what our own checks say in a line,
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and leaves tasks that failed to be found one by one
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     sys.unraisablehook = _tell_unraisable

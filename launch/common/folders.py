@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,7 +18,7 @@ from ssd_jax.files import images
 from ssd_jax.files.json_file import json_text, parse_json, read_json, write_json
 from ssd_jax.files.listing import fingerprint, list_images
 from ssd_jax.files.npz import stored_arrays
-from ssd_jax.files.paths import check_writable
+from ssd_jax.files.paths import Path, check_writable, local_copy
 from ssd_jax.processes import first_does
 from ssd_jax.sampling.sampler import with_progress
 
@@ -177,7 +176,7 @@ def open_images(path: Path, shape: tuple[int, ...] | None = None) -> ImageSet:
             _check_size(each, size, expected, like)
         return ImageSet(f"files {fingerprint(path, listed)}", len(paths), expected, partial(read_batches, paths))
     try:
-        arrays, status = stored_arrays(path), path.stat()
+        arrays, status = stored_arrays(path), local_copy(path).stat()
     except OSError as error:
         raise InputError(
             f"{str(path)!r} cannot be read: {error.strerror}; give a folder of images or an .npz file"

@@ -13,8 +13,8 @@ is shrunk until its shorter side is --lines, which hides lens and compression; r
 """
 
 import os
+import pathlib
 from collections.abc import Iterator
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import cv2
@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from ssd_jax.errors import SEED_LIMIT, InputError, few
 from ssd_jax.files.images import read_image, write_png
-from ssd_jax.files.paths import check_writable
+from ssd_jax.files.paths import Path, check_writable, to_path
 
 from ..common.command import run
 from ..common.folders import image_files
@@ -42,20 +42,20 @@ SEED = flags.DEFINE_integer("seed", 0, "Of the places.", lower_bound=0, upper_bo
 
 
 def main() -> None:
-    out, size = Path(OUT.value), SIZE.value
+    out, size = pathlib.Path(OUT.value), SIZE.value
     if out.exists():
         raise InputError(f"--out {str(out)!r} is there already; choose another folder, nothing is overwritten")
     if LINES.value < 2 * size:
         raise InputError(f"--lines is {LINES.value}, but must be at least {2 * size}, twice --size")
     check_writable(out.parent)
-    files = [file for file in image_files(Path(FOLDER.value)) if file.suffix.lower() in (".jpg", ".jpeg")]
-    files = named(files, Path(NAMES.value)) if NAMES.value else files
+    files = [file for file in image_files(to_path(FOLDER.value)) if file.suffix.lower() in (".jpg", ".jpeg")]
+    files = named(files, pathlib.Path(NAMES.value)) if NAMES.value else files
     read = (read_shrunk(file) for file in tqdm(files, "photographs"))
     used = [image for image in read if image is not None]
     if not used:
         raise InputError(f"--folder {FOLDER.value!r} holds no JPEG of {LINES.value} lines or more; give another folder")
     with TemporaryDirectory(dir=out.parent) as scratch:
-        whole = Path(scratch) / "images"
+        whole = pathlib.Path(scratch) / "images"
         whole.mkdir()
         for index, image in enumerate(crops(used)):
             write_png(whole / f"{index:06d}.png", image)
@@ -63,13 +63,13 @@ def main() -> None:
     print(f"{out}: {NUM.value} images of {size} x {size} pixels out of {len(used)} photographs")
 
 
-def named(files: list[Path], names: Path) -> list[Path]:
+def named(files: list[Path], names: pathlib.Path) -> list[Path]:
     """The files whose paths end as the lines of a text file do. Raises InputError for a line that is the end of none."""
     try:
         lines = [line.strip() for line in names.read_text("utf-8").splitlines()]
     except UnicodeDecodeError as error:
         raise InputError(f"--names {str(names)!r} is no text in UTF-8; give one path a line") from error
-    wanted = [Path(line).parts for line in lines if line and not line.startswith("#")]
+    wanted = [pathlib.Path(line).parts for line in lines if line and not line.startswith("#")]
     if not wanted:
         raise InputError(f"--names {str(names)!r} lists nothing; give one path a line")
     found = {each: [file for file in files if file.parts[-len(each) :] == each] for each in wanted}

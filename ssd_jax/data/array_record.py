@@ -8,7 +8,6 @@ import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, SupportsIndex, get_args, get_origin
 
 import cv2
@@ -16,11 +15,13 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from jaxtyping import UInt8
 from PIL import Image
+from tqdm import tqdm
 
 from ssd_jax.data.encoded import ImageLook
 from ssd_jax.errors import InputError, as_type, field_types, one_line
 from ssd_jax.files.channels import WHITE, Colour, with_channels
 from ssd_jax.files.json_file import read_json
+from ssd_jax.files.paths import Path, bytes_of, in_bucket, local_copy, opened, to_path
 
 FORMAT = 1  # of dataset.json and the records
 MANIFEST, LABELS = "dataset.json", "labels.npy"
@@ -145,7 +146,8 @@ class ArrayRecordSource:
         background: Colour = WHITE,
         crop: str = "area",
     ):
-        self._folder, manifest = Path(folder), read_manifest(Path(folder))
+        self._folder = to_path(folder)
+        manifest = read_manifest(self._folder)
         _compare(folder, manifest, ImageLook(shape, channels, background, crop))
         self.channels, self._own, self._background = channels or manifest.channels, manifest.channels, background
         self.class_names, self._manifest = manifest.class_names, manifest
@@ -172,7 +174,8 @@ class ArrayRecordSource:
 def _labels(file: Path, count: int) -> np.ndarray:
     """Of all images, int32 [count]. Raises InputError if the file does not hold them."""
     try:
-        labels = np.load(file)
+        with opened(file) as found:
+            labels = np.load(io.BytesIO(found.read()))
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{str(file)!r} cannot be read: {one_line(error)}; prepare the data again") from error
     if labels.shape != (count,) or labels.dtype != np.int32:
@@ -196,17 +199,19 @@ def _compare(folder: str, manifest: Manifest, look: ImageLook) -> None:
 
 
 def _whole(folder: Path, shards: Sequence[Shard]) -> list[str]:
-    """The paths of shards, as ArrayRecord wants them. Raises InputError if one is missing or has another size."""
+    """The paths of shards, as ArrayRecord wants them: on this machine, to which those of a bucket are copied.
+
+    Raises:
+        InputError: if one is missing or has another size.
+        OSError: if one cannot be copied.
+    """
     paths = []
-    for shard in shards:
+    for shard in tqdm(shards, "copying shards", disable=not in_bucket(folder)):
         path = folder / shard.file
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise InputError(
-                f"shard {str(path)!r} is missing: {error.strerror}; copy it again, or prepare again"
-            ) from error
+        size = bytes_of(path)
+        if size is None:
+            raise InputError(f"shard {str(path)!r} is missing; copy it again, or prepare again")
         if size != shard.bytes:
             raise InputError(f"shard {str(path)!r} has {size} bytes, but {shard.bytes} were written; copy it again")
-        paths.append(f"{path}[0:{shard.images}]")
+        paths.append(f"{local_copy(path)}[0:{shard.images}]")
     return paths

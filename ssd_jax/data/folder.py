@@ -4,7 +4,6 @@ import logging
 import os
 from collections import Counter
 from functools import cached_property
-from pathlib import Path
 from posixpath import normpath
 from typing import SupportsIndex
 from unicodedata import normalize
@@ -16,6 +15,7 @@ from ssd_jax.errors import InputError, few
 from ssd_jax.files.channels import WHITE, Colour
 from ssd_jax.files.decode import read
 from ssd_jax.files.listing import fingerprint, list_images
+from ssd_jax.files.paths import Path, in_bucket, opened, to_path
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +50,10 @@ class FolderSource:
         background: Colour = WHITE,
         crop: str = "area",
     ):
-        self._root = Path(folder)
+        self._root = to_path(folder)
         listed = list_images(self._root)
         self.class_names = tuple(sorted({path[: path.index("/")] for path in listed if "/" in path}))
-        self._paths = _split(self._root, listed, Path(split_file)) if split_file else listed
+        self._paths = _split(self._root, listed, to_path(split_file)) if split_file else listed
         self.labels = _labels(self._paths, self.class_names)
         self._warn_of_classes()
         look, self._crop = ImageLook(shape, channels, background, crop), crop
@@ -84,7 +84,8 @@ class FolderSource:
         folded = [normalize("NFC", name).casefold() for name in self.class_names]
         counts = Counter(folded)
         alike = [name for name, key in zip(self.class_names, folded, strict=True) if counts[key] > 1]
-        others = {name for name in os.listdir(self._root) if not name.startswith(".")} - {*self.class_names, "__MACOSX"}
+        beside_classes = [] if in_bucket(self._root) else os.listdir(self._root)  # a bucket has no empty folders
+        others = {name for name in beside_classes if not name.startswith(".")} - {*self.class_names, "__MACOSX"}
         empty = sorted(name for name in others if os.path.isdir(self._root / name))
         for what, names in {
             "folders without an image are no classes": empty,
@@ -109,17 +110,19 @@ def _split(root: Path, listed: list[str], split_file: Path) -> list[str]:
     """The images that a split file lists, in its order, as paths relative to `root`."""
     name = f"data.split_file {str(split_file)!r}"
     try:
-        lines = split_file.read_text("utf-8-sig").splitlines()
+        with opened(split_file) as file:
+            lines = file.read().decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
         raise InputError(f"{name} cannot be read as text: {reason}; give one path a line") from error
-    roots = tuple(f"{path.rstrip('/')}/" for path in (os.path.abspath(root), os.path.realpath(root)))
+    whole = (str(root),) if in_bucket(root) else (os.path.abspath(root), os.path.realpath(root))
+    roots = tuple(f"{path.rstrip('/')}/" for path in whole)
     paths = [_relative(line.strip(), roots) for line in lines if line.strip()]
     if not paths:
         raise InputError(f"{name} is empty; it must list paths of images below {str(root)!r}")
     there, counts = set(listed), Counter(paths)
     for what, wrong in {
-        "path(s) outside the folder": [path for path in counts if path.startswith(("/", "../"))],
+        "path(s) outside the folder": [path for path in counts if path.startswith(("/", "../")) or "://" in path],
         "missing file(s)": [path for path in counts if path not in there],
         "path(s) more than once": [path for path, count in counts.items() if count > 1],
     }.items():
@@ -133,5 +136,6 @@ def _split(root: Path, listed: list[str], split_file: Path) -> list[str]:
 
 def _relative(line: str, roots: tuple[str, ...]) -> str:
     """A path of a split file, relative to the folder if it lies below one of its names."""
-    path = normpath(line.replace(os.sep, "/"))
+    scheme, separator, rest = line.replace(os.sep, "/").rpartition("://")
+    path = scheme + separator + normpath(rest)
     return next((path.removeprefix(root) for root in roots if path.startswith(root)), path)

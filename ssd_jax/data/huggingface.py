@@ -82,6 +82,8 @@ def _library() -> Any:
 
 def _open(datasets: Any, name: str, split: str) -> Any:
     folder = Path(name)
+    if "://" in name:
+        raise InputError("it does not lie on this machine: copy it, as Parquet files or as save_to_disk writes it")
     if any((folder / each).exists() for each in SAVED):
         saved = datasets.load_from_disk(name)
         if isinstance(saved, datasets.DatasetDict):

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +18,7 @@ from ssd_jax.errors import InputError, brief, one_line
 from ssd_jax.files.channels import Colour
 from ssd_jax.files.json_file import json_text, parse_json, read_json, write_json
 from ssd_jax.files.lease import lease
-from ssd_jax.files.paths import check_writable, write_atomically
+from ssd_jax.files.paths import Path, bytes_of, check_writable, new_file, write_atomically
 
 T = TypeVar("T")
 
@@ -110,8 +109,8 @@ def _write_shards(source: Source, out: Path, shape: tuple[int, ...]) -> list[Pat
 
 def _write_shard(file: Path, records: Iterable[bytes | None], bar: tqdm) -> None:
     """A shard and, beside it, what it holds; the latter last."""
-    temporary, labels = file.with_name(f".{file.name}.{os.getpid()}.tmp"), []
-    try:
+    labels = []
+    with new_file(file) as temporary:
         writer = _writing(file, ArrayRecordWriter, str(temporary), "group_size:1,uncompressed")
         for record in records:
             bar.update()
@@ -124,9 +123,6 @@ def _write_shard(file: Path, records: Iterable[bytes | None], bar: tqdm) -> None
                 "bytes": os.fstat(written.fileno()).st_size,
                 "sha256": hashlib.file_digest(written, "sha256").hexdigest(),
             }
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
     write_json(_beside(file), {"file": file.name, "images": len(labels), **told, "labels": labels})
 
 
@@ -147,7 +143,7 @@ def _beside(shard: Path) -> Path:
 def _told(shard: Path) -> dict[str, Any]:
     """What stands beside a shard. Raises InputError if the shard is not as it was written."""
     told = read_json(_beside(shard))
-    if not shard.exists() or shard.stat().st_size != told["bytes"]:
+    if bytes_of(shard) != told["bytes"]:
         raise InputError(f"{str(shard)!r} is not as it was written; delete {_beside(shard).name!r} and run the same again")
     return told
 

@@ -2,9 +2,9 @@
 
 import hashlib
 import logging
+import pathlib
 import tarfile
 from collections import Counter
-from pathlib import Path
 from typing import NamedTuple, SupportsIndex
 
 import numpy as np
@@ -13,7 +13,8 @@ from tqdm import tqdm
 from ssd_jax.data.encoded import EncodedImages, ImageLook
 from ssd_jax.errors import InputError, one_line
 from ssd_jax.files.channels import WHITE, Colour
-from ssd_jax.files.listing import OTHER_SUFFIXES, SUFFIXES
+from ssd_jax.files.listing import OTHER_SUFFIXES, SUFFIXES, objects_below
+from ssd_jax.files.paths import Path, in_bucket, local_copy, to_path
 
 CLASS = ".cls"  # suffix of a class's number, as text
 MAX_CLASSES = 2**20
@@ -55,16 +56,17 @@ class WebDatasetSource:
         background: Colour = WHITE,
         crop: str = "area",
     ):
-        self._tars = sorted(Path(folder).rglob("*.tar"))
-        if not self._tars:
+        tars = _tars(to_path(folder))
+        if not tars:
             raise InputError(f"{folder!r} holds no .tar file at any depth; give a folder of WebDataset's tar files")
+        self._tars = list(tars.values())
         self._members: list[_Member] = []
         names, labels = [], []
         others: Counter[str] = Counter()
-        for number, tar in enumerate(tqdm(self._tars, "listing tar files", disable=len(self._tars) < 8)):
-            for name, (member, label) in _listed(number, tar, others).items():
+        for number, tar in enumerate(tqdm(tars, "listing tar files", disable=len(tars) < 8)):
+            for name, (member, label) in _listed(number, tars[tar], others).items():
                 self._members.append(member)
-                names.append(f"{tar.relative_to(folder)}/{name}")
+                names.append(f"{tar}/{name}")
                 labels.append(label)
         if others:
             told = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
@@ -93,7 +95,16 @@ class WebDatasetSource:
             raise InputError(f"it cannot be read: {error.strerror}") from error
 
 
-def _listed(number: int, tar: Path, others: Counter[str]) -> dict[str, tuple[_Member, int | None]]:
+def _tars(folder: Path) -> dict[str, pathlib.Path]:
+    """The tar files below a folder by their relative paths; those of a bucket are copied to this machine."""
+    if in_bucket(folder):
+        names = sorted(name for name in objects_below(folder) if name.endswith(".tar"))
+        return {name: local_copy(folder / name) for name in tqdm(names, "copying tar files", disable=not names)}
+    assert isinstance(folder, pathlib.Path)
+    return {str(tar.relative_to(folder)): tar for tar in sorted(folder.rglob("*.tar"))}
+
+
+def _listed(number: int, tar: pathlib.Path, others: Counter[str]) -> dict[str, tuple[_Member, int | None]]:
     """The image of every example of a tar file, by its name, and its class; counts `others`, images that are not read."""
     images: dict[str, tuple[str, _Member]] = {}
     classes: dict[str, int] = {}

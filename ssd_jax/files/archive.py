@@ -9,7 +9,8 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+
+from ssd_jax.files.paths import Path, local_copy, to_path
 
 LARGEST_DIRECTORY = 2 << 20  # bytes of the list of members, of which a reader makes twenty times as many
 CHUNK = 1 << 20  # bytes read at a time
@@ -25,7 +26,7 @@ def open_archive(path: str | Path) -> Iterator[zipfile.ZipFile]:
         OSError: if the file cannot be opened.
         zipfile.BadZipFile: if it is no such archive.
     """
-    with _File(path) as file, zipfile.ZipFile(file) as archive:
+    with _File(local_copy(to_path(path))) as file, zipfile.ZipFile(file) as archive:
         _check(archive)
         yield archive
 

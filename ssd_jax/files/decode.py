@@ -1,7 +1,6 @@
 """Encoded images to arrays."""
 
 import io
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,6 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ssd_jax.errors import InputError, one_line
 from ssd_jax.files.channels import WHITE, Colour, with_channels
+from ssd_jax.files.paths import Path, opened
 
 # Formats that are read whatever the suffix says; of the others that Pillow knows some run programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
@@ -26,7 +26,7 @@ BAND = 2**20  # pixels that are converted at a time, so that no copy of the whol
 def read(path: Path) -> bytes:
     """What an image's file holds. Raises InputError, saying why, if it cannot be read or is larger than LARGEST_FILE."""
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             encoded = file.read(LARGEST_FILE + 1)
     except OSError as error:
         raise InputError(f"it cannot be read: {error.strerror}") from error

@@ -1,10 +1,12 @@
 """What a run says of itself: TensorBoard events, curves and pictures, and its curves as lines of JSON."""
 
+import contextlib
+import pathlib
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,11 +15,13 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  # made when it is imported
 
 from ssd_jax.files.json_file import append_json
+from ssd_jax.files.paths import Path, opened, upload
 
 METRICS = "metrics.jsonl"
+UPLOADED = 60.0  # seconds from one copy to a bucket to the next: objects cannot grow, and are written anew
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Events:
     """Writes events, each of them at once and in the caller's thread.
 
@@ -27,10 +31,13 @@ class Events:
         file: of events, to append to; None writes nothing.
         lines: file of a line of JSON for every call of `scalars`: {"step": .., "time": seconds since 1970, "loss": .., ..}.
             Where training went on from an earlier step, steps come again; the last line of a step holds.
+        bucket: folder of a bucket that the files are copied to once in a while.
     """
 
     file: EventsWriter | None
-    lines: Path | None = None
+    lines: pathlib.Path | None = None
+    bucket: Path | None = None
+    uploaded: float = field(default_factory=time.monotonic, init=False)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Points of curves by name. Raises OSError if they cannot be written."""
@@ -47,6 +54,15 @@ class Events:
             for each in summaries:
                 self.file.write_event(Event(summary=each, step=step, wall_time=time.time()))
             self.file.flush()
+            if time.monotonic() - self.uploaded > UPLOADED:
+                self.upload()
+
+    def upload(self) -> None:
+        """Copies to the bucket, if there is one, what it has not yet. Raises OSError if that fails."""
+        self.uploaded = time.monotonic()
+        if self.bucket is not None and self.lines is not None:
+            for file in self.lines.parent.iterdir():
+                upload(file, self.bucket / file.name)
 
 
 @contextmanager
@@ -59,8 +75,26 @@ def open_events(folder: Path, *, write: bool) -> Iterator[Events]:
     if not write:
         yield Events(None)
         return
+    if isinstance(folder, pathlib.Path):
+        with _written(folder) as events:
+            yield events
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        here = pathlib.Path(scratch)
+        with contextlib.suppress(FileNotFoundError), opened(folder / METRICS) as before:
+            (here / METRICS).write_bytes(before.read())
+        with _written(here, folder) as events:
+            try:
+                yield events
+            finally:
+                events.upload()
+
+
+@contextmanager
+def _written(folder: pathlib.Path, bucket: Path | None = None) -> Iterator[Events]:
+    """Events that are written to a folder of this machine, and copied to one of a bucket."""
     file = EventsWriter(str(folder / "events"))
     try:
-        yield Events(file, folder / METRICS)
+        yield Events(file, folder / METRICS, bucket)
     finally:
         file.close()

@@ -2,7 +2,6 @@
 
 import zipfile
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import ExifTags, Image
 from ssd_jax.errors import InputError
 from ssd_jax.files.channels import WHITE, Colour, shown
 from ssd_jax.files.decode import decode, read
-from ssd_jax.files.paths import write_atomically
+from ssd_jax.files.paths import Path, opened, write_atomically
 
 WIDTH = 768  # pixels that an enlarged grid has at least, from side to side
 
@@ -102,7 +101,7 @@ def read_image(path: Path, channels: int | None = None, background: Colour = WHI
 def size_of(path: Path) -> tuple[int, int]:
     """(h, w) of an image file as it is shown, upright, by its header alone. Raises InputError if it has none."""
     try:
-        with Image.open(path) as file:
+        with opened(path) as encoded, Image.open(encoded) as file:
             turned = "exif" in file.info and file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
             width, height = file.size
             return (width, height) if turned else (height, width)

@@ -4,11 +4,13 @@ import fcntl
 import json
 import math
 import os
-from pathlib import Path
 from typing import Any, NoReturn
 
+from etils import epath
+
 from ssd_jax.errors import InputError
-from ssd_jax.files.paths import write_atomically
+from ssd_jax.files.paths import Path, opened, write_atomically
+from ssd_jax.files.shared_file import BucketObject
 
 LARGEST = 64 << 20  # bytes of a file that is read
 
@@ -26,6 +28,11 @@ def write_json(path: Path, value: Any) -> None:
 def append_json(path: Path, value: Any) -> None:
     """Adds a line of JSON to a file, whole or not at all, also where others add theirs."""
     line = json_text(value).encode() + b"\n"
+    if isinstance(path, epath.Path):
+        file = BucketObject(path)
+        while not file.replace((found.text if (found := file.read()) else "") + line.decode(), found):
+            pass  # others were faster
+        return
     with open(path, "ab+", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         end = file.seek(0, os.SEEK_END)
@@ -63,7 +70,7 @@ def read_json(path: Path) -> Any:
         InputError: if it cannot be read, is larger than LARGEST, or no JSON.
     """
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             encoded = file.read(LARGEST + 1)
     except FileNotFoundError:
         raise

@@ -1,7 +1,6 @@
 """Leases: a file that says who writes into a folder, renewed as long as he does.
 
-Needs nothing but what a bucket has as well: to create a file unless it exists, to read it with the time of its last change,
-to replace and to delete it. Whoever holds a lease is taken for dead if he does not renew it for EXPIRES seconds, or if he
+Whoever holds a lease is taken for dead if he does not renew it for EXPIRES seconds, or if he
 is a process of this machine that runs no more.
 """
 
@@ -15,11 +14,11 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from ssd_jax.errors import InputError
 from ssd_jax.files.json_file import parse_json
-from ssd_jax.files.paths import write_atomically
+from ssd_jax.files.paths import Path
+from ssd_jax.files.shared_file import Found, SharedFile, shared_file
 
 RENEWED = 10.0  # seconds from one renewal to the next
 EXPIRES = 60.0  # seconds without renewal after which a lease is nobody's
@@ -57,11 +56,12 @@ class Lease:
     """A lease that is held."""
 
     path: Path
+    file: SharedFile
     holder: Holder
 
     def check(self) -> None:
         """Raises InputError if somebody else has taken it over, as he may if this process stood still for too long."""
-        found = _read(self.path)
+        found = _holder(self.file.read())
         if found is None or found.token != self.holder.token:
             raise InputError(f"{self.path} was taken over by {found or 'nobody'}: nothing more is written here")
 
@@ -78,7 +78,7 @@ def lease(path: Path) -> Iterator[Lease]:
     Raises:
         InputError: if somebody holds it.
     """
-    mine = Lease(path, Holder(_machine(), os.getpid(), uuid.uuid4().hex))
+    mine = Lease(path, shared_file(path), Holder(_machine(), os.getpid(), uuid.uuid4().hex))
     _take(mine)
     _held.add(mine.holder.token)
     ended = threading.Event()
@@ -90,30 +90,23 @@ def lease(path: Path) -> Iterator[Lease]:
         ended.set()
         renewing.join()
         _held.discard(mine.holder.token)
-        found = _read(path)
+        found = _holder(mine.file.read())
         if found is not None and found.token == mine.holder.token:
-            path.unlink(missing_ok=True)
+            mine.file.delete()
 
 
 def _take(mine: Lease) -> None:
     """Waits for the lease if it must. Raises InputError if somebody holds it."""
-    path, said = mine.path, False
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path, file, text, said = mine.path, mine.file, json.dumps(asdict(mine.holder)), False
     first_age = None
-    while True:
-        try:
-            with open(path, "x") as file:
-                file.write(json.dumps(asdict(mine.holder)))
-            return
-        except FileExistsError:
-            pass
-        other, age = _read(path), _age(path)
+    while not file.create(text):
+        found = file.read()
+        other, age = _holder(found), file.age()
         if age is None:
             continue  # deleted in the meantime
         if age > EXPIRES or (other is not None and other.is_gone):
-            write_atomically(path, lambda file: file.write(json.dumps(asdict(mine.holder)).encode()))
-            time.sleep(0.2)  # of several that take it over at once, the last one has it
-            mine.check()
+            file.replace(text, found)
+            mine.check()  # of several that take it over at once, one has it
             return
         renewed = first_age is not None and age < first_age
         if renewed or (other is not None and other.machine == _machine()):
@@ -129,33 +122,22 @@ def _take(mine: Lease) -> None:
 
 def _renew(mine: Lease, ended: threading.Event) -> None:
     while not ended.wait(RENEWED):
-        found = _read(mine.path)
-        if found is None or found.token != mine.holder.token:
-            return  # `check` will say so
         try:
-            os.utime(mine.path)
+            found = mine.file.read()
+            holder = _holder(found)
+            if found is None or holder is None or holder.token != mine.holder.token:
+                return  # `check` will say so
+            mine.file.touch(found)
         except OSError as error:
             logger.warning("the lease %s cannot be renewed: %s", mine.path, error)
 
 
-def _read(path: Path) -> Holder | None:
+def _holder(found: Found | None) -> Holder | None:
     """Who holds the lease; None if it is not there, or not written yet."""
     try:
-        return Holder(**parse_json(path.read_text()))
-    except (OSError, UnicodeDecodeError, InputError, TypeError):
+        return None if found is None else Holder(**parse_json(found.text))
+    except (InputError, TypeError):
         return None
-
-
-def _age(path: Path) -> float | None:
-    """Seconds since the last change, by the clock of the file system alone; None if it is not there."""
-    probe = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        probe.touch()
-        return probe.stat().st_mtime - path.stat().st_mtime
-    except FileNotFoundError:
-        return None
-    finally:
-        probe.unlink(missing_ok=True)
 
 
 def _machine() -> str:

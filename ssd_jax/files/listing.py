@@ -8,10 +8,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from ssd_jax.errors import InputError, few
+from ssd_jax.files.paths import Path, as_os_errors, buckets, in_bucket
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 OTHER_SUFFIXES = (
@@ -33,6 +33,18 @@ class _Noticed:
     dangling: list[str] = field(default_factory=list)
     products: list[str] = field(default_factory=list)
     suffixes: Counter[str] = field(default_factory=Counter)
+
+    def is_image(self, path: str) -> bool:
+        """Whether a file is an image to list, by its name; notes what it is otherwise."""
+        lower = path.lower()
+        if lower.endswith(OTHER_SUFFIXES):
+            self.suffixes[lower[lower.rindex(".") :]] += 1
+        if not lower.endswith(SUFFIXES):
+            return False
+        if path.rpartition("/")[2] in PRODUCTS:
+            self.products.append(path)
+            return False
+        return True
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,7 @@ def list_images(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise InputError(f"{str(folder)!r} is not a folder that can be read; give a folder of images")
     noticed = _Noticed()
-    paths = list(_walk(str(folder), noticed))
+    paths = list(_walk_bucket(folder, noticed) if in_bucket(folder) else _walk(str(folder), noticed))
     others = ", ".join(f"{count} {suffix}" for suffix, count in sorted(noticed.suffixes.items()))
     if noticed.dangling:
         logger.warning("%r: left out links that lead nowhere: %s", str(folder), few(noticed.dangling))
@@ -77,7 +89,7 @@ def _walk(root: str, noticed: _Noticed) -> Iterator[str]:
     while visits:
         here = visits[-1]
         for entry in here.entries:
-            name, lower = entry.name, entry.name.lower()
+            name = entry.name
             if name.startswith(".") or name == "__MACOSX":
                 continue
             kind = _kind(entry)
@@ -86,15 +98,37 @@ def _walk(root: str, noticed: _Noticed) -> Iterator[str]:
                 break
             if kind == "nothing":
                 noticed.dangling.append(here.prefix + name)
-            elif kind == "file" and lower.endswith(SUFFIXES):
-                if name not in PRODUCTS:
-                    yield here.prefix + name
-                else:
-                    noticed.products.append(here.prefix + name)
-            elif kind == "file" and lower.endswith(OTHER_SUFFIXES):
-                noticed.suffixes[lower[lower.rindex(".") :]] += 1
+            elif kind == "file" and noticed.is_image(here.prefix + name):
+                yield here.prefix + name
         else:
             visits.pop()
+
+
+def _walk_bucket(root: Path, noticed: _Noticed) -> Iterator[str]:
+    """The same of a bucket, which has neither links nor folders of its own."""
+    paths = sorted(objects_below(root), key=lambda path: path.split("/"))
+    names: dict[str, set[str]] = {}
+    for path in paths:
+        parts = path.split("/")
+        for i, part in enumerate(parts):
+            names.setdefault("/".join(parts[:i]), set()).add(part)
+    ours: dict[str, set[str]] = {}
+    for folder, held in names.items():
+        here = root / folder
+        inside_run = here.name == "samples" and all((here.parent / each).exists() for each in WORKDIR)
+        ours[folder] = _products(held, inside_run)
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        left_out = any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
+        if not left_out and name not in ours[folder] and noticed.is_image(path):
+            yield path
+
+
+def objects_below(folder: Path) -> dict[str, dict]:
+    """All objects below a folder of a bucket: what is known of each, by its relative path."""
+    prefix = str(folder).removeprefix("gs://").rstrip("/") + "/"
+    with as_os_errors(folder):
+        return {path.removeprefix(prefix): of for path, of in buckets().find(str(folder), detail=True).items()}
 
 
 def _visit(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> _Visit:
@@ -108,15 +142,16 @@ def _visit(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> _Vis
             entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise _unreadable(folder, error) from error
-    ours = _products(folder, {entry.name for entry in entries})
+    run, name = os.path.split(os.path.abspath(folder))
+    inside_run = name == "samples" and all(os.path.exists(os.path.join(run, each)) for each in WORKDIR)
+    ours = _products({entry.name for entry in entries}, inside_run)
     return _Visit(prefix, (*above, identity), (entry for entry in entries if entry.name not in ours))
 
 
-def _products(folder: str, names: set[str]) -> set[str]:
-    """Which of the names in a folder are grids and animations that our commands wrote."""
+def _products(names: set[str], inside_run: bool) -> set[str]:
+    """Which of the names in a folder, maybe the samples of a run, are grids and animations that our commands wrote."""
     ours = {*PRODUCTS} if RECORD in names else set()
-    run, name = os.path.split(os.path.abspath(folder))
-    if name == "samples" and all(os.path.exists(os.path.join(run, each)) for each in WORKDIR):
+    if inside_run:
         ours |= set(filter(GRID.fullmatch, names))
     if names.issuperset(WORKDIR):
         ours |= {*IN_WORKDIR}
@@ -146,12 +181,20 @@ def fingerprint(folder: Path, paths: Iterable[str | Path]) -> str:
 
     Of names, sizes and times: nothing is read.
     """
-    digest = hashlib.sha256()
+    digest, objects = hashlib.sha256(), objects_below(folder) if in_bucket(folder) else None
     for path in paths:
-        try:
-            status = os.stat(os.path.join(folder, path))
-            told = f"{status.st_size} {status.st_mtime_ns}"
-        except OSError as error:  # what is gone is another image, too
-            told = str(error.errno)
+        if objects is not None:
+            found = objects.get(str(path), {})
+            told = f"{found.get('size')} {found.get('generation')}"
+        else:
+            told = _size_and_time(os.path.join(folder, path))
         digest.update(f"{path}\0{told}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
+
+
+def _size_and_time(path: str) -> str:
+    try:
+        status = os.stat(path)
+        return f"{status.st_size} {status.st_mtime_ns}"
+    except OSError as error:  # what is gone is another image, too
+        return str(error.errno)

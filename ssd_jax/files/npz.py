@@ -6,12 +6,12 @@ import zipfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ssd_jax.errors import InputError, one_line
 from ssd_jax.files.archive import SMALL, check_sizes, open_archive, read_into
+from ssd_jax.files.paths import Path, to_path
 
 LARGEST_HEADER = 1 << 16  # bytes that come before the numbers of an array
 KINDS = "biufUS"  # numbers and strings
@@ -70,7 +70,7 @@ def stored_arrays(path: str | Path) -> dict[str, StoredArray]:
         InputError: if it is damaged or no .npz file, or holds objects.
     """
     with _opened(path) as archive:
-        return {name.removesuffix(".npy"): _stored(archive, name, Path(path)) for name in _names(archive)}
+        return {name.removesuffix(".npy"): _stored(archive, name, to_path(path)) for name in _names(archive)}
 
 
 def read_npz(path: str | Path, *, without: Collection[str] = ()) -> dict[str, np.ndarray]:
@@ -78,7 +78,7 @@ def read_npz(path: str | Path, *, without: Collection[str] = ()) -> dict[str, np
     with _opened(path) as archive:
         names = [name for name in _names(archive) if name.removesuffix(".npy") not in without]
         check_sizes(archive, names)
-        return {name.removesuffix(".npy"): _array(archive, _stored(archive, name, Path(path))) for name in names}
+        return {name.removesuffix(".npy"): _array(archive, _stored(archive, name, to_path(path))) for name in names}
 
 
 @contextmanager

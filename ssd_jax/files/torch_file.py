@@ -9,11 +9,11 @@ as int64 and its bytes, little-endian.
 import io
 import math
 import os
+import pathlib
 import pickle
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -21,6 +21,7 @@ import numpy as np
 
 from ssd_jax.errors import InputError, one_line
 from ssd_jax.files.archive import SMALL, check_sizes, open_archive, read_into, read_small
+from ssd_jax.files.paths import Path, local_copy, to_path
 from ssd_jax.files.restricted_pickle import set_item, unpickle
 
 STORAGES = {
@@ -55,14 +56,15 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
             that is not run.
     """
     try:
-        with open(path, "rb") as file:
+        here = local_copy(to_path(path))
+        with open(here, "rb") as file:
             start = file.read(len(LEGACY))
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from error
     if start != LEGACY and not start.startswith(b"PK"):
         raise InputError(f"{str(path)!r} is no checkpoint; give a .pt file written by torch.save")
     try:
-        contents = _read_legacy(path) if start == LEGACY else _read_zip(path)
+        contents = _read_legacy(here) if start == LEGACY else _read_zip(here)
     except InputError as error:
         raise InputError(f"{str(path)!r} {error}") from error
     except Exception as error:  # a broken archive or pickle raises almost anything
@@ -75,7 +77,7 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
     return contents
 
 
-def _read_zip(path: str | Path) -> Any:
+def _read_zip(path: pathlib.Path) -> Any:
     with open_archive(path) as archive:
         names = archive.namelist()
         roots = [name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")]
@@ -97,7 +99,7 @@ def _read_zip(path: str | Path) -> Any:
         return tensors.unpickle(io.BytesIO(read_small(archive, roots[0] + "data.pkl", PICKLE)))
 
 
-def _read_legacy(path: str | Path) -> Any:
+def _read_legacy(path: pathlib.Path) -> Any:
     found: dict[str, np.ndarray] = {}
     left = size_of_file = os.path.getsize(path)
 

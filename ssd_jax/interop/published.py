@@ -5,10 +5,11 @@ whole decoder; adapters are named by pixel size. `_layer_names` alone says which
 """
 
 import os
+import pathlib
 import re
 import shutil
+import tempfile
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from ssd_jax.build import Experiment, build
 from ssd_jax.config import Config
 from ssd_jax.data.sources import DataConfig
 from ssd_jax.errors import InputError, brief, one_line
-from ssd_jax.files.paths import check_writable
+from ssd_jax.files.paths import Path, absolute, check_writable, move_folder, to_path
 from ssd_jax.files.torch_file import read_torch_file
 from ssd_jax.network.flexi_unet import FlexiUNet, FlexiUNetConfig
 from ssd_jax.process.config import ProcessConfig
@@ -236,7 +237,8 @@ def settings_from_name(path: str | Path) -> dict[str, int]:
     E.g. 64, 4 and 1000000 for ssd_64res_celeba_4levels_ema_0.9999_1000000.pt; empty for other names.
     """
     match = re.match(
-        r"ssd_(?P<image_size>\d{1,5})res_.*?_(?P<num_levels>\d{1,2})levels(?:.*_(?P<step>\d{1,9})\.)?", Path(path).name
+        r"ssd_(?P<image_size>\d{1,5})res_.*?_(?P<num_levels>\d{1,2})levels(?:.*_(?P<step>\d{1,9})\.)?",
+        os.path.basename(path),
     )
     return {name: int(number) for name, number in match.groupdict().items() if number} if match else {}
 
@@ -263,7 +265,7 @@ def import_checkpoint(
     Raises:
         InputError: if the file cannot be read, fits no FlexiUNet or not the process, or `workdir` is taken.
     """
-    workdir = Path(workdir).resolve()
+    workdir = absolute(to_path(workdir))
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise InputError(f"{str(workdir)!r} is not an empty folder; choose another --workdir, nothing is overwritten")
     check_writable(workdir.parent)
@@ -311,12 +313,13 @@ def _weights(path: str | Path) -> tuple[dict[str, np.ndarray], int]:
 
 
 def _write_run(workdir: Path, experiment: Experiment, step: int, parameters: dict[str, Any]) -> None:
-    """Writes config.json and a checkpoint beside `workdir`, then renames them into place."""
-    temporary = workdir.with_name(f".{workdir.name}.{os.getpid()}.tmp")
+    """Writes config.json and a checkpoint beside `workdir`, on this machine, then moves them into place."""
+    beside = workdir if isinstance(workdir, pathlib.Path) else pathlib.Path(tempfile.gettempdir(), workdir.name)
+    temporary = beside.with_name(f".{workdir.name}.{os.getpid()}.tmp")
     try:
         claim_workdir(temporary, experiment.config)
         with checkpoint.open_checkpoints(temporary, writable=True) as checkpoints:
             checkpoint.save(checkpoints, step, experiment, {"ema": {MAIN: parameters}})
-        os.replace(temporary, workdir)
+        move_folder(temporary, workdir)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

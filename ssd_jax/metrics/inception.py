@@ -4,8 +4,8 @@ It is not the Inception-v3 of today's libraries: average pools leave their paddi
 maximum, there are 1008 classes. Layers have the names that they have in the PyTorch file of these weights.
 """
 
+import pathlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, UInt8
 
 from ssd_jax.errors import InputError, one_line
 from ssd_jax.files.npz import read_npz
-from ssd_jax.files.paths import cache_folder, write_atomically
+from ssd_jax.files.paths import Path, cache_folder, to_path, write_atomically
 from ssd_jax.files.torch_file import read_torch_file
 from ssd_jax.metrics.features import FeatureSet
 
@@ -202,7 +202,7 @@ def inception_features(weights_path: str | Path | None = None) -> FeatureSet:
     Raises:
         InputError: if there is no such file, or it is another one; the message says where to get the weights.
     """
-    path = Path(weights_path or default_weights_path())
+    path = to_path(weights_path or default_weights_path())
     try:
         weights, abstract = read_npz(path), _abstract()[1]
         parameters = jax.tree.map_with_path(lambda where, leaf: _parameter(weights[_name(where)], leaf.shape), abstract)
@@ -235,7 +235,7 @@ def _name(where: tuple) -> str:
     return ".".join(key.key for key in where[-2:])
 
 
-def default_weights_path() -> Path:
+def default_weights_path() -> pathlib.Path:
     """Where `launch.import_inception` leaves the weights and `inception_features` looks for them."""
     return cache_folder() / f"{NAME}.npz"
 
@@ -263,7 +263,7 @@ def import_weights(source: str | Path, path: str | Path) -> None:
         weights[f"{layer}.bias"] = (bias - mean * scale).astype(np.float32)
     if not all(np.isfinite(weight).all() for weight in weights.values()):
         raise InputError(f"{str(source)!r} holds weights that are not finite; {SOURCE}")
-    write_atomically(Path(path), lambda file: np.savez(file, allow_pickle=False, **weights))
+    write_atomically(to_path(path), lambda file: np.savez(file, allow_pickle=False, **weights))
 
 
 def _check(tensors: Mapping[str, Any], kernels: Mapping[str, tuple[int, ...]], source: str | Path) -> None:

@@ -5,7 +5,6 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -16,7 +15,7 @@ from jaxtyping import Array, Float, UInt8
 from ssd_jax.errors import InputError, one_line
 from ssd_jax.files.channels import WHITE, Colour, shown
 from ssd_jax.files.npz import read_npz
-from ssd_jax.files.paths import cache_folder, write_atomically
+from ssd_jax.files.paths import Path, cache_folder, to_path, write_atomically
 from ssd_jax.metrics.features import FeatureSet
 from ssd_jax.sharding import make_mesh, replicated, split_along_batch
 
@@ -177,7 +176,7 @@ def _call(function: Partial, images: UInt8[Array, "n h w 3"]) -> dict[str, Float
 
 def save_statistics(path: str | Path, statistics: Statistics) -> None:
     """Writes an .npz that pytorch-fid and ADM read as well: mu and sigma of "pool", mu_s and sigma_s of "spatial"."""
-    write_atomically(Path(path), lambda file: np.savez(file, allow_pickle=False, **_arrays(statistics)))
+    write_atomically(to_path(path), lambda file: np.savez(file, allow_pickle=False, **_arrays(statistics)))
 
 
 def _arrays(statistics: Statistics) -> dict[str, np.ndarray]:

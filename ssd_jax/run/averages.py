@@ -2,7 +2,6 @@
 
 import re
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,7 +9,7 @@ import numpy as np
 
 from ssd_jax.errors import InputError
 from ssd_jax.files.npz import read_npz
-from ssd_jax.files.paths import write_atomically
+from ssd_jax.files.paths import Path, write_atomically
 from ssd_jax.processes import first_does
 from ssd_jax.run.digest import named
 from ssd_jax.training.ema import reconstruction

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -20,6 +19,7 @@ from orbax.checkpoint import v1 as ocp
 
 from ssd_jax.build import Experiment
 from ssd_jax.errors import InputError, few, one_line
+from ssd_jax.files.paths import Path, absolute, in_bucket, move_folder, to_path
 from ssd_jax.run.digest import Digest, digests
 from ssd_jax.run.record import (
     Damaged,
@@ -54,7 +54,7 @@ class Checkpoints:
     @property
     def folder(self) -> Path:
         """Where they lie."""
-        return Path(self.orbax.directory)
+        return to_path(self.orbax.directory)
 
     @property
     def steps(self) -> list[int]:
@@ -83,7 +83,7 @@ def open_checkpoints(workdir: Path, *, writable: bool, latest: int = 2, every: i
     policies = ocp.training.preservation_policies
     multiples = [policies.EveryNSteps(every)] if every else []
     kept: Any = policies.AnyPreservationPolicy([policies.LatestN(latest), *multiples])
-    folder = (workdir / "checkpoints").resolve()
+    folder = absolute(workdir / "checkpoints")
     with _written(folder):
         orbax = ocp.training.Checkpointer(
             str(folder), context=context, preservation_policy=kept, cleanup_tmp_directories=writable
@@ -101,6 +101,8 @@ def open_checkpoints(workdir: Path, *, writable: bool, latest: int = 2, every: i
 
 def check_room(workdir: Path, experiment: Experiment) -> None:
     """Raises InputError if the disk has no room for the checkpoints that a run will keep and the one being written."""
+    if in_bucket(workdir):
+        return  # which has no end
     settings, folder = experiment.config.train, workdir / "checkpoints"
     leaves = jax.tree.leaves(abstract_state(experiment.abstract_parameters).as_dict())
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
@@ -260,8 +262,7 @@ def _move_later(checkpoints: Checkpoints, step: int) -> None:
             place, number = folder.parent / "damaged" / str(each), 0
             while place.exists():
                 place, number = place.with_name(f"{each}-{number}"), number + 1
-            place.parent.mkdir(exist_ok=True)
-            shutil.move(folder / str(each), place)
+            move_folder(folder / str(each), place)
             logger.warning("moved the damaged checkpoint to %s", place)
     sync_global_devices("damaged checkpoints are moved")
     checkpoints.orbax.reload()

@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
@@ -13,6 +12,7 @@ from ssd_jax.build import Experiment
 from ssd_jax.config import Config
 from ssd_jax.errors import InputError, few
 from ssd_jax.files.json_file import read_json, write_json
+from ssd_jax.files.paths import Path
 from ssd_jax.network.protocol import LABEL_TABLE, null_label
 from ssd_jax.processes import first_does, gathered
 from ssd_jax.run.digest import named

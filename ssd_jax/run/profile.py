@@ -1,13 +1,16 @@
 """A trace of some steps of training, and the share of its time in which no compiled program ran."""
 
 import logging
+import pathlib
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
+
+from ssd_jax.files.paths import Path, upload
 
 WARM_UP = 2  # steps before the trace begins
 
@@ -27,13 +30,15 @@ class Profiler:
     steps: int
     taken: int = field(default=0, init=False)
     started: float = field(default=0.0, init=False)
+    written: pathlib.Path = field(default_factory=pathlib.Path, init=False)  # the folder, or its copy on this machine
 
     def after_step(self, result: Any) -> None:
         """To be called after every step with what it made; waits for it where the trace begins and ends."""
         self.taken += 1
         if self.steps and self.taken == WARM_UP:
             jax.block_until_ready(result)
-            jax.profiler.start_trace(self.folder)
+            self.written = self.folder if isinstance(self.folder, pathlib.Path) else pathlib.Path(tempfile.mkdtemp())
+            jax.profiler.start_trace(self.written)
             self.started = time.perf_counter()
         if self.steps and self.taken == WARM_UP + self.steps:
             jax.block_until_ready(result)
@@ -46,9 +51,12 @@ class Profiler:
         seconds, self.started = time.perf_counter() - self.started, 0.0
         jax.profiler.stop_trace()
         traced = self.taken - WARM_UP
-        latest = max(self.folder.glob("**/*.xplane.pb"), key=lambda path: path.stat().st_mtime_ns, default=None)
+        latest = max(self.written.glob("**/*.xplane.pb"), key=lambda path: path.stat().st_mtime_ns, default=None)
         if latest is None or not traced:
             return
+        if self.written != self.folder:
+            for file in filter(pathlib.Path.is_file, self.written.rglob("*")):
+                upload(file, self.folder / file.relative_to(self.written))
         share = 1 - busy_seconds(jax.profiler.ProfileData.from_file(str(latest))) / seconds
         logger.info(
             "%d steps took %.3g s, %.1f %% of it outside compiled programs; trace in %s: tensorboard --logdir it",

@@ -5,7 +5,6 @@ import math
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -22,7 +21,7 @@ from ssd_jax.errors import InputError, check_range, checked_arguments, few
 from ssd_jax.files import images
 from ssd_jax.files.events import Events, open_events
 from ssd_jax.files.lease import Lease
-from ssd_jax.files.paths import check_writable
+from ssd_jax.files.paths import Path, check_writable, to_path
 from ssd_jax.processes import first_does, gathered
 from ssd_jax.run import checkpoint
 from ssd_jax.run.averages import keep_average
@@ -76,7 +75,7 @@ def train(
         KeyboardInterrupt, SystemExit: after SIGINT; after SIGTERM and SIGHUP, with code 143 and 129.
     """
     check_range("profile", profile, low=0, high=MAX_PROFILE)
-    workdir, settings, mesh = Path(workdir), config.train, make_mesh(config.mesh)
+    workdir, settings, mesh = to_path(workdir), config.train, make_mesh(config.mesh)
     check_writable(workdir)
     origin = init_from if init_from is None or isinstance(init_from, Trained) else load(init_from)
     if origin is not None and has_checkpoints(workdir):
@@ -245,6 +244,7 @@ class Loop:
         """Starts saving, unless another run has taken the workdir over; returns the step."""
         if self.lease is not None:
             self.lease.check()
+        self.events.upload()  # what is known of the steps before a checkpoint is never lost
         checkpoint.save(self.checkpoints, step, self.experiment, state.as_dict(), iterator.get_state())
         return step
 

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
@@ -20,6 +19,7 @@ from ssd_jax.data.protocol import ReadableSource
 from ssd_jax.data.sources import make_source
 from ssd_jax.errors import InputError, check_range, checked_arguments, few
 from ssd_jax.files.json_file import read_json
+from ssd_jax.files.paths import Path, to_path
 from ssd_jax.network import kind_of
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.protocol import null_label
@@ -320,7 +320,7 @@ def load(
     Raises:
         InputError: if there is no run, no checkpoint, or it is damaged; or what it kept does not give this width.
     """
-    workdir = Path(workdir)
+    workdir = to_path(workdir)
     if operator is not None:
         _register(workdir, operator)
     experiment = build(load_config(workdir), load_statistics(workdir))

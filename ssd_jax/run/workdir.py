@@ -4,14 +4,13 @@ import dataclasses
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from ssd_jax.config import Config, config_from_json, config_json
 from ssd_jax.data.sources import DataConfig
 from ssd_jax.errors import InputError
 from ssd_jax.files.json_file import read_json, write_json
 from ssd_jax.files.lease import Lease, lease
-from ssd_jax.files.paths import write_atomically
+from ssd_jax.files.paths import Path, in_bucket, opened, write_atomically
 from ssd_jax.network.parameterisation import DataStatistics
 from ssd_jax.processes import first_does
 from ssd_jax.run.record import differences
@@ -21,6 +20,7 @@ logger = logging.getLogger(__name__)
 LEASE = "lock.json"
 CONFIG = "config.json"
 STATISTICS = "statistics.json"
+COMMITTED = "commit_success.txt"  # what Orbax writes last into a checkpoint in a bucket, where nothing can be renamed
 
 
 @contextmanager
@@ -59,14 +59,15 @@ def has_checkpoints(workdir: Path) -> bool:
     """Whether training has saved anything in `workdir`; before, its config may still change."""
     folder = workdir / "checkpoints"
     steps = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()] if folder.is_dir() else []
-    return any(any(path.iterdir()) for path in steps)
+    return any((path / COMMITTED).exists() if in_bucket(path) else any(path.iterdir()) for path in steps)
 
 
 def load_config(workdir: Path) -> Config:
     """The config of the run in `workdir`. Raises InputError if there is none or it cannot be read."""
     file = workdir / CONFIG
     try:
-        text = file.read_text()
+        with opened(file) as found:
+            text = found.read().decode()
     except FileNotFoundError as error:
         raise InputError(
             f"{str(workdir)!r} is no run: it has no config.json; make one with python -m launch.train --workdir {workdir}"

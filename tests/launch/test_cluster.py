@@ -71,6 +71,11 @@ esac"""
     assert commands[-1].lstrip().startswith("sudo docker run") and commands[-1].rstrip().endswith(
         r"image train --config.model.widths=\(8\,\ 16\) --workdir /runs/x"
     )
+    assert any("mountpoint -q /runs || sudo mount host:/share /runs" in line for line in commands)
+    (tmp_path / "looked").unlink()
+    (tmp_path / "gcloud.log").unlink()
+    result = run(command, **(given | {"DISK": ""}), EARLY="PROVISIONING")
+    assert result.returncode == 0 and not any("mount" in line for line in told(tmp_path, "gcloud"))
     (tmp_path / "looked").unlink()
     result = run(command, **given, EARLY="FAILED")
     assert result.returncode == 1 and "queued resource name is FAILED; delete it, and run the same again" in result.stderr
@@ -94,7 +99,7 @@ def test_the_job_of_kubernetes_is_one():
 def test_the_image_installs_what_there_is():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = (FOLDER / "Dockerfile").read_text().splitlines()
-    assert 'RUN pip install --no-cache-dir ".[$EXTRA]"' in lines and 'ENTRYPOINT ["ssd-jax"]' in lines
-    assert {"cuda13", "tpu"} <= set(project["optional-dependencies"]) and "ssd-jax" in project["scripts"]
+    assert 'RUN pip install --no-cache-dir ".[$EXTRA,gcs]"' in lines and 'ENTRYPOINT ["ssd-jax"]' in lines
+    assert {"cuda13", "tpu", "gcs"} <= set(project["optional-dependencies"]) and "ssd-jax" in project["scripts"]
     (python,) = (line.removeprefix("FROM python:").removesuffix("-slim") for line in lines if line.startswith("FROM"))
     assert f"Programming Language :: Python :: {python}" in project["classifiers"]

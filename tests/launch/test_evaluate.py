@@ -99,7 +99,7 @@ def test_what_cannot_be_compared_is_refused(folder, tmp_path):
     refused(tmp_path / "other.npz", "'mine' features, but there are only low_pass here")
 
 
-@pytest.mark.parametrize("name", ["./nothing", "~/x", "x.npz", "/nowhere/at/all", "gs://bucket/folder", "a b"])
+@pytest.mark.parametrize("name", ["./nothing", "~/x", "x.npz", "/nowhere/at/all", "a b"])
 def test_missing_files_are_not_taken_for_data_sets(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     refused(name, f"--reference {name!r} is no file and no folder; give one that exists")
