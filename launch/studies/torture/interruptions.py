@@ -4,10 +4,13 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,14 @@ from ssd_jax.errors import InputError
 LONGEST = 600  # seconds of a life of a run
 
 
-def run(config: Config, kills: int, terminations: int, seed: int) -> dict[str, Any]:
+def run(config: Config, kills: int, terminations: int, seed: int, processes: Sequence[int] = (1,)) -> dict[str, Any]:
     """Trains in processes of their own that get SIGKILL or SIGTERM at random moments, again and again.
+
+    Args:
+        config: of the run.
+        kills, terminations: how many signals of either kind.
+        seed: of the moments, the order and the numbers of processes.
+        processes: that a life of the run may have, of one mesh: as many devices as the most of them.
 
     Returns:
         How many signals of either kind came while a run was alive, after which exit codes; how many runs that were
@@ -38,16 +47,18 @@ def run(config: Config, kills: int, terminations: int, seed: int) -> dict[str, A
         )
         command = [sys.executable, "-m", f"{__name__.partition('.studies')[0]}.train", f"--config={file}"]
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled"}
-        whole = _weights(_uninterrupted(command, environment, Path(folder, "whole")))
+        job = Job(command, environment, max(processes))
+        whole = _weights(job.whole(Path(folder, "whole"), 1))
         started = time.monotonic()  # now that the programs are compiled
-        if _weights(_uninterrupted(command, environment, Path(folder, "again"))) != whole:
+        if any(_weights(job.whole(Path(folder, f"again{count}"), count)) != whole for count in processes):
             faults.append("two runs that nothing interrupted differ")
-        length = time.monotonic() - started
+        length = (time.monotonic() - started) / len(processes)
         workdir, codes, ended, differing = Path(folder, "run"), [], 0, 0
         for number in tqdm(signals, "signals"):
             code = None
             while code is None:  # a run that ended before its signal came is compared, and another one begun
-                code = _life(command, environment, workdir, generator.uniform(0, length), number)
+                count = processes[int(generator.integers(len(processes)))]
+                code = job.life(workdir, count, generator.uniform(0, length), number)
                 if code is None:
                     ended, differing = ended + 1, differing + (_weights(workdir) != whole)
                     shutil.rmtree(workdir)
@@ -55,31 +66,59 @@ def run(config: Config, kills: int, terminations: int, seed: int) -> dict[str, A
             if code not in expected:
                 faults.append(f"{signal.Signals(number).name}: exit code {code}")
             codes.append(code)
-        ended, differing = ended + 1, differing + (_weights(_uninterrupted(command, environment, workdir)) != whole)
+        ended, differing = ended + 1, differing + (_weights(job.whole(workdir, 1)) != whole)
     found = {"SIGKILL": kills, "SIGTERM": terminations, "exit codes": {str(code): codes.count(code) for code in set(codes)}}
     return found | {"interrupted runs that ended": ended, "that differ": differing, "faults": faults}
 
 
-def _uninterrupted(command: list[str], environment: dict, workdir: Path) -> Path:
-    done = subprocess.run(
-        [*command, f"--workdir={workdir}"], env=environment, capture_output=True, text=True, timeout=LONGEST
-    )
-    if done.returncode:
-        raise InputError(f"training fails by itself: {done.stderr[-500:]}")
-    return workdir
+@dataclass(frozen=True)
+class Job:
+    """A command that trains, by one process or several, which share some devices of this machine.
 
+    Attributes:
+        command: without the workdir.
+        environment: of it.
+        devices: of all processes together.
+    """
 
-def _life(command: list[str], environment: dict, workdir: Path, seconds: float, number: int) -> int | None:
-    """Exit code of a run that gets a signal after so many seconds; None if it ended before."""
-    with subprocess.Popen(
-        [*command, f"--workdir={workdir}"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    command: list[str]
+    environment: dict[str, str]
+    devices: int
+
+    def _started(self, workdir: Path, count: int) -> list[subprocess.Popen[str]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        each = f"--xla_force_host_platform_device_count={self.devices // count}"
+        environment = self.environment | {"XLA_FLAGS": f"{self.environment.get('XLA_FLAGS', '')} {each}"}
+        command = [*self.command, f"--workdir={workdir}"]
+        commands = [command]
+        if count > 1:
+            command += [f"--coordinator_address=127.0.0.1:{port}", f"--num_processes={count}"]
+            commands = [[*command, f"--process_id={i}"] for i in range(count)]
+        pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        return [subprocess.Popen(each, env=environment, **pipes) for each in commands]
+
+    def whole(self, workdir: Path, count: int) -> Path:
+        """The workdir of a run that nothing interrupts."""
+        for process in self._started(workdir, count):
+            _, said = process.communicate(timeout=LONGEST)
+            if process.returncode:
+                raise InputError(f"training fails by itself: {said[-500:]}")
+        return workdir
+
+    def life(self, workdir: Path, count: int, seconds: float, number: int) -> int | None:
+        """Exit code of the first process of a run whose processes all get a signal after so many seconds; None if it ended
+        before."""
+        started = self._started(workdir, count)
         try:
-            process.wait(seconds)
+            started[0].communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            process.send_signal(number)
-        code = process.wait(LONGEST)
-    return None if code == 0 else code
+            for process in started:
+                process.send_signal(number)
+        for process in started:
+            process.communicate(timeout=LONGEST)
+        return started[0].returncode or None
 
 
 def _weights(workdir: Path) -> dict[str, Any]:
