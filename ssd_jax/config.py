@@ -88,8 +88,15 @@ def from_config_dict(config_dict: ConfigDict | dict) -> Config:
     kind = as_type("model.kind", sections.setdefault("model", {}).pop("kind", "flexi_unet"), str)
     check_name("model.kind", kind, NETWORKS, HOW_TO_REGISTER)
     classes["model"] = NETWORKS[kind][0]
-    sections = {name: checked_fields(name, classes[name], values) for name, values in sections.items()}
-    return Config(**{name: classes[name](**values) for name, values in sections.items()})
+    return Config(**{name: _made(name, classes[name], values) for name, values in sections.items()})
+
+
+def _made(name: str, cls: Any, values: dict) -> Any:
+    """The dataclass of a section, and of sections within it, from plain dicts."""
+    kinds = field_types(cls)
+    dicts = [each for each in values if isinstance(values[each], dict) and dataclasses.is_dataclass(kinds.get(each))]
+    inner = {each: _made(f"{name}.{each}", kinds[each], values[each]) for each in dicts}
+    return cls(**checked_fields(name, cls, values | inner))
 
 
 def config_json(config: Config) -> str:

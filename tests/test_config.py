@@ -19,6 +19,7 @@ from ssd_jax.config import (
 )
 from ssd_jax.errors import InputError
 from ssd_jax.process.config import make_process
+from ssd_jax.training.config import OptimizerConfig
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -34,6 +35,17 @@ def test_round_trip():
     assert config != Config()
     assert from_config_dict(to_config_dict(config)) == config
     assert config_from_json(config_json(config)) == config
+
+
+def test_settings_within_a_section():
+    config = from_config_dict({"train": {"optimizer": {"b2": 0.95}}})
+    assert config.train.optimizer == OptimizerConfig(b2=0.95) and config.train.optimizer.b1 == 0.9
+    given: Any = to_config_dict(config)
+    given.train.optimizer.weight_decay = 0.1
+    changed = from_config_dict(given)
+    assert changed.train.optimizer == OptimizerConfig(b2=0.95, weight_decay=0.1)
+    assert config_from_json(config_json(changed)) == changed
+    assert config_from_json(json.dumps({"format": 4, "train": {"steps": 3}})).train.optimizer == OptimizerConfig()
 
 
 def test_image_size_is_the_short_way_to_a_square_shape():
@@ -94,6 +106,11 @@ BAD = {
     "train.steps is True": {"train": {"steps": True}},
     "train.steps is 0, but must be >= 1": {"train": {"steps": 0}},
     "train.learning_rate is -1": {"train": {"learning_rate": -1}},
+    "config field of train.optimizer is 'b3'.*b1, b2, weight_decay": {"train": {"optimizer": {"b3": 0.9}}},
+    "train.optimizer is 3, but must be of type OptimizerConfig": {"train": {"optimizer": 3}},
+    "train.optimizer.b1 is '0.5', but must be of type float": {"train": {"optimizer": {"b1": "0.5"}}},
+    "train.optimizer.b2 is 1.0, but must be >= 0 and < 1": {"train": {"optimizer": {"b2": 1.0}}},
+    "train.optimizer.weight_decay is -0.1, but must be >= 0": {"train": {"optimizer": {"weight_decay": -0.1}}},
     "train.ema_decay is 1.0, but must be >= 0 and < 1": {"train": {"ema_decay": 1.0}},
     "train.keep_latest is 0, but must be >= 1": {"train": {"keep_latest": 0}},
     "train.keep_every is 1500, but must be a multiple of train.checkpoint_every, 1000, or 0": {

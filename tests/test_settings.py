@@ -18,6 +18,7 @@ from ssd_jax.config import (
     from_config_dict,
 )
 from ssd_jax.errors import InputError, check_range
+from ssd_jax.training.config import OptimizerConfig
 from ssd_jax.training.optimizer import learning_rate
 
 SECTIONS: dict[str, Any] = {
@@ -26,6 +27,7 @@ SECTIONS: dict[str, Any] = {
     "model": FlexiUNetConfig,
     "denoiser": DenoiserConfig,
     "train": TrainConfig,
+    "train.optimizer": OptimizerConfig,
     "sample": SampleConfig,
 }
 FIELDS = [(name, field) for name, cls in SECTIONS.items() for field in dataclasses.fields(cls)]

@@ -65,10 +65,12 @@ def parse_fields(name: str | None, argv: list[str]) -> list[str]:
     except flags.IllegalFlagValueError as error:
         if not (written := WRONG_VALUE.match(str(error))):
             raise
-        section, field = written["path"].split(".")[:2]
-        fields: Any = config[section]
+        *sections, field = written["path"].split(".")
+        fields: Any = config
+        for section in sections:
+            fields = fields[section]
         kind = fields.get_type(field).__name__
-        raise InputError(f"{section}.{field} is {brief(written['value'])}, but must be of type {kind}") from error
+        raise InputError(f"{written['path']} is {brief(written['value'])}, but must be of type {kind}") from error
 
 
 def check_field(config: ConfigDict, path: str) -> None:
@@ -79,14 +81,17 @@ def check_field(config: ConfigDict, path: str) -> None:
     fields = config[section]
     if not isinstance(fields, ConfigDict):
         raise InputError(f"config section {section} is {brief(fields)}, but must hold fields with their values")
-    if not rest:
-        some = next(iter(fields))
-        raise InputError(f"config section {section} is set field by field: --config.{section}.{some}=...")
-    name, bracket, _ = rest[0].partition("[")
-    if name not in fields:
-        raise unknown_name(f"config field of {section}", name, fields)
-    if len(rest) > 1 or bracket:
-        raise InputError(f"config field {path!r} does not exist; {section}.{name} is set as a whole")
+    while rest:
+        name, bracket, _ = rest.pop(0).partition("[")
+        if name not in fields:
+            raise unknown_name(f"config field of {section}", name, fields)
+        section, fields = f"{section}.{name}", fields[name]
+        if not isinstance(fields, ConfigDict):
+            if rest or bracket:
+                raise InputError(f"config field {path!r} does not exist; {section} is set as a whole")
+            return
+    some = next(iter(fields))
+    raise InputError(f"config section {section} is set field by field: --config.{section}.{some}=...")
 
 
 def shipped() -> list[str]:

@@ -1,6 +1,6 @@
 """The `train` section of a config."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ssd_jax.errors import InputError, check_name, check_range, check_seed, section
 from ssd_jax.training.loss import LOSS_WEIGHTINGS
@@ -14,6 +14,29 @@ MAX_FLOPS_PER_STEP = 1e3
 MAX_TIMESTEP_PARTS = 2**10
 MAX_LEARNING_RATE = 100  # Adam moves every parameter by about as much: absurd long before float32 overflows
 MAX_GRADIENT_CLIP = 1e12  # as good as none
+MAX_WEIGHT_DECAY = 1e3
+
+
+@section("train.optimizer")
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov & Hutter 2019); its learning rate and clipping are in `TrainConfig`.
+
+    Attributes:
+        b1: 0 <= b1 < 1, memory of the gradient.
+        b2: 0 <= b2 < 1, memory of its square; short, as in EDM2 (Karras et al. 2024).
+        weight_decay: >= 0: of this times the learning rate an update makes matrices and kernels smaller. Biases, scales of
+            norms and what else is a vector are left alone; so is what a step does not use.
+    """
+
+    b1: float = 0.9
+    b2: float = 0.99
+    weight_decay: float = 0.0
+
+    def __post_init__(self):
+        for name in ("b1", "b2"):
+            check_range(f"train.optimizer.{name}", getattr(self, name), low=0, high=1)
+        check_range("train.optimizer.weight_decay", self.weight_decay, low=0, high=MAX_WEIGHT_DECAY)
 
 
 @section("train")
@@ -24,7 +47,8 @@ class TrainConfig:
     Attributes:
         steps: updates in all.
         batch_size: images per update, over all devices.
-        learning_rate: peak, for Adam.
+        learning_rate: peak.
+        optimizer: other settings of AdamW.
         warmup_steps: linear warm-up from 0.
         cosine_decay: decay to 0 at `steps`; otherwise constant after warm-up.
         gradient_clip: bound on the global gradient norm, > 0.
@@ -54,6 +78,7 @@ class TrainConfig:
     steps: int = 10_000
     batch_size: int = 64
     learning_rate: float = 1e-3
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     warmup_steps: int = 100
     cosine_decay: bool = True
     gradient_clip: float = 1.0

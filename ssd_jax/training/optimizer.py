@@ -1,10 +1,43 @@
-"""Adam with short memory, and its learning rate."""
+"""AdamW on a parameter, and the learning rate."""
 
+from typing import Any, NamedTuple
+
+import jax
 import optax
 
-from ssd_jax.training.config import TrainConfig
+from ssd_jax.training.config import OptimizerConfig, TrainConfig
 
-ADAM = optax.scale_by_adam(b2=0.99)  # short memory of the squared gradient, as EDM2 (Karras et al. 2024)
+
+class Optimized(NamedTuple):
+    """A parameter and its moments, an optax ScaleByAdamState."""
+
+    parameter: jax.Array
+    moments: Any
+
+
+def first_moments(parameter: jax.Array) -> Any:
+    """Those of a parameter before the first update."""
+    return optax.scale_by_adam().init(parameter)
+
+
+def adamw(config: OptimizerConfig, rate: jax.Array, gradient: jax.Array, before: Optimized) -> Optimized:
+    """The update of one parameter, which has moments of its own: see `updated`.
+
+    Args:
+        config: of it.
+        rate: learning rate.
+        gradient: clipped, like the parameter.
+        before: the parameter and its moments.
+    """
+    decays = config.weight_decay > 0 and gradient.ndim > 1
+    chain: Any = optax.chain(
+        optax.scale_by_adam(config.b1, config.b2),
+        *([optax.add_decayed_weights(config.weight_decay)] if decays else []),
+        optax.scale_by_learning_rate(rate),  # pyright: ignore[reportArgumentType]  # an array will do
+    )
+    _, *stateless = chain.init(before.parameter)
+    update, (moments, *_) = chain.update(gradient, (before.moments, *stateless), before.parameter)
+    return Optimized(before.parameter + update, moments)
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ssd_jax.sharding import shardings
 from ssd_jax.training.ema import MAIN
-from ssd_jax.training.optimizer import ADAM
+from ssd_jax.training.optimizer import first_moments
 
 Tree = Any
 
@@ -45,7 +45,7 @@ class TrainState:
 def first_state(parameters: Tree) -> TrainState:
     """The TrainState before the first step."""
     zero = jnp.zeros((), jnp.int32)
-    ema, adam = {MAIN: jax.tree.map(jnp.copy, parameters)}, jax.tree.map(ADAM.init, parameters)
+    ema, adam = {MAIN: jax.tree.map(jnp.copy, parameters)}, jax.tree.map(first_moments, parameters)
     return TrainState(parameters, ema, adam, zero, zero, zero)
 
 

@@ -1,7 +1,6 @@
 """The update that ends a training step."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +9,17 @@ from jaxtyping import Array, Bool
 
 from ssd_jax.training.config import TrainConfig
 from ssd_jax.training.ema import ema_decay
-from ssd_jax.training.optimizer import ADAM, learning_rate
+from ssd_jax.training.optimizer import Optimized, adamw, learning_rate
 from ssd_jax.training.state import TrainState, Tree
 
 
 def updated(config: TrainConfig, used: Bool[Array, "parameters"], state: TrainState, gradient: Tree) -> TrainState:
-    """Clips, takes an Adam step on the parameters that are used, averages; leaves all as it was if not finite.
+    """Clips, takes a step of AdamW on the parameters that are used, averages; leaves all as it was if not finite.
 
     Args:
-        config: learning rate, clipping, decay of the average.
+        config: optimizer, learning rate, clipping, decay of the average.
         used: which parameters, in flattened order, the step's stages read, bool [parameters]. A gradient of zero would not
-            leave the others alone: Adam moves them on by the momentum that other stages gave them.
+            leave the others alone: Adam moves them on by the momentum that other stages gave them, and decay shrinks them.
         state: before.
         gradient: of the loss.
     """
@@ -32,8 +31,8 @@ def updated(config: TrainConfig, used: Bool[Array, "parameters"], state: TrainSt
     ema = {name: structure.flatten_up_to(average) for name, average in state.ema.items()}
     decay = ema_decay(config, state.step)
     for i, g in enumerate(structure.flatten_up_to(gradient)):
-        update: tuple[Any, Any] = ADAM.update(g, adam[i])
-        new, old = (parameters[i] - rate * update[0], update[1]), (parameters[i], adam[i])
+        old = Optimized(parameters[i], adam[i])
+        new = adamw(config.optimizer, rate, g, old)
         parameters[i], adam[i] = jax.tree.map(partial(jnp.where, finite & used[i]), new, old)
         for average in ema.values():
             averaged = decay * average[i] + (1 - decay) * parameters[i]

@@ -14,6 +14,7 @@ from absl import flags
 from launch.common import config_flag
 from launch.common.config_flag import FOLDER, load_config, parse_fields, shipped
 from ssd_jax.errors import InputError
+from ssd_jax.training.config import OptimizerConfig
 from tests.commands import ROOT, TINY, launch, run
 from tests.conftest import FAST_COMPILE
 
@@ -183,6 +184,10 @@ def test_missing_extra_is_one_line():
         ("--config.train.steps=", "train.steps is '', but must be of type int"),
         ("--config.train.seed=é\n", "train.seed is 'é\\n', but must be of type int"),
         ("--config.data.channels=x", "data.channels is 'x', but must be of type int"),
+        ("--config.train.optimizer=5", "config section train.optimizer is set field by field: --config.train.optimizer."),
+        ("--config.train.optimizer.b3=5", "config field of train.optimizer is 'b3', but must be one of: b1, b2,"),
+        ("--config.train.optimizer.b2.x=5", "'train.optimizer.b2.x' does not exist; train.optimizer.b2 is set as a whole"),
+        ("--config.train.optimizer.b2=x", "train.optimizer.b2 is 'x', but must be of type float"),
     ],
 )
 def test_fields_that_the_command_line_cannot_set(argument, message):
@@ -190,6 +195,11 @@ def test_fields_that_the_command_line_cannot_set(argument, message):
         parse_fields("openmoji32", ["train", argument])
     told = str(error.value)
     assert all(part in told for part in message.split(".*")) and len(told.splitlines()) == 1, told
+
+
+def test_settings_within_a_section_from_the_command_line():
+    assert parse_fields("openmoji32", ["train", "--config.train.optimizer.b2=0.95", "--num=3"]) == ["train", "--num=3"]
+    assert config_flag.read_config().train.optimizer == OptimizerConfig(b2=0.95)
 
 
 @pytest.fixture(autouse=True)

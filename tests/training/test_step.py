@@ -14,7 +14,7 @@ from ssd_jax.config import TrainConfig
 from ssd_jax.process.config import make_process
 from ssd_jax.training.ema import MAIN
 from ssd_jax.training.loss import stage_loss
-from ssd_jax.training.optimizer import ADAM, learning_rate
+from ssd_jax.training.optimizer import first_moments, learning_rate
 from ssd_jax.training.stage_sampling import stage_probabilities
 from ssd_jax.training.state import TrainState, init_state
 from ssd_jax.training.step import compile_train_step, draws, step_programs
@@ -334,7 +334,7 @@ def test_updates_are_clipped_and_averaged():
     config = TrainConfig(gradient_clip=1.0, ema_decay=0.9, learning_rate=0.1, warmup_steps=0, cosine_decay=False)
     parameters = {"a": jnp.zeros(2), "b": jnp.ones(2)}
     zero = jnp.zeros((), jnp.int32)
-    state = TrainState(parameters, {MAIN: parameters}, jax.tree.map(ADAM.init, parameters), zero + 1000, zero, zero)
+    state = TrainState(parameters, {MAIN: parameters}, jax.tree.map(first_moments, parameters), zero + 1000, zero, zero)
     gradient = {"a": jnp.array([30.0, 0.0]), "b": jnp.array([0.0, -40.0])}
     after = updated(config, jnp.array([True, True]), state, gradient)
     np.testing.assert_allclose(after.adam["a"].mu, [0.06, 0.0], rtol=1e-5)  # 0.1 of 30 / 50
