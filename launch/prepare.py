@@ -28,7 +28,7 @@ OUT = flags.DEFINE_string("out", None, "Folder of the shards.", required=True)
 
 def main() -> None:
     config, out = read_config(), to_path(OUT.value)
-    data, shape = replace(config.data, balance=False), config.process.shape
+    data, shape = replace(config.data, balance=False, holdout=0), config.process.shape
     if jax.process_count() > 1:
         raise InputError(
             f"launch.prepare is one process, but there are {jax.process_count()}; start one: it takes all cores"

@@ -1,4 +1,4 @@
-"""Sources made of what is in memory: arrays of images, and other sources with their classes balanced."""
+"""Sources made of others: of arrays of images; of other sources, with classes balanced or images held out."""
 
 import hashlib
 from functools import cached_property
@@ -58,37 +58,61 @@ class ArraySource:
         return {"image": self._images[index], "label": self.labels[index]}
 
 
-class BalancedSource:
-    """A source in which all classes are as large as the largest: the others' images come round again.
+class SelectedSource:
+    """Some images of a source, in another order or several times.
 
-    Raises:
-        InputError: if the source has no classes, does not know its labels, or has images in no class.
+    Args:
+        source: of all.
+        indices: int [n], which.
+        name: of the selection, for the fingerprint.
     """
 
-    def __init__(self, source: Source):
-        if source.labels is None or not source.class_names:
-            raise InputError(
-                "data.balance is set, but the data has no classes known beforehand; set --config.data.balance=False"
-            )
-        check_labels(source)
+    def __init__(self, source: Source, indices: Int[np.ndarray, "n"], name: str):
         self.channels, self.class_names = source.channels, source.class_names
-        self._source = source
-        members = [np.flatnonzero(source.labels == label) for label in range(len(source.class_names))]
-        largest = max(len(indices) for indices in members)
-        self._indices = np.concatenate([np.resize(indices, largest) for indices in members if len(indices)])
-        self.labels = source.labels[self._indices]
+        self.labels = None if source.labels is None else source.labels[indices]
+        self._source, self._indices, self._name = source, indices, name
 
     @cached_property
     def fingerprint(self) -> str | None:
         """Of the source and of how often each image comes."""
         inner = getattr(self._source, "fingerprint", None)
-        return None if inner is None else f"balanced {_digest(self._indices)} {inner}"
+        return None if inner is None else f"{self._name} {_digest(self._indices)} {inner}"
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray] | None:
         return self._source[int(self._indices[index])]
+
+
+def balanced(source: Source) -> SelectedSource:
+    """A source in which all classes are as large as the largest: the others' images come round again.
+
+    Raises:
+        InputError: if the source has no classes, does not know its labels, or has images in no class.
+    """
+    if source.labels is None or not source.class_names:
+        raise InputError(
+            "data.balance is set, but the data has no classes known beforehand; set --config.data.balance=False"
+        )
+    check_labels(source)
+    members = [np.flatnonzero(source.labels == label) for label in range(len(source.class_names))]
+    largest = max(len(indices) for indices in members)
+    indices = np.concatenate([np.resize(each, largest) for each in members if len(each)])
+    return SelectedSource(source, indices, "balanced")
+
+
+def divided(source: Source, count: int) -> tuple[SelectedSource, SelectedSource]:
+    """All images of a source but `count`, and these: spread evenly over it, so that sorted classes all give their share.
+
+    Raises:
+        InputError: unless fewer are held out than there are.
+    """
+    if count >= len(source):
+        raise InputError(f"data.holdout is {count}, but the data have {len(source)} images; hold out fewer")
+    held = ((np.arange(count) + 0.5) * len(source) / count).astype(int)
+    rest = np.setdiff1d(np.arange(len(source)), held)
+    return SelectedSource(source, rest, "without"), SelectedSource(source, held, "only")
 
 
 def _digest(array: np.ndarray) -> str:

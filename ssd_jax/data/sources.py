@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ssd_jax.data.array_record import ArrayRecordSource
-from ssd_jax.data.arrays import ArraySource, BalancedSource
+from ssd_jax.data.arrays import ArraySource, balanced, divided
 from ssd_jax.data.classes import check_distinct, compare_classes
 from ssd_jax.data.folder import FolderSource
 from ssd_jax.data.huggingface import HuggingFaceSource
@@ -20,6 +20,7 @@ from ssd_jax.files.channels import WHITE, Colour
 from ssd_jax.files.crops import CROPS
 
 WITHOUT_SPLIT_FILE = ("openmoji", "array_record", "tfds", "huggingface", "webdataset")
+MAX_HOLDOUT = 2**31
 PYTHON = "python"  # the source of runs that were trained on an object of the caller's
 
 
@@ -42,6 +43,8 @@ class DataConfig:
         background: RGB, 0..255 each: what shows through transparent images where they have no channel for it.
         flip: mirror half of the images at random.
         balance: draw all classes equally often.
+        holdout: images that are kept out of training, for the loss on them (`train.evaluate_every`); which of the data they
+            are depends on their number alone, and a run keeps it.
     """
 
     source: str = "openmoji"
@@ -55,6 +58,7 @@ class DataConfig:
     background: Colour = WHITE
     flip: bool = False
     balance: bool = False
+    holdout: int = 0
 
     def __post_init__(self):
         check_name("data.source", self.source, (*SOURCES, PYTHON), HOW_TO_REGISTER)
@@ -71,6 +75,7 @@ class DataConfig:
             check_distinct("data.classes", self.classes)
         for value in self.background:
             check_range("data.background", value, low=0, high=256)
+        check_range("data.holdout", self.holdout, low=0, high=MAX_HOLDOUT)
 
 
 Shape = tuple[int, ...]
@@ -116,12 +121,35 @@ SOURCES: dict[str, Callable[[DataConfig, Shape], Source]] = {
 }
 
 
+class Split(NamedTuple):
+    """The images that are trained on, classes balanced if the config says so, and those held out; None without any."""
+
+    training: Source
+    holdout: Source | None
+
+
+def make_split(config: DataConfig, shape: Shape, given: Source | np.ndarray | None = None) -> Split:
+    """The data of a config, images of spatial `shape`, or a source or an array `given` by the caller.
+
+    Raises:
+        InputError: as `python_source`; if the source cannot be read, has no images to hold out or classes to balance.
+    """
+    source, holdout = _named_source(config, shape) if given is None else python_source(given, config, shape), None
+    if config.holdout:
+        source, holdout = divided(source, config.holdout)
+    return Split(balanced(source) if config.balance else source, holdout)
+
+
 def make_source(config: DataConfig, shape: Shape) -> Source:
-    """The source that a config names, its images of spatial `shape`.
+    """What is trained on of the data that a config names, its images of spatial `shape`.
 
     Raises:
         InputError: if it cannot be read, or has other classes than the config says.
     """
+    return make_split(config, shape).training
+
+
+def _named_source(config: DataConfig, shape: Shape) -> Source:
     if config.source == PYTHON:
         raise InputError(
             "this run was trained on data given from Python, which no config can read again; give the data: "
@@ -129,11 +157,11 @@ def make_source(config: DataConfig, shape: Shape) -> Source:
         )
     source = SOURCES[config.source](config, shape)
     compare_classes(config.classes, source.class_names)
-    return BalancedSource(source) if config.balance else source
+    return source
 
 
 def python_source(source: Source | np.ndarray, config: DataConfig, shape: Shape) -> Source:
-    """A source or an array of the caller's as a source of images of spatial `shape`.
+    """A source or an array of the caller's as a source of images of spatial `shape`: all of them.
 
     Raises:
         InputError: if it is neither, its images have another shape, or it has other classes than the config says.
@@ -150,7 +178,7 @@ def python_source(source: Source | np.ndarray, config: DataConfig, shape: Shape)
         given = "none that can be read" if first is None else f"{first['image'].dtype} {first['image'].shape}"
         raise InputError(f"the images of source are {given}, but process.shape and its channels ask for uint8 {expected}")
     compare_classes(config.classes, found.class_names)
-    return BalancedSource(found) if config.balance else found
+    return found
 
 
 def recorded(config: DataConfig, source: Source, *, labelled: bool, from_python: bool = False) -> DataConfig:

@@ -13,7 +13,7 @@ from ssd_jax.run.digest import Digest, kinds
 
 FORMAT = 2  # of checkpoints; those of format 1 have no record
 DEFINING = ("model", "process", "denoiser")  # the sections of a config that weights are bound to, besides:
-DEFINING_DATA = ("channels", "classes")
+DEFINING_DATA = ("channels", "classes", "holdout")
 
 
 class Damaged(InputError):

@@ -15,10 +15,9 @@ from ssd_jax.config import Config
 from ssd_jax.data.classes import check_classes
 from ssd_jax.data.pipeline import Batches, make_iterator
 from ssd_jax.data.protocol import Source, image_batches
-from ssd_jax.data.sources import make_source, python_source, recorded
+from ssd_jax.data.sources import make_split, recorded
 from ssd_jax.data.statistics import measure_statistics
 from ssd_jax.errors import InputError, check_range, checked_arguments, few
-from ssd_jax.files import images
 from ssd_jax.files.events import Events, open_events
 from ssd_jax.files.lease import Lease
 from ssd_jax.files.paths import Path, check_writable, to_path
@@ -29,10 +28,12 @@ from ssd_jax.run.interruption import noted_signals
 from ssd_jax.run.origin import check_origin, forget_origin, start_from
 from ssd_jax.run.profile import Profiler
 from ssd_jax.run.trained import Trained, load
+from ssd_jax.run.watching import Watch, mean_losses
 from ssd_jax.run.workdir import claim_workdir, has_checkpoints, load_data, load_statistics, workdir_lease
 from ssd_jax.sampling.plan import plan_steps
-from ssd_jax.sharding import make_mesh, placed, replicated, shardings
+from ssd_jax.sharding import make_mesh, placed, shardings
 from ssd_jax.training.ema import MAIN
+from ssd_jax.training.holdout import compile_holdout
 from ssd_jax.training.optimizer import learning_rate
 from ssd_jax.training.stage_sampling import Allocation, allocate
 from ssd_jax.training.state import TrainState, abstract_state, init_state
@@ -82,7 +83,7 @@ def train(
         check_origin(origin, workdir)
     from_python, shape = source is not None, config.process.shape
     data, labelled = load_data(workdir, config.data), config.model.num_classes > 0
-    source = make_source(data, shape) if source is None else python_source(source, data, shape)
+    source, held_out = make_split(data, shape, source)
     check_classes(source, config.model.num_classes)
     config = replace(config, data=recorded(data, source, labelled=labelled, from_python=from_python))
     experiment = with_statistics(build(config), workdir, source)
@@ -104,10 +105,14 @@ def train(
                 logger.info("%s is at step %d already; raise train.steps to go on", workdir, step)
                 return
             first_does(partial(checkpoint.check_room, workdir, experiment))
-            train_step = compile_train_step(experiment.objective, settings, mesh)
+            train_step, holdout = compile_train_step(experiment.objective, settings, mesh), None
+            if settings.evaluate_every and held_out is not None:
+                holdout = compile_holdout(experiment.objective, settings, mesh, held_out)
             with open_events(workdir, write=jax.process_index() == 0) as events:
+                watch = Watch(experiment, workdir, allocation, events, holdout)
                 profiler = Profiler(workdir / "profile", profile)
-                Loop(experiment, workdir, train_step, checkpoints, events, lease, profiler).run(state, step, iterator)
+                loop = Loop(experiment, workdir, train_step, checkpoints, events, watch, lease, profiler)
+                loop.run(state, step, iterator)
 
 
 def with_statistics(experiment: Experiment, workdir: Path, source: Source) -> Experiment:
@@ -160,6 +165,7 @@ class Loop:
         train_step: the programs.
         checkpoints: open, to write to.
         events: of TensorBoard.
+        watch: looks at what comes of it.
         lease: of the workdir; the first process holds it.
         profiler: of its steps.
     """
@@ -169,6 +175,7 @@ class Loop:
     train_step: TrainStep
     checkpoints: checkpoint.Checkpoints
     events: Events
+    watch: Watch
     lease: Lease | None
     profiler: Profiler
 
@@ -194,7 +201,7 @@ class Loop:
                 last = step == settings.steps
                 if logs := step % settings.log_every == 0 or last:
                     seconds = time.perf_counter() - started
-                    scalars = mean_losses(pending, self.train_step) | {"learning_rate": float(rate(step))}
+                    scalars = mean_losses(pending, self.train_step.allocation) | {"learning_rate": float(rate(step))}
                     scalars["waiting_for_data"] = waited / seconds  # of the host: at most that share, of the devices
                     self._log(bar, scalars, len(pending) / seconds, state, step)
                     pending, started, waited = [], time.perf_counter(), 0.0
@@ -204,10 +211,13 @@ class Loop:
                     keep_average(self.workdir, step, gathered(state.ema[MAIN], self.train_step.mesh), settings.ema_decay)
                 if step % settings.checkpoint_every == 0 or last:
                     saved = self._save(state, step, iterator)
-                if step % settings.sample_every == 0 or last:
-                    with interruption.leaving():
-                        self._write_samples(state, step)
-                    started, waited = time.perf_counter(), 0.0
+                looked = time.perf_counter()
+                with interruption.leaving():
+                    if settings.evaluate_every and (step % settings.evaluate_every == 0 or last):
+                        self.watch.evaluate(state, step)
+                    if step % settings.sample_every == 0 or last:
+                        self.watch.write_samples(state, step)
+                started += time.perf_counter() - looked
                 interrupted = interruption.agreed(now=logs) and not last
             self.profiler.end()
             if saved < step:
@@ -247,27 +257,3 @@ class Loop:
         self.events.upload()  # what is known of the steps before a checkpoint is never lost
         checkpoint.save(self.checkpoints, step, self.experiment, state.as_dict(), iterator.get_state())
         return step
-
-    def _write_samples(self, state: TrainState, step: int) -> None:
-        """A grid of samples, always from the same seed."""
-        parameters = jax.device_put(state.ema[MAIN], replicated(make_mesh()))
-        trained = Trained(self.experiment, self.experiment.denoiser(parameters), step)
-        pictures = trained.encoding.decode(trained.sample(jax.random.key(0), trained.config.sample.num, progress=True))
-        if jax.process_index() == 0:
-            grid = images.enlarged_grid(pictures, background=trained.config.data.background)
-            images.write_png(self.workdir / "samples" / f"step_{step:07d}.png", grid)
-            self.events.picture("samples", grid, step)
-
-
-def mean_losses(steps: list[dict[str, jax.Array]], train_step: TrainStep) -> dict[str, float]:
-    """Mean loss of each stage over some steps, and "loss": their mean in proportion to the stages' probabilities."""
-    by_stage: dict[str, list[float]] = {}
-    for losses in jax.device_get(steps):
-        for stage, loss in losses.items():
-            by_stage.setdefault(stage, []).append(float(loss))
-    allocation = train_step.allocation
-    means = {str(stage): float(np.mean(by_stage[str(stage)])) for stage in allocation.stages if str(stage) in by_stage}
-    weights = [p for stage, p in zip(allocation.stages, allocation.probabilities, strict=True) if str(stage) in means]
-    return {"loss": float(np.average(list(means.values()), weights=weights))} | {
-        f"loss/{stage}": mean for stage, mean in means.items()
-    }

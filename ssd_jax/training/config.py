@@ -71,6 +71,8 @@ class TrainConfig:
         up_share: share of the training images that the up-steps get together, 0 < share < 1.
         seed: 0 <= seed < 2^32, of initialisation, data order, timesteps and noise.
         log_every, sample_every, checkpoint_every: in steps.
+        evaluate_every: steps after which the loss on held-out images (`data.holdout`) is taken, of the averaged parameters
+            and always on the same draws; 0 for never.
         keep_latest: checkpoints that stay, the last ones.
         keep_every: besides these, all whose step is a multiple of this stay; a multiple of checkpoint_every, 0 for none.
     """
@@ -97,6 +99,7 @@ class TrainConfig:
     log_every: int = 50
     sample_every: int = 1000
     checkpoint_every: int = 1000
+    evaluate_every: int = 0
     keep_latest: int = 2
     keep_every: int = 0
 
@@ -111,6 +114,7 @@ class TrainConfig:
         check_range("train.learning_rate", self.learning_rate, low=0, high=MAX_LEARNING_RATE, open_low=True)
         check_range("train.gradient_clip", self.gradient_clip, low=0, high=MAX_GRADIENT_CLIP, open_low=True)
         check_range("train.ema_decay", self.ema_decay, low=0, high=1)
+        check_range("train.evaluate_every", self.evaluate_every, low=0, high=MAX_STEPS)
         check_range("train.snapshot_every", self.snapshot_every, low=0, high=MAX_STEPS)
         check_range("train.keep_latest", self.keep_latest, low=1, high=MAX_STEPS)
         check_range("train.keep_every", self.keep_every, low=0, high=MAX_STEPS)

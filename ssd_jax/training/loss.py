@@ -31,6 +31,7 @@ def stage_loss(
     shares: Shares = (1.0,),
     label_dropout: float = 0.0,
     null_label: int | None = None,
+    training: bool = True,
 ) -> Float[Array, ""]:
     """Mean over images of w(SNR_t) |z_hat - z_s|^2 / dim, with s = max(t - 1, 0): its expectation is over uniform t.
 
@@ -39,7 +40,7 @@ def stage_loss(
     network predicts, its loss is the error of z, and losses can be compared.
 
     Args:
-        denoiser: what is trained, or any function with the signature of `Denoiser.__call__`; dropout is on.
+        denoiser: what is trained, or any function with the signature of `Denoiser.__call__`.
         images: x_0, float32 [batch, *process.shape, channels] in [-1, 1].
         label: classes, int [batch], or None.
         keys: one per image, for its timestep, noise, dropout and label dropout: they do not depend on the batch.
@@ -47,6 +48,7 @@ def stage_loss(
         shares: of the images that get a t of each part of the stage (`Stage.parts`); they are weighted to make up for it.
         label_dropout: probability that an image's label is replaced by `null_label` (Ho & Salimans 2022).
         null_label: the label of "any class"; needed if labels are dropped.
+        training: whether dropout is on and labels are dropped.
 
     Returns:
         float32 scalar.
@@ -57,10 +59,10 @@ def stage_loss(
     shape = (*process.level_shape(stage.in_level), images.shape[-1])
     noise = jax.vmap(lambda key: jax.random.normal(key, shape, images.dtype))(noise_keys)
     x = process.noisy_state(target, t, noise, level=stage.in_level, start=stage.out_level)
-    if label is not None and null_label is not None:
+    if training and label is not None and null_label is not None:
         dropped = jax.vmap(lambda key: jax.random.bernoulli(key, label_dropout))(label_keys)
         label = jnp.where(dropped, null_label, label)
-    predicted = denoiser(x, t, label, stage=stage, dropout_keys=dropout_keys)
+    predicted = denoiser(x, t, label, stage=stage, dropout_keys=dropout_keys if training else None)
     weight = LOSS_WEIGHTINGS[weighting](jnp.exp(jnp.asarray(process.log_snr, jnp.float32))[t])
     if len(shares) > 1:
         weight = weight * _importance(stage, shares, t)

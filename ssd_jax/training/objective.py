@@ -43,6 +43,8 @@ class Objective:
         batch: Batch,
         key: jax.Array,
         shares: Shares = (1.0,),
+        *,
+        training: bool = True,
     ) -> Float[Array, ""]:
         """`stage_loss` of the denoiser with these parameters on draws of a step.
 
@@ -52,7 +54,7 @@ class Objective:
         dropout, null = self.model.label_dropout, null_label(self.model)
         label, keys = batch.get("label"), jax.vmap(jax.random.fold_in, (None, 0))(key, batch["number"])
         loss = partial(stage_loss, denoiser, self.process, stage, x0, label, keys, weighting, shares=shares)
-        return loss(label_dropout=dropout, null_label=null)
+        return loss(label_dropout=dropout, null_label=null, training=training)
 
     def flops(self, stage: Stage) -> float:
         """Operations of the loss of one image, of weight 1, and its gradient, counted on the lowered program."""

@@ -12,7 +12,7 @@ import pytest
 import ssd_jax
 from ssd_jax.build import build
 from ssd_jax.config import config_from_json, config_json, from_config_dict, to_config_dict
-from ssd_jax.data.arrays import ArraySource, BalancedSource
+from ssd_jax.data.arrays import ArraySource, balanced
 from ssd_jax.data.classes import check_classes
 from ssd_jax.data.sources import DataConfig, make_source, python_source, recorded
 from ssd_jax.errors import InputError
@@ -67,7 +67,7 @@ def test_doubtful_folders_are_named(folder, caplog):
     for part in ("no classes: dog", "in no class: stray.png", "alone: Bee, bee"):
         assert part in told
     check_classes(found, 0)
-    for refused in (lambda: check_classes(found, 4), lambda: BalancedSource(found)):
+    for refused in (lambda: check_classes(found, 4), lambda: balanced(found)):
         with pytest.raises(InputError, match="1 of 8 images of the data are in no class.*move them"):
             refused()
 

@@ -8,11 +8,12 @@ import pytest
 import tensorflow_datasets as tfds
 
 from ssd_jax.data import ArraySource, DataConfig, check_classes, image_batches, make_iterator, make_source
-from ssd_jax.data.arrays import BalancedSource
+from ssd_jax.data.arrays import SelectedSource
 from ssd_jax.data.folder import FolderSource
 from ssd_jax.data.openmoji import openmoji_names
 from ssd_jax.data.openmoji_classes import CLASSES, class_of
 from ssd_jax.data.protocol import ReadableSource
+from ssd_jax.data.sources import make_split
 from ssd_jax.data.tfds import TfdsSource
 from ssd_jax.errors import InputError
 
@@ -47,7 +48,7 @@ def test_sources_have_fingerprints(folder):
 
     def of(**settings) -> str:
         source = make_source(replace(config, **settings), (8, 8))
-        assert isinstance(source, FolderSource | BalancedSource) and source.fingerprint
+        assert isinstance(source, FolderSource | SelectedSource) and source.fingerprint
         return source.fingerprint
 
     split.write_text("a/0.png\nb/3.PNG")
@@ -249,6 +250,22 @@ def test_balance(folder):
     assert {round(float(item["image"].mean()), -1) for item in items} == {0, 10, 20, 30, 40, 50}
     with pytest.raises(InputError, match=r"data\.balance"), tfds.testing.mock_data(num_examples=5):
         make_source(DataConfig(source="tfds", name="mnist", balance=True), (8, 8))
+
+
+def test_held_out_images_are_not_trained_on():
+    """Sorted classes all give their share; balancing repeats none of them; which they are depends on their number alone."""
+    images, labels = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((8, 8, 1), np.uint8), np.arange(40) // 30
+    config, whole = DataConfig(holdout=8, balance=True), ArraySource(images, labels, ("many", "few"))
+    training, held_out = make_split(config, (8, 8), whole)
+    assert held_out is not None and held_out.labels is not None
+    trained, held = ([int(item["image"].max()) for item in read(each, range(len(each)))] for each in (training, held_out))
+    assert len(held) == len(set(held)) == 8 and held_out.labels.tolist() == [0] * 6 + [1] * 2
+    assert set(trained) == set(range(40)) - set(held) and np.bincount(training.labels).tolist() == [24, 24]
+    found = [whole, *make_split(replace(config, balance=False), (8, 8), whole), training]
+    assert len({each.fingerprint for each in found}) == 4
+    assert make_split(DataConfig(), (8, 8), whole) == (whole, None)
+    with pytest.raises(InputError, match="data.holdout is 40, but the data have 40 images; hold out fewer"):
+        make_split(replace(config, holdout=40), (8, 8), whole)
 
 
 def test_tfds():

@@ -19,6 +19,7 @@ from ssd_jax.files.lease import lease
 from ssd_jax.run import checkpoint
 from ssd_jax.run.profile import Profiler, busy_seconds, union
 from ssd_jax.run.train import Loop
+from ssd_jax.run.watching import Watch
 from ssd_jax.sharding import make_mesh
 from ssd_jax.training.stage_sampling import allocate
 from ssd_jax.training.state import TrainState, init_state
@@ -45,7 +46,11 @@ class Counted(Batches):
         self.given = state["next_index"]
 
 
-def loop(workdir, checkpoints, held=None, update=lambda state: state, profile=0, **train):
+def no_samples(state, step):
+    pass
+
+
+def loop(workdir, checkpoints, held=None, update=lambda state: state, profile=0, write_samples=no_samples, **train):
     """A Loop whose steps only count."""
     config = tiny_config(**{"log_every": 1000, "sample_every": 10_000, "checkpoint_every": 10_000} | train)
     experiment = build(replace(config, data=replace(config.data, channels=3)))
@@ -61,14 +66,15 @@ def loop(workdir, checkpoints, held=None, update=lambda state: state, profile=0,
         used={stage: np.ones(count, bool) for stage in stages},
         seed=jnp.uint32(0),
     )
-    return Loop(experiment, workdir, step, checkpoints, Events(None), held, Profiler(workdir / "profile", profile))
+    watch = Watch(experiment, workdir, step.allocation, Events(None), None)
+    object.__setattr__(watch, "write_samples", write_samples)
+    return Loop(experiment, workdir, step, checkpoints, watch.events, watch, held, Profiler(workdir / "profile", profile))
 
 
 def run(workdir, batches, held=None, update=lambda state: state, **train) -> list[int]:
     """Runs a loop from step 0 without samples; returns the steps of the checkpoints."""
     with checkpoint.open_checkpoints(workdir, writable=True) as checkpoints:
         made = loop(workdir, checkpoints, held, update, **train)
-        object.__setattr__(made, "_write_samples", lambda state, step: None)
         made.run(first_state(made), 0, batches)
     return steps(workdir)
 
@@ -106,8 +112,7 @@ def test_samples_are_left_at_once(tmp_path):
             raise AssertionError("was not left")
 
     with checkpoint.open_checkpoints(tmp_path, writable=True) as checkpoints:
-        made = loop(tmp_path, checkpoints, steps=1000, sample_every=2)
-        object.__setattr__(made, "_write_samples", write_samples)
+        made = loop(tmp_path, checkpoints, steps=1000, sample_every=2, write_samples=write_samples)
         with pytest.raises(SystemExit):
             made.run(first_state(made), 0, Counted())
     assert steps(tmp_path) == [2]
@@ -150,7 +155,6 @@ def test_nothing_is_written_where_another_run_took_over(tmp_path):
 def test_a_trace_of_some_steps(tmp_path, caplog):
     with caplog.at_level("INFO", "ssd_jax"), checkpoint.open_checkpoints(tmp_path, writable=True) as checkpoints:
         made = loop(tmp_path, checkpoints, profile=3, steps=8)
-        object.__setattr__(made, "_write_samples", lambda state, step: None)
         made.run(first_state(made), 0, Counted())
     assert "3 steps took" in caplog.text and "% of it outside compiled programs" in caplog.text
     assert len(list((tmp_path / "profile").glob("**/*.xplane.pb"))) == 1

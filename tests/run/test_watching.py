@@ -1,0 +1,58 @@
+"""What a run shows of itself on the way."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ssd_jax
+from ssd_jax.data.arrays import ArraySource
+from ssd_jax.errors import InputError
+from tests.conftest import tiny_config
+
+SOURCE = ArraySource(
+    np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8), np.arange(40) // 28, ("many", "few")
+)
+
+
+def config_of(holdout: int = 10, **train):
+    config = tiny_config(**{"evaluate_every": 2, "checkpoint_every": 2} | train)
+    data = replace(config.data, holdout=holdout, balance=True)
+    return replace(config, data=data, model=replace(config.model, num_classes=2, label_dropout=0.1))
+
+
+def lines(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    """A run of four steps on eight devices that is evaluated at 2 and 4."""
+    workdir = tmp_path_factory.mktemp("watched")
+    ssd_jax.train(config_of(), workdir, source=SOURCE)
+    return workdir
+
+
+def test_the_loss_on_held_out_images_is_logged(watched):
+    found = [line for line in lines(watched) if "holdout/loss" in line]
+    assert [line["step"] for line in found] == [2, 4]
+    for line in found:
+        stages = [line[f"holdout/loss/{stage}"] for stage in ("stay1", "up1to0", "stay0")]
+        assert min(stages) <= line["holdout/loss"] <= max(stages) and min(stages) > 0
+    assert found[0]["holdout/loss"] != found[1]["holdout/loss"]
+    (events,) = watched.glob("events.out.tfevents.*")
+    assert b"holdout/loss/stay0" in events.read_bytes()
+
+
+def test_a_run_that_goes_on_is_evaluated_the_same(watched, tmp_path):
+    for steps in (2, 4):
+        ssd_jax.train(config_of(steps=steps), tmp_path, source=SOURCE)
+    names = [name for name in lines(watched)[-1] if name.startswith("holdout")]
+    assert names and [lines(tmp_path)[-1][name] for name in names] == [lines(watched)[-1][name] for name in names]
+
+
+def test_what_is_held_out_stays_so(watched):
+    with pytest.raises(InputError, match=r"data.holdout = 10, but this config says 0; .*--config.data.holdout"):
+        ssd_jax.train(config_of(0, steps=6), watched, source=SOURCE)
