@@ -36,14 +36,12 @@ from ssd_jax.metrics import (
     FeatureSet,
     Measured,
     Reference,
+    available_feature_sets,
     data_reference,
     evaluate,
-    inception_features,
     left_out,
     load_statistics,
-    low_pass_pixels,
     measure_reference,
-    random_convolutions,
 )
 from ssd_jax.metrics.evaluation import Batches
 from ssd_jax.metrics.inception import NAME as INCEPTION
@@ -153,16 +151,6 @@ def _drawn(trained: ssd_jax.Trained) -> Samples:
     folders.claim(out, record)
     folders.check_sizes(out, num, trained.encoding)
     return Samples(num, trained.process.shape, draw)
-
-
-def available_feature_sets() -> list[FeatureSet]:
-    """Those that need no weights, and Inception-v3 if its weights are there; says so if not."""
-    found = [low_pass_pixels(), random_convolutions()]
-    try:
-        return [*found, inception_features()]
-    except InputError as error:
-        print(f"No FID, sFID, Inception Score: {error}")
-        return found
 
 
 @dataclass(frozen=True)

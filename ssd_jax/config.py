@@ -56,6 +56,11 @@ class Config:
         if self.sample.guidance != 1 and null_label(self.model) is None:
             guidance = f"sample.guidance is {self.sample.guidance}"
             raise InputError(f"{guidance}, but must be 1 unless model.num_classes and model.label_dropout are above 0")
+        if self.train.evaluate_every and not (self.data.holdout or self.train.evaluate_num):
+            raise InputError(
+                f"train.evaluate_every is {self.train.evaluate_every}, but there is nothing to evaluate: data.holdout and "
+                "train.evaluate_num are 0; give one of them"
+            )
 
 
 SECTIONS = tuple(f.name for f in dataclasses.fields(Config))

@@ -116,6 +116,11 @@ BAD = {
     "train.keep_every is 1500, but must be a multiple of train.checkpoint_every, 1000, or 0": {
         "train": {"keep_every": 1500}
     },
+    "train.evaluate_num is 1, but must be 0, for no samples, or >= 2": {"train": {"evaluate_num": 1}},
+    "train.evaluate_every is 5, but there is nothing to evaluate: data.holdout and train.evaluate_num are 0": {
+        "train": {"evaluate_every": 5, "evaluate_num": 0}
+    },
+    "data.holdout is -1, but must be >= 0": {"data": {"holdout": -1}},
     "data.split_file is given, but data.source 'tfds' takes none": {"data": {"source": "tfds", "split_file": "x"}},
     "data.crop is adm, but the emoji of data.source openmoji are drawn at their size: area": {"data": {"crop": "adm"}},
     "data.crop is 'middle', but must be one of: area, adm": {"data": {"crop": "middle"}},

@@ -6,6 +6,7 @@ from ssd_jax.metrics.distances import kernel_distance as kernel_distance
 from ssd_jax.metrics.distances import nearest as nearest
 from ssd_jax.metrics.distances import precision_recall as precision_recall
 from ssd_jax.metrics.evaluation import Reference as Reference
+from ssd_jax.metrics.evaluation import available_feature_sets as available_feature_sets
 from ssd_jax.metrics.evaluation import data_reference as data_reference
 from ssd_jax.metrics.evaluation import evaluate as evaluate
 from ssd_jax.metrics.evaluation import left_out as left_out

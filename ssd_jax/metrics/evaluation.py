@@ -1,5 +1,6 @@
 """Everything there is to say of a set of generated images, against a set of real ones."""
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from ssd_jax.metrics.distances import (
     kernel_distance,
     precision_recall,
 )
-from ssd_jax.metrics.features import FeatureSet
+from ssd_jax.metrics.features import FeatureSet, low_pass_pixels, random_convolutions
+from ssd_jax.metrics.inception import inception_features
 from ssd_jax.metrics.memorisation import memorisation
 from ssd_jax.metrics.spectral import spectral_ratios
 from ssd_jax.metrics.statistics import Measured, cached_measure, measure
@@ -40,6 +42,8 @@ NEEDED = {
     "nearer_probability": 2,
     "spectrum": 2,
 }
+logger = logging.getLogger(__name__)
+
 Batches = Callable[[], Iterable[UInt8[np.ndarray, "_ h w _"]]]
 
 
@@ -98,6 +102,16 @@ def data_reference(
     images, batches = getattr(source, "fingerprint", None), partial(image_batches, source)
     name = None if images is None else f"{images}, {source.channels} channels"
     return measure_reference(feature_sets, batches, data=name, shape=shape, background=config.background)
+
+
+def available_feature_sets() -> list[FeatureSet]:
+    """Those that need no weights, and Inception-v3 if its weights are there; says so if not."""
+    found = [low_pass_pixels(), random_convolutions()]
+    try:
+        return [*found, inception_features()]
+    except InputError as error:
+        logger.info("no FID, sFID, Inception Score: %s", error)
+        return found
 
 
 def evaluate(feature_sets: Sequence[FeatureSet], batches: Batches, reference: Reference) -> dict[str, dict[str, float]]:

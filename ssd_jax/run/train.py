@@ -28,7 +28,7 @@ from ssd_jax.run.interruption import noted_signals
 from ssd_jax.run.origin import check_origin, forget_origin, start_from
 from ssd_jax.run.profile import Profiler
 from ssd_jax.run.trained import Trained, load
-from ssd_jax.run.watching import Watch, mean_losses
+from ssd_jax.run.watching import Watch, mean_losses, measure_real
 from ssd_jax.run.workdir import claim_workdir, has_checkpoints, load_data, load_statistics, workdir_lease
 from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sharding import make_mesh, placed, shardings
@@ -91,6 +91,7 @@ def train(
     allocation = allocate(stages, settings, mesh.size, flops)  # these fail before anything is written
     drawn = config.sample
     plan_steps(experiment.process, solver=drawn.solver, num_steps=drawn.num_steps, spacing=drawn.spacing)
+    real = measure_real(experiment, source) if settings.evaluate_every and settings.evaluate_num else None
     iterator = make_iterator(source, batch_size=settings.batch_size, seed=settings.seed, flip=config.data.flip)
     with workdir_lease(workdir) as lease:
         first_does(partial(claim_workdir, workdir, config, experiment.statistics))
@@ -109,7 +110,7 @@ def train(
             if settings.evaluate_every and held_out is not None:
                 holdout = compile_holdout(experiment.objective, settings, mesh, held_out)
             with open_events(workdir, write=jax.process_index() == 0) as events:
-                watch = Watch(experiment, workdir, allocation, events, holdout)
+                watch = Watch(experiment, workdir, allocation, events, holdout, real)
                 profiler = Profiler(workdir / "profile", profile)
                 loop = Loop(experiment, workdir, train_step, checkpoints, events, watch, lease, profiler)
                 loop.run(state, step, iterator)

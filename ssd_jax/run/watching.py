@@ -1,20 +1,46 @@
-"""What a run shows of itself on the way, besides the losses of its steps: sample grids and the loss on held-out images."""
+"""What a run shows of itself on the way, besides the losses of its steps: sample grids, and evaluations in numbers."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
 
 from ssd_jax.build import Experiment
+from ssd_jax.data.protocol import Source
 from ssd_jax.files import images
 from ssd_jax.files.events import Events
+from ssd_jax.metrics import FeatureSet, Moments, available_feature_sets, data_reference, frechet_distance, measure
 from ssd_jax.run.trained import Trained
 from ssd_jax.sharding import make_mesh, replicated
 from ssd_jax.training.ema import MAIN
 from ssd_jax.training.holdout import Holdout
 from ssd_jax.training.stage_sampling import Allocation
 from ssd_jax.training.state import TrainState
+
+
+@dataclass(frozen=True, eq=False)
+class Real:
+    """What samples are compared with.
+
+    Attributes:
+        feature_sets: by which.
+        moments: of the training data's features, by the names of the sets.
+    """
+
+    feature_sets: list[FeatureSet]
+    moments: dict[str, Moments]
+
+
+def measure_real(experiment: Experiment, source: Source) -> Real:
+    """What there is of the images that are trained on; measured once, then read from the cache folder."""
+    feature_sets = available_feature_sets()
+    reference = data_reference(experiment.config.data, feature_sets, experiment.process.shape, source)
+    moments = {name: each.statistics.moments["pool"] for name, each in reference.measured.items()}
+    return Real(feature_sets, moments)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +53,7 @@ class Watch:
         allocation: of the draws of its stages.
         events: of TensorBoard.
         holdout: the loss on held-out images; None without any.
+        real: what samples are compared with; None to draw none.
     """
 
     experiment: Experiment
@@ -34,6 +61,7 @@ class Watch:
     allocation: Allocation
     events: Events
     holdout: Holdout | None
+    real: Real | None
 
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
         """Logs and returns, by name, what can be said of the averaged parameters in numbers."""
@@ -41,18 +69,41 @@ class Watch:
         if self.holdout is not None:
             means = mean_losses(self.holdout.losses(state.ema[MAIN]), self.allocation)
             found |= {f"holdout/{name}": value for name, value in means.items()}
+        if self.real is not None:
+            distances = self._frechet_distances(self._trained(state, step), self.real)
+            found |= {f"frechet/{name}": value for name, value in distances.items()}
         self.events.scalars(found, step)
         return found
 
     def write_samples(self, state: TrainState, step: int) -> None:
         """A grid of samples, always from the same seed."""
-        parameters = jax.device_put(state.ema[MAIN], replicated(make_mesh()))
-        trained = Trained(self.experiment, self.experiment.denoiser(parameters), step)
+        trained = self._trained(state, step)
         pictures = trained.encoding.decode(trained.sample(jax.random.key(0), trained.config.sample.num, progress=True))
         if jax.process_index() == 0:
             grid = images.enlarged_grid(pictures, background=trained.config.data.background)
             images.write_png(self.workdir / "samples" / f"step_{step:07d}.png", grid)
             self.events.picture("samples", grid, step)
+
+    def _trained(self, state: TrainState, step: int) -> Trained:
+        parameters = jax.device_put(state.ema[MAIN], replicated(make_mesh()))
+        return Trained(self.experiment, self.experiment.denoiser(parameters), step)
+
+    def _frechet_distances(self, trained: Trained, real: Real) -> dict[str, float]:
+        """Of samples to the training data, by feature set."""
+        pictures, background, found = list(_pictures(trained)), trained.config.data.background, {}
+        for each in real.feature_sets:
+            drawn = measure(each, pictures, keep=0, background=background).statistics.moments["pool"]
+            found[each.name] = frechet_distance(drawn, real.moments[each.name])
+        return found
+
+
+def _pictures(trained: Trained) -> Iterator[UInt8[np.ndarray, "n h w channels"]]:
+    """config.train.evaluate_num samples of one seed, in batches as large as those of training."""
+    num, size = trained.config.train.evaluate_num, trained.config.train.batch_size
+    plan, denoise = trained.plan(), trained.guided()
+    for first in tqdm(range(0, num, size), "evaluating", leave=False, unit="batch"):
+        *_, last = trained.iterate(denoise, plan, jax.random.key(0), size, first_index=first)
+        yield trained.encoding.decode(last.x)[: num - first]
 
 
 def mean_losses(losses: list[dict[str, jax.Array]], allocation: Allocation) -> dict[str, float]:

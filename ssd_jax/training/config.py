@@ -15,6 +15,7 @@ MAX_TIMESTEP_PARTS = 2**10
 MAX_LEARNING_RATE = 100  # Adam moves every parameter by about as much: absurd long before float32 overflows
 MAX_GRADIENT_CLIP = 1e12  # as good as none
 MAX_WEIGHT_DECAY = 1e3
+MAX_EVALUATED = 2**20
 
 
 @section("train.optimizer")
@@ -71,8 +72,10 @@ class TrainConfig:
         up_share: share of the training images that the up-steps get together, 0 < share < 1.
         seed: 0 <= seed < 2^32, of initialisation, data order, timesteps and noise.
         log_every, sample_every, checkpoint_every: in steps.
-        evaluate_every: steps after which the loss on held-out images (`data.holdout`) is taken, of the averaged parameters
-            and always on the same draws; 0 for never.
+        evaluate_every: steps after which the averaged parameters are evaluated: the loss on held-out images
+            (`data.holdout`), always on the same draws, and the Frechet distances of samples to the training data, always
+            from the same seed; 0 for never.
+        evaluate_num: samples that these distances are of, drawn as `sample` says; they fall with it. 0 for none, or >= 2.
         keep_latest: checkpoints that stay, the last ones.
         keep_every: besides these, all whose step is a multiple of this stay; a multiple of checkpoint_every, 0 for none.
     """
@@ -100,6 +103,7 @@ class TrainConfig:
     sample_every: int = 1000
     checkpoint_every: int = 1000
     evaluate_every: int = 0
+    evaluate_num: int = 2048
     keep_latest: int = 2
     keep_every: int = 0
 
@@ -115,6 +119,9 @@ class TrainConfig:
         check_range("train.gradient_clip", self.gradient_clip, low=0, high=MAX_GRADIENT_CLIP, open_low=True)
         check_range("train.ema_decay", self.ema_decay, low=0, high=1)
         check_range("train.evaluate_every", self.evaluate_every, low=0, high=MAX_STEPS)
+        check_range("train.evaluate_num", self.evaluate_num, low=0, high=MAX_EVALUATED)
+        if self.evaluate_num == 1:
+            raise InputError("train.evaluate_num is 1, but must be 0, for no samples, or >= 2: distances need two")
         check_range("train.snapshot_every", self.snapshot_every, low=0, high=MAX_STEPS)
         check_range("train.keep_latest", self.keep_latest, low=1, high=MAX_STEPS)
         check_range("train.keep_every", self.keep_every, low=0, high=MAX_STEPS)

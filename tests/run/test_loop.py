@@ -46,11 +46,11 @@ class Counted(Batches):
         self.given = state["next_index"]
 
 
-def no_samples(state, step):
+def nothing(state, step):
     pass
 
 
-def loop(workdir, checkpoints, held=None, update=lambda state: state, profile=0, write_samples=no_samples, **train):
+def loop(workdir, checkpoints, held=None, update=lambda state: state, profile=0, looks=nothing, **train):
     """A Loop whose steps only count."""
     config = tiny_config(**{"log_every": 1000, "sample_every": 10_000, "checkpoint_every": 10_000} | train)
     experiment = build(replace(config, data=replace(config.data, channels=3)))
@@ -66,8 +66,9 @@ def loop(workdir, checkpoints, held=None, update=lambda state: state, profile=0,
         used={stage: np.ones(count, bool) for stage in stages},
         seed=jnp.uint32(0),
     )
-    watch = Watch(experiment, workdir, step.allocation, Events(None), None)
-    object.__setattr__(watch, "write_samples", write_samples)
+    watch = Watch(experiment, workdir, step.allocation, Events(None), None, None)
+    for name in ("write_samples", "evaluate"):
+        object.__setattr__(watch, name, looks)
     return Loop(experiment, workdir, step, checkpoints, watch.events, watch, held, Profiler(workdir / "profile", profile))
 
 
@@ -102,17 +103,18 @@ def test_a_signal_ends_after_the_step_saved(tmp_path, number, ending, code, capl
     assert data.read_text() == '{"next_index": 3}'
 
 
-def test_samples_are_left_at_once(tmp_path):
-    """They can be drawn again; whoever sends signals does not wait long."""
+@pytest.mark.parametrize("every", ["sample_every", "evaluate_every"])
+def test_samples_and_evaluations_are_left_at_once(tmp_path, every):
+    """They can be made again; whoever sends signals does not wait long."""
 
-    def write_samples(state, step):
+    def looks(state, step):
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(60)
             raise AssertionError("was not left")
 
     with checkpoint.open_checkpoints(tmp_path, writable=True) as checkpoints:
-        made = loop(tmp_path, checkpoints, steps=1000, sample_every=2, write_samples=write_samples)
+        made = loop(tmp_path, checkpoints, steps=1000, looks=looks, **{every: 2})
         with pytest.raises(SystemExit):
             made.run(first_state(made), 0, Counted())
     assert steps(tmp_path) == [2]

@@ -4,12 +4,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import ssd_jax
 from ssd_jax.data.arrays import ArraySource
+from ssd_jax.data.sources import make_split
 from ssd_jax.errors import InputError
+from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
 from tests.conftest import tiny_config
 
 SOURCE = ArraySource(
@@ -18,13 +21,20 @@ SOURCE = ArraySource(
 
 
 def config_of(holdout: int = 10, **train):
-    config = tiny_config(**{"evaluate_every": 2, "checkpoint_every": 2} | train)
+    config = tiny_config(**{"evaluate_every": 2, "evaluate_num": 32, "checkpoint_every": 2} | train)
     data = replace(config.data, holdout=holdout, balance=True)
     return replace(config, data=data, model=replace(config.model, num_classes=2, label_dropout=0.1))
 
 
 def lines(workdir: Path) -> list[dict]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +56,24 @@ def test_the_loss_on_held_out_images_is_logged(watched):
     assert b"holdout/loss/stay0" in events.read_bytes()
 
 
+def test_frechet_distances_of_samples_to_what_is_trained_on_are_logged(watched):
+    """Of as many as asked for, drawn by the run's sampler with the averaged parameters."""
+    trained, feature_sets = ssd_jax.load(watched), [low_pass_pixels(), random_convolutions()]
+    drawn = [trained.sample(jax.random.key(0), 24, first_index=first) for first in (0, 24)]
+    pictures = trained.encoding.decode(np.concatenate(drawn))[:32]
+    training = make_split(config_of().data, (8, 8), SOURCE).training
+    reference = data_reference(config_of().data, feature_sets, (8, 8), training)
+    expected = evaluate(feature_sets, lambda: [pictures[:24], pictures[24:]], reference)
+    (line,) = [line for line in lines(watched) if "frechet/low_pass" in line and line["step"] == 4]
+    for each in feature_sets:
+        np.testing.assert_allclose(line[f"frechet/{each.name}"], expected[each.name]["frechet"], rtol=1e-4)
+
+
 def test_a_run_that_goes_on_is_evaluated_the_same(watched, tmp_path):
     for steps in (2, 4):
         ssd_jax.train(config_of(steps=steps), tmp_path, source=SOURCE)
-    names = [name for name in lines(watched)[-1] if name.startswith("holdout")]
-    assert names and [lines(tmp_path)[-1][name] for name in names] == [lines(watched)[-1][name] for name in names]
+    names = [name for name in lines(watched)[-1] if name.startswith(("holdout", "frechet"))]
+    assert len(names) == 6 and [lines(tmp_path)[-1][name] for name in names] == [lines(watched)[-1][name] for name in names]
 
 
 def test_what_is_held_out_stays_so(watched):
