@@ -116,6 +116,10 @@ BAD = {
     "train.keep_every is 1500, but must be a multiple of train.checkpoint_every, 1000, or 0": {
         "train": {"keep_every": 1500}
     },
+    "train.keep_best is 'x', but train.evaluate_every is 0; it must be a multiple of train.checkpoint_every, 1000": {
+        "train": {"keep_best": "x"}
+    },
+    "train.keep_best is 'x', but train.evaluate_every is 1500": {"train": {"keep_best": "x", "evaluate_every": 1500}},
     "train.evaluate_num is 1, but must be 0, for no samples, or >= 2": {"train": {"evaluate_num": 1}},
     "train.evaluate_every is 5, but there is nothing to evaluate: data.holdout and train.evaluate_num are 0": {
         "train": {"evaluate_every": 5, "evaluate_num": 0}

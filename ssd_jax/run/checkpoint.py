@@ -18,8 +18,9 @@ from jax.experimental.multihost_utils import sync_global_devices
 from orbax.checkpoint import v1 as ocp
 
 from ssd_jax.build import Experiment
-from ssd_jax.errors import InputError, few, one_line
+from ssd_jax.errors import InputError, brief, few, one_line
 from ssd_jax.files.paths import Path, absolute, in_bucket, move_folder, to_path
+from ssd_jax.run.best import BEST, Best
 from ssd_jax.run.digest import Digest, digests
 from ssd_jax.run.record import (
     Damaged,
@@ -45,10 +46,12 @@ class Checkpoints:
 
     Attributes:
         orbax: reads and writes them.
+        best: which of them is the best by a metric, and stays.
         saving: Orbax's response to what `save` started; None if there is nothing to wait for.
     """
 
     orbax: ocp.training.Checkpointer
+    best: Best
     saving: Any = None
 
     @property
@@ -63,7 +66,9 @@ class Checkpoints:
 
 
 @contextmanager
-def open_checkpoints(workdir: Path, *, writable: bool, latest: int = 2, every: int = 0) -> Iterator[Checkpoints]:
+def open_checkpoints(
+    workdir: Path, *, writable: bool, latest: int = 2, every: int = 0, best: str = ""
+) -> Iterator[Checkpoints]:
     """The checkpoints of a run; if `writable`, removes what an interrupted save left behind. Waits for saves at its end.
 
     Args:
@@ -71,6 +76,7 @@ def open_checkpoints(workdir: Path, *, writable: bool, latest: int = 2, every: i
         writable: whether to save.
         latest: how many stay on disk, the last ones: a damaged one goes back to the one before.
         every: besides these, all whose step is a multiple of this stay; 0 for none.
+        best: besides these, the one with the lowest value of this metric stays; "" for none.
 
     Raises:
         InputError: if they cannot be listed, or the last save fails.
@@ -82,13 +88,16 @@ def open_checkpoints(workdir: Path, *, writable: bool, latest: int = 2, every: i
     context.checkpointables.registry = registry
     policies = ocp.training.preservation_policies
     multiples = [policies.EveryNSteps(every)] if every else []
-    kept: Any = policies.AnyPreservationPolicy([policies.LatestN(latest), *multiples])
+    lowest = Best(best)
+    kept: Any = policies.AnyPreservationPolicy([policies.LatestN(latest), *multiples, lowest])
     folder = absolute(workdir / "checkpoints")
     with _written(folder):
         orbax = ocp.training.Checkpointer(
             str(folder), context=context, preservation_policy=kept, cleanup_tmp_directories=writable
         )
-    checkpoints = Checkpoints(orbax)
+    checkpoints = Checkpoints(orbax, lowest)
+    for step in checkpoints.steps if best else ():
+        lowest.note(step, _metrics(checkpoints, step))
     try:
         yield checkpoints
     finally:
@@ -107,7 +116,8 @@ def check_room(workdir: Path, experiment: Experiment) -> None:
     leaves = jax.tree.leaves(abstract_state(experiment.abstract_parameters).as_dict())
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     multiples = settings.steps // settings.keep_every if settings.keep_every else 0
-    kept = min(settings.keep_latest + 1 + multiples, -(-settings.steps // settings.checkpoint_every))
+    kept = settings.keep_latest + 1 + multiples + bool(settings.keep_best)
+    kept = min(kept, -(-settings.steps // settings.checkpoint_every))
     there = sum(path.name.isdecimal() for path in folder.iterdir()) if folder.is_dir() else 0
     needed = size * max(kept - there, 1)
     free = shutil.disk_usage(next(each for each in (workdir, *workdir.absolute().parents) if each.exists())).free
@@ -124,6 +134,7 @@ def save(
     experiment: Experiment,
     state: dict[str, Any],
     data: dict | None = None,
+    metrics: dict[str, float] | None = None,
 ) -> None:
     """Starts saving in the background; the arrays may be donated at once.
 
@@ -132,6 +143,7 @@ def save(
         experiment: that the state is of.
         state: {"ema": averages by name, other names: ...}, pytrees of arrays; "ema" alone of what cannot be trained on.
         data: JSON of the data iterator.
+        metrics: what an evaluation at this step gave, by name.
 
     Raises:
         InputError: if any number is not finite, or this or the last checkpoint cannot be written.
@@ -143,7 +155,9 @@ def save(
         what = f"step {step} was not saved: {error}; {last_said(checkpoints)}"
         raise InputError(f"{what}; go on from it with a smaller train.learning_rate") from error
     rest = {name: value for name, value in state.items() if name != "ema"}
-    parts: dict[str, Any] = {"ema": state["ema"], "record": make_record(experiment, found, data)}
+    record = make_record(experiment, found, data, metrics or {})
+    checkpoints.best.note(step, record["metrics"])
+    parts: dict[str, Any] = {"ema": state["ema"], "record": record}
     if rest:
         parts |= {"state": rest, "data": data}
     wait(checkpoints)
@@ -201,7 +215,7 @@ def restore(checkpoints: Checkpoints, experiment: Experiment, abstract: dict[str
 
 
 def restore_averages(
-    workdir: Path, experiment: Experiment, abstract: dict[str, Any], step: int | None = None
+    workdir: Path, experiment: Experiment, abstract: dict[str, Any], step: int | str | None = None
 ) -> tuple[int, dict[str, Any]]:
     """Step and averaged parameters, by name, of a run's latest checkpoint that is whole; reads nothing else.
 
@@ -209,23 +223,29 @@ def restore_averages(
         workdir: of the run.
         experiment: that it is of.
         abstract: ShapeDtypeStructs of the averages by name, with the shardings to restore to.
-        step: of another checkpoint than the latest.
+        step: of another checkpoint than the latest, or "best": the lowest by train.keep_best.
 
     Raises:
         InputError: if there is no whole checkpoint, none of this step, or it is of another model.
     """
     if not (workdir / "checkpoints").is_dir():
         raise InputError(f"{str(workdir)!r} holds no checkpoint; train one with python -m launch.train --workdir {workdir}")
-    with open_checkpoints(workdir, writable=False) as checkpoints:
+    best = experiment.config.train.keep_best
+    with open_checkpoints(workdir, writable=False, best=best if step == BEST else "") as checkpoints:
         if not checkpoints.steps:
             raise InputError(f"{str(workdir)!r} holds no finished checkpoint yet")
         parts = {"ema": abstract}
         if step is None:
             return _latest_whole(checkpoints, lambda step: (step, _load(checkpoints, step, experiment, parts)["ema"]))
+        if step == BEST:
+            step = checkpoints.best.of(checkpoints.steps)
+            if step is None:
+                what = f"no checkpoint has a value of train.keep_best, {best!r}" if best else "it has no train.keep_best"
+                raise InputError(f"step is {BEST!r}, but of {str(workdir)!r} {what}; give a number, or leave it out")
         if step not in checkpoints.steps:
             raise InputError(
-                f"{str(workdir)!r} holds no checkpoint of step {step}, but of {few(checkpoints.steps)}; train.keep_every "
-                "keeps more of them"
+                f"{str(workdir)!r} holds no checkpoint of step {brief(step)}, but of {few(checkpoints.steps)}; "
+                "train.keep_every keeps more of them"
             )
         try:
             return step, _load(checkpoints, step, experiment, parts)["ema"]
@@ -286,6 +306,16 @@ def _load(checkpoints: Checkpoints, step: int, experiment: Experiment, abstract:
     check_digests(record, found, loaded.get("data"))
     check_finite(found)
     return loaded
+
+
+def _metrics(checkpoints: Checkpoints, step: int) -> dict[str, float]:
+    """What the record of a checkpoint has of its evaluation: nothing if it is damaged, or of before there were any."""
+    try:
+        record = _parts(checkpoints, step, {"record": None})["record"]
+        check_record(record)
+    except InputError:
+        return {}
+    return record.get("metrics", {})
 
 
 def _arrays(parts: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,13 +21,19 @@ class Damaged(InputError):
     """A checkpoint is not what was written; the one before may be."""
 
 
-def make_record(experiment: Experiment, arrays: dict[str, Digest], data: dict | None) -> dict[str, Any]:
-    """The record, as JSON, of a checkpoint of an experiment that holds these arrays and this state of the data iterator."""
+def make_record(
+    experiment: Experiment, arrays: dict[str, Digest], data: dict | None, metrics: dict[str, float]
+) -> dict[str, Any]:
+    """The record, as JSON, of a checkpoint of an experiment that holds these arrays and this state of the data iterator.
+
+    What an evaluation at its step gave, by name, stands in it too, as far as it is finite.
+    """
     record = {
         "format": FORMAT,
         "config": config_json(experiment.config),
         "statistics": _sha256(_statistics(experiment)),
         "data": _sha256(data),
+        "metrics": {name: value for name, value in metrics.items() if math.isfinite(value)},
         "arrays": {name: [each.kind, each.value] for name, each in arrays.items()},
     }
     return record | {"sha256": _sha256(record)}

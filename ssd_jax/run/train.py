@@ -17,7 +17,7 @@ from ssd_jax.data.pipeline import Batches, make_iterator
 from ssd_jax.data.protocol import Source, image_batches
 from ssd_jax.data.sources import make_split, recorded
 from ssd_jax.data.statistics import measure_statistics
-from ssd_jax.errors import InputError, check_range, checked_arguments, few
+from ssd_jax.errors import InputError, check_name, check_range, checked_arguments, few
 from ssd_jax.files.events import Events, open_events
 from ssd_jax.files.lease import Lease
 from ssd_jax.files.paths import Path, check_writable, to_path
@@ -28,7 +28,7 @@ from ssd_jax.run.interruption import noted_signals
 from ssd_jax.run.origin import check_origin, forget_origin, start_from
 from ssd_jax.run.profile import Profiler
 from ssd_jax.run.trained import Trained, load
-from ssd_jax.run.watching import Watch, mean_losses, measure_real
+from ssd_jax.run.watching import Watch, mean_losses, measure_real, metric_names
 from ssd_jax.run.workdir import claim_workdir, has_checkpoints, load_data, load_statistics, workdir_lease
 from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sharding import make_mesh, placed, shardings
@@ -92,11 +92,13 @@ def train(
     drawn = config.sample
     plan_steps(experiment.process, solver=drawn.solver, num_steps=drawn.num_steps, spacing=drawn.spacing)
     real = measure_real(experiment, source) if settings.evaluate_every and settings.evaluate_num else None
+    if settings.keep_best:
+        check_name("train.keep_best", settings.keep_best, metric_names(experiment, held_out, real))
     iterator = make_iterator(source, batch_size=settings.batch_size, seed=settings.seed, flip=config.data.flip)
     with workdir_lease(workdir) as lease:
         first_does(partial(claim_workdir, workdir, config, experiment.statistics))
         logger.info(summary(experiment, source, allocation, mesh))
-        kept = {"latest": settings.keep_latest, "every": settings.keep_every}
+        kept = {"latest": settings.keep_latest, "every": settings.keep_every, "best": settings.keep_best}
         with checkpoint.open_checkpoints(workdir, writable=True, **kept) as checkpoints:
             state, step = _first_or_latest(experiment, mesh, checkpoints, iterator)
             if not checkpoints.steps:
@@ -199,8 +201,7 @@ class Loop:
                 pending.append(losses)
                 step += 1
                 self.profiler.after_step(state)
-                last = step == settings.steps
-                if logs := step % settings.log_every == 0 or last:
+                if logs := self._due(settings.log_every, step):
                     seconds = time.perf_counter() - started
                     scalars = mean_losses(pending, self.train_step.allocation) | {"learning_rate": float(rate(step))}
                     scalars["waiting_for_data"] = waited / seconds  # of the host: at most that share, of the devices
@@ -208,25 +209,33 @@ class Loop:
                     pending, started, waited = [], time.perf_counter(), 0.0
                 if logs or step % SKIPPED == 0:
                     self._check_updates(state)
-                if settings.snapshot_every and (step % settings.snapshot_every == 0 or last):
+                if self._due(settings.snapshot_every, step):
                     keep_average(self.workdir, step, gathered(state.ema[MAIN], self.train_step.mesh), settings.ema_decay)
-                if step % settings.checkpoint_every == 0 or last:
-                    saved = self._save(state, step, iterator)
+                found: dict[str, float] = {}
                 looked = time.perf_counter()
-                with interruption.leaving():
-                    if settings.evaluate_every and (step % settings.evaluate_every == 0 or last):
-                        self.watch.evaluate(state, step)
-                    if step % settings.sample_every == 0 or last:
+                if self._due(settings.evaluate_every, step):
+                    with interruption.leaving():
+                        found = self.watch.evaluate(state, step)
+                started += time.perf_counter() - looked
+                if self._due(settings.checkpoint_every, step):
+                    saved = self._save(state, step, iterator, found)
+                looked = time.perf_counter()
+                if self._due(settings.sample_every, step):
+                    with interruption.leaving():
                         self.watch.write_samples(state, step)
                 started += time.perf_counter() - looked
-                interrupted = interruption.agreed(now=logs) and not last
+                interrupted = interruption.agreed(now=logs) and step < settings.steps
             self.profiler.end()
             if saved < step:
-                self._save(state, step, iterator)
+                self._save(state, step, iterator, {})
             checkpoint.wait(self.checkpoints)
         if interrupted:
             logger.info("saved step %d of %d; the same command goes on", step, settings.steps)
             interruption.end()
+
+    def _due(self, every: int, step: int) -> bool:
+        """Whether what comes `every` so many steps, 0 for never, comes after this one: after the last it does."""
+        return every > 0 and (step % every == 0 or step == self.experiment.config.train.steps)
 
     def _log(self, bar: tqdm, scalars: dict[str, float], steps_per_second: float, state: TrainState, step: int) -> None:
         """Losses and more to the bar and to TensorBoard."""
@@ -251,10 +260,10 @@ class Loop:
         if in_a_row:
             logger.warning("the last %d updates were not finite and were left out", in_a_row)
 
-    def _save(self, state: TrainState, step: int, iterator: Batches) -> int:
+    def _save(self, state: TrainState, step: int, iterator: Batches, found: dict[str, float]) -> int:
         """Starts saving, unless another run has taken the workdir over; returns the step."""
         if self.lease is not None:
             self.lease.check()
         self.events.upload()  # what is known of the steps before a checkpoint is never lost
-        checkpoint.save(self.checkpoints, step, self.experiment, state.as_dict(), iterator.get_state())
+        checkpoint.save(self.checkpoints, step, self.experiment, state.as_dict(), iterator.get_state(), found)
         return step

@@ -304,7 +304,7 @@ def _shared(images: Any, num: int) -> Any:
 
 @checked_arguments
 def load(
-    workdir: str | Path, operator: Callable | None = None, ema_width: float | None = None, step: int | None = None
+    workdir: str | Path, operator: Callable | None = None, ema_width: float | None = None, step: int | str | None = None
 ) -> Trained:
     """A checkpoint of the run in `workdir`, the latest unless told otherwise, with averaged (EMA) parameters.
 
@@ -315,7 +315,8 @@ def load(
         ema_width: an average of other weights than the run's own, put together from what it kept (`train.snapshot_every`):
             a power function with this standard deviation, in units of the training (Karras et al. 2024); 0 < width <
             0.28, from late training alone to nearly all.
-        step: of the checkpoint, one of those that `train.keep_latest` and `train.keep_every` left.
+        step: of the checkpoint, one of those that `train.keep_latest` and `train.keep_every` left; or "best", the one that
+            `train.keep_best` left.
 
     Raises:
         InputError: if there is no run, no checkpoint, or it is damaged; or what it kept does not give this width.

@@ -43,6 +43,13 @@ def measure_real(experiment: Experiment, source: Source) -> Real:
     return Real(feature_sets, moments)
 
 
+def metric_names(experiment: Experiment, held_out: Source | None, real: Real | None) -> list[str]:
+    """What `Watch.evaluate` gives."""
+    losses = [] if held_out is None else ["loss", *(f"loss/{stage}" for stage in experiment.process.stages)]
+    distances = [] if real is None else real.moments
+    return [*(f"holdout/{name}" for name in losses), *(f"frechet/{name}" for name in distances)]
+
+
 @dataclass(frozen=True, eq=False)
 class Watch:
     """Looks at the averaged parameters of a run; all that it takes can be taken again.

@@ -77,6 +77,8 @@ class TrainConfig:
             from the same seed; 0 for never.
         evaluate_num: samples that these distances are of, drawn as `sample` says; they fall with it. 0 for none, or >= 2.
         keep_latest: checkpoints that stay, the last ones.
+        keep_best: besides these, the one with the lowest value so far of a number that `evaluate_every` gives stays, e.g.
+            "holdout/loss" or "frechet/low_pass"; `evaluate_every` is then a multiple of checkpoint_every. "" for none.
         keep_every: besides these, all whose step is a multiple of this stay; a multiple of checkpoint_every, 0 for none.
     """
 
@@ -105,6 +107,7 @@ class TrainConfig:
     evaluate_every: int = 0
     evaluate_num: int = 2048
     keep_latest: int = 2
+    keep_best: str = ""
     keep_every: int = 0
 
     def __post_init__(self):
@@ -129,6 +132,11 @@ class TrainConfig:
             raise InputError(
                 f"train.keep_every is {self.keep_every}, but must be a multiple of train.checkpoint_every, "
                 f"{self.checkpoint_every}, or 0"
+            )
+        if self.keep_best and (not self.evaluate_every or self.evaluate_every % self.checkpoint_every):
+            raise InputError(
+                f"train.keep_best is {self.keep_best!r}, but train.evaluate_every is {self.evaluate_every}; it must be a "
+                f"multiple of train.checkpoint_every, {self.checkpoint_every}, so that what is evaluated is saved"
             )
         check_range("train.up_share", self.up_share, low=0, high=1, open_low=True)
         check_name("train.loss_weighting", self.loss_weighting, LOSS_WEIGHTINGS)

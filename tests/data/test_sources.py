@@ -257,7 +257,7 @@ def test_held_out_images_are_not_trained_on():
     images, labels = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((8, 8, 1), np.uint8), np.arange(40) // 30
     config, whole = DataConfig(holdout=8, balance=True), ArraySource(images, labels, ("many", "few"))
     training, held_out = make_split(config, (8, 8), whole)
-    assert held_out is not None and held_out.labels is not None
+    assert held_out is not None and held_out.labels is not None and training.labels is not None
     trained, held = ([int(item["image"].max()) for item in read(each, range(len(each)))] for each in (training, held_out))
     assert len(held) == len(set(held)) == 8 and held_out.labels.tolist() == [0] * 6 + [1] * 2
     assert set(trained) == set(range(40)) - set(held) and np.bincount(training.labels).tolist() == [24, 24]

@@ -89,10 +89,45 @@ def test_the_latest_and_every_so_many_are_kept(tmp_path):
             ssd_jax.load(tmp_path, step=step)
 
 
+def test_the_best_is_kept(tmp_path, caplog):
+    """As far as its record is whole; what is not finite is no value, and a step that is saved anew has a new one."""
+    train = replace(tiny_config().train, keep_best="x", checkpoint_every=2, evaluate_every=2)
+    experiment = experiment_of(train=train)
+    claim_workdir(tmp_path, experiment.config, experiment.statistics)
+
+    def save(values: dict[int, float | None]) -> list[int]:
+        with checkpoint.open_checkpoints(tmp_path, writable=True, latest=1, best="x") as checkpoints:
+            for step, value in values.items():
+                metrics = {"y": -1.0} if value is None else {"x": value}
+                state = {"ema": state_of(experiment, step)["ema"]}
+                checkpoint.save(checkpoints, step, experiment, state, metrics=metrics)
+        return sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+
+    assert save({2: None}) == [2]
+    with pytest.raises(InputError, match=r"step is 'best', but of .* no checkpoint has a value of train.keep_best, 'x'"):
+        ssd_jax.load(tmp_path, step="best")
+    assert save({4: float("nan"), 6: 1.0, 8: 2.0, 12: None}) == [6, 12]
+    assert save({14: 1.5}) == [6, 14]  # of the command that goes on, too
+    best = ssd_jax.load(tmp_path, step="best")
+    assert best.step == 6 and values(best.network.parameters) == {6.0} and ssd_jax.load(tmp_path).step == 14
+    (record,) = (tmp_path / "checkpoints" / "6" / "record").glob("*.json")
+    text = record.read_text()
+    record.write_text(text.replace('"x": 1.0', '"x": 9.0'))
+    assert record.read_text() != text and ssd_jax.load(tmp_path, step="best").step == 14
+    record.write_text(text)
+    assert save({16: 0.5, 18: 0.7}) == [16, 18]
+    claim_workdir(tmp_path, experiment_of().config, experiment.statistics)
+    with pytest.raises(InputError, match=r"step is 'best', but of .* it has no train.keep_best; give a number"):
+        ssd_jax.load(tmp_path, step="best")
+    with pytest.raises(InputError, match="no checkpoint of step 'bets', but of 16, 18"):
+        ssd_jax.load(tmp_path, step="bets")
+
+
 @pytest.mark.parametrize(
     ("settings", "kept"),
     [
         ({"steps": 5000}, 3),
+        ({"steps": 9000, "keep_best": "x", "evaluate_every": 1000}, 4),
         ({"steps": 5000, "keep_latest": 1}, 2),
         ({"steps": 9000, "keep_every": 2000}, 7),
         ({"steps": 4}, 1),

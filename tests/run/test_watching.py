@@ -20,8 +20,12 @@ SOURCE = ArraySource(
 )
 
 
+BEST = "frechet/random_convolutions-0"
+
+
 def config_of(holdout: int = 10, **train):
-    config = tiny_config(**{"evaluate_every": 2, "evaluate_num": 32, "checkpoint_every": 2} | train)
+    settings = {"steps": 6, "evaluate_every": 2, "evaluate_num": 32, "checkpoint_every": 2, "learning_rate": 0.5}
+    config = tiny_config(**settings | {"keep_latest": 1, "keep_best": BEST} | train)
     data = replace(config.data, holdout=holdout, balance=True)
     return replace(config, data=data, model=replace(config.model, num_classes=2, label_dropout=0.1))
 
@@ -39,7 +43,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
-    """A run of four steps on eight devices that is evaluated at 2 and 4."""
+    """A run of six steps, too large ones, on eight devices that is evaluated at 2, 4 and 6."""
     workdir = tmp_path_factory.mktemp("watched")
     ssd_jax.train(config_of(), workdir, source=SOURCE)
     return workdir
@@ -47,7 +51,7 @@ def watched(tmp_path_factory):
 
 def test_the_loss_on_held_out_images_is_logged(watched):
     found = [line for line in lines(watched) if "holdout/loss" in line]
-    assert [line["step"] for line in found] == [2, 4]
+    assert [line["step"] for line in found] == [2, 4, 6]
     for line in found:
         stages = [line[f"holdout/loss/{stage}"] for stage in ("stay1", "up1to0", "stay0")]
         assert min(stages) <= line["holdout/loss"] <= max(stages) and min(stages) > 0
@@ -64,13 +68,30 @@ def test_frechet_distances_of_samples_to_what_is_trained_on_are_logged(watched):
     training = make_split(config_of().data, (8, 8), SOURCE).training
     reference = data_reference(config_of().data, feature_sets, (8, 8), training)
     expected = evaluate(feature_sets, lambda: [pictures[:24], pictures[24:]], reference)
-    (line,) = [line for line in lines(watched) if "frechet/low_pass" in line and line["step"] == 4]
+    (line,) = [line for line in lines(watched) if "frechet/low_pass" in line and line["step"] == 6]
     for each in feature_sets:
         np.testing.assert_allclose(line[f"frechet/{each.name}"], expected[each.name]["frechet"], rtol=1e-4)
 
 
+def test_the_best_checkpoint_stays(watched):
+    distances = {line["step"]: line[BEST] for line in lines(watched) if BEST in line}
+    best = min(distances, key=distances.__getitem__)
+    assert best < 6 and sorted(int(path.name) for path in (watched / "checkpoints").iterdir()) == [best, 6]
+    assert ssd_jax.load(watched, step="best").step == best and ssd_jax.load(watched).step == 6
+
+
+def test_only_what_is_evaluated_can_be_the_best(tmp_path):
+    for wrong in ("loss", "holdout/loss/stay2", "frechet/inception"):
+        with pytest.raises(
+            InputError, match=f"train.keep_best is '{wrong}', but must be one of: holdout/loss, .*frechet/low_"
+        ):
+            ssd_jax.train(config_of(keep_best=wrong), tmp_path / "run", source=SOURCE)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.nightly
 def test_a_run_that_goes_on_is_evaluated_the_same(watched, tmp_path):
-    for steps in (2, 4):
+    for steps in (4, 6):
         ssd_jax.train(config_of(steps=steps), tmp_path, source=SOURCE)
     names = [name for name in lines(watched)[-1] if name.startswith(("holdout", "frechet"))]
     assert len(names) == 6 and [lines(tmp_path)[-1][name] for name in names] == [lines(watched)[-1][name] for name in names]
@@ -78,4 +99,4 @@ def test_a_run_that_goes_on_is_evaluated_the_same(watched, tmp_path):
 
 def test_what_is_held_out_stays_so(watched):
     with pytest.raises(InputError, match=r"data.holdout = 10, but this config says 0; .*--config.data.holdout"):
-        ssd_jax.train(config_of(0, steps=6), watched, source=SOURCE)
+        ssd_jax.train(config_of(0, steps=8), watched, source=SOURCE)

@@ -155,7 +155,8 @@ def run(count: int, seed: int, num_trained: int = 50) -> dict[str, Any]:
 
 def train(overrides: dict, config: Config, faults: list[str]) -> str:
     """What became of three steps: "trained", "training refused", "not finite" or "failed"; appends what went wrong."""
-    settings = dataclasses.replace(config.train, steps=min(config.train.steps, STEPS))
+    few = {"steps": min(config.train.steps, STEPS), "evaluate_num": min(config.train.evaluate_num, MOST_IMAGES)}
+    settings = dataclasses.replace(config.train, **few)
     config = dataclasses.replace(config, train=settings)
     logging.getLogger("ssd_jax").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as workdir:
