@@ -30,7 +30,7 @@ class Events:
     Attributes:
         file: of events, to append to; None writes nothing.
         lines: file of a line of JSON for every call of `scalars`: {"step": .., "time": seconds since 1970, "loss": .., ..}.
-            Where training went on from an earlier step, steps come again; the last line of a step holds.
+            Where training went on from an earlier step, steps come again; of a name the last line of a step holds.
         bucket: folder of a bucket that the files are copied to once in a while.
     """
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,6 +12,7 @@ from ssd_jax.build import Experiment
 from ssd_jax.data.protocol import Source
 from ssd_jax.files import images
 from ssd_jax.files.events import Events
+from ssd_jax.files.paths import Path
 from ssd_jax.metrics import FeatureSet, Moments, available_feature_sets, data_reference, frechet_distance, measure
 from ssd_jax.run.trained import Trained
 from ssd_jax.sharding import make_mesh, replicated

@@ -17,11 +17,12 @@ from tests.commands import ROOT, TINY, ended, launch, run, start_processes
 
 TRAIN = ["launch.train", "--config=openmoji32", *TINY, "--config.train.checkpoint_every=2", "--config.train.log_every=1"]
 TRAIN += ["--config.train.cosine_decay=False"]
+EVALUATED = ["--config.data.holdout=5", "--config.train.evaluate_every=2", "--config.train.evaluate_num=12"]
 
 
 def train(workdir: Path, count: int, steps: int) -> None:
     """On two devices, of one process or of two."""
-    arguments = [*TRAIN, f"--workdir={workdir}", f"--config.train.steps={steps}"]
+    arguments = [*TRAIN, *EVALUATED, f"--workdir={workdir}", f"--config.train.steps={steps}"]
     results = [launch(*arguments, devices=2)] if count == 1 else ended(start_processes(*arguments, count=count))
     for result in results:
         assert result.returncode == 0, result.stderr
@@ -43,16 +44,20 @@ def losses(workdir: Path) -> dict[tuple[str, int], float]:
     """By name and step, as TensorBoard reads them."""
     events = EventAccumulator(str(workdir))
     events.Reload()
-    names = [name for name in events.Tags()["scalars"] if name.startswith("loss")]
+    names = [name for name in events.Tags()["scalars"] if name.startswith(("loss", "holdout", "frechet"))]
     return {(name, event.step): event.value for name in names for event in events.Scalars(name)}
 
 
 @pytest.mark.nightly
 def test_the_number_of_processes_changes_nothing(runs):
-    """Losses, and where the data stand, of a job that changes it twice on its way."""
+    """Losses, evaluations, and where the data stand, of a job that changes it twice on its way."""
     expected, found = losses(runs / "one"), losses(runs / "mixed")
     assert {step for _, step in expected} == set(range(1, 7)) and found.keys() == expected.keys()
-    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+    assert {step for name, step in found if name == "holdout/loss"} == {2, 4, 6}
+    for key, value in found.items():  # pixels of samples may be rounded the other way
+        np.testing.assert_allclose(
+            value, expected[key], rtol=1e-2 if key[0].startswith("frechet") else 1e-5, err_msg=str(key)
+        )
     (data,) = (runs / "mixed" / "checkpoints" / "6" / "data").glob("*.json")
     assert json.loads(data.read_text()) == {"next_index": 48}
 
