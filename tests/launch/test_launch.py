@@ -283,6 +283,24 @@ def test_photographs(tmp_path):
 
 
 @pytest.mark.nightly
+def test_depth(tmp_path):
+    study = ["launch.studies.depth", f"--out={tmp_path}", *TINY, "--steps=6"]
+    result = launch(*study, "--blocks=2")
+    assert result.returncode == 0, result.stderr
+    result = launch(*study, "--blocks=2", "--blocks=1")  # goes on with the other
+    assert result.returncode == 0 and "2 blocks a level" not in result.stderr, result.stderr
+    rows = json.loads((tmp_path / "depth.json").read_text())["rows"]
+    assert [row["blocks"] for row in rows] == [1, 2] and rows[0]["parameters"] < rows[1]["parameters"]
+    for row in rows:
+        assert row["step"] == [1, 2, 3, 4, 5, 6] and row["skipped"] == 0
+        assert row["largest_norm"] == max(row["gradient_norm"]) and min(row["gradient_norm"] + row["loss"]) > 0
+    assert rows[0]["loss"][0] == pytest.approx(rows[1]["loss"][0], rel=1e-5)  # born alike, on the same draws
+    assert len(result.stdout.splitlines()) == 6 and (tmp_path / "depth.png").stat().st_size > 1000
+    result = launch(*study, "--config.train.seed=1")
+    assert result.returncode == 2 and "is of another config; choose another --out" in result.stderr
+
+
+@pytest.mark.nightly
 def test_allocation(quickstart, tmp_path):
     result = launch("launch.studies.allocation", f"--workdir={quickstart[0]}", "--draws=4", "--parts=2")
     assert result.returncode == 0, result.stderr
