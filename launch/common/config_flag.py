@@ -1,5 +1,7 @@
 """--config of the commands: a shipped config by its name or a file of one's own, any field of which can be set.
 
+NAME:ARGUMENT hands its get_config() an argument, as ml_collections has it: celeba64:published.
+
 define_config("openmoji32")  # beside the other flags of a command; without a default --config must be given
 config = read_config()       # in its main()
 """
@@ -96,19 +98,20 @@ def check_field(config: ConfigDict, path: str) -> None:
 
 def shipped() -> list[str]:
     """Names of the shipped configs."""
-    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+    return sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
 
 
 def load_config(name: str) -> ConfigDict:
-    """What `get_config()` of a shipped config or of a Python file returns.
+    """What `get_config()` of a shipped config or of a Python file returns, `get_config(ARGUMENT)` for NAME:ARGUMENT.
 
     Raises:
         InputError: if there is none, or it cannot be loaded.
     """
-    path = _path(name)
+    file, colon, argument = (name, "", "") if Path(name).is_file() else name.partition(":")
+    path = _path(file)
     try:
         get_config = getattr(_module(path), "get_config", None)
-        config = get_config() if callable(get_config) else None
+        config = get_config(*([argument] if colon else [])) if callable(get_config) else None
     except InputError:
         raise
     except Exception as error:

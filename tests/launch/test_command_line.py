@@ -75,7 +75,7 @@ def test_help_tells_defaults():
 
 
 def test_shipped_configs_are_found_by_name_and_by_path(tmp_path, monkeypatch):
-    assert "openmoji32" in shipped() and "__init__" not in shipped()
+    assert "openmoji32" in shipped() and not [name for name in shipped() if name.startswith("_")]
     assert load_config("blur32") == load_config(str(FOLDER / "blur32.py"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "openmoji32.py").write_text(OWN)
@@ -83,10 +83,21 @@ def test_shipped_configs_are_found_by_name_and_by_path(tmp_path, monkeypatch):
     assert load_config("openmoji32.py").to_dict()["train"]["steps"] == 7
 
 
+def test_configs_that_take_an_argument(tmp_path, monkeypatch):
+    published = load_config("celeba64:published")
+    assert published == load_config(f"{FOLDER / 'celeba64.py'}:published") and published != load_config("celeba64")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own:1.py").write_text(OWN)
+    assert load_config("own:1.py").to_dict()["train"]["steps"] == 7
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("openmoji", None, "config is 'openmoji', but must be a Python file that exists or one of: benchmark64, blur32"),
+        ("celeba64:x", None, "variant of the config is 'x', but must be one of: ours, published"),
+        ("openmoji32:x", None, "config 'openmoji32:x' fails: TypeError: get_config() takes 0 positional arguments"),
+        ("nowhere.py:x", None, "'nowhere.py', but must be a Python file that exists or one of: benchmark64, blur32"),
         ("nowhere.py", None, "'nowhere.py', but must be a Python file that exists or one of: benchmark64, blur32"),
         ("own.py", "steps = 3\n", "'own.py' must have a function get_config"),
         ("own.py", "def get_config():\n    return {}\n", "'own.py' must have a function get_config"),

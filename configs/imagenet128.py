@@ -1,0 +1,28 @@
+"""ImageNet at 128 px, five levels (128, 64, .., 8), on 8 GPUs: an entry of the paper's grid. Not trained yet.
+
+python -m launch.prepare --config imagenet128 --out data/imagenet128 \\
+    --config.data.source=tfds --config.data.name=imagenet2012
+python -m launch.train --config configs/imagenet128.py --workdir runs/imagenet128
+python -m launch.train --config configs/imagenet128.py:published --workdir runs/imagenet128_published
+
+Conditional on the 1000 classes; a tenth of the labels is dropped, so that samples can be guided: `--guidance` of
+launch.sample and launch.evaluate. Other numbers of levels are `--config.process.num_levels=3`, and 1 for DDPM that
+predicts x_0; nothing else need change. configs/_paper.py says what `:published` changes, which knows no classes, as the
+code was released. TFDS wants `tfds build imagenet2012 --file_format=array_record` first; a folder with a sub-folder for
+each class does as well: `--config.data.source=folder --config.data.folder=PATH`.
+
+95.1 million parameters, those of configs/celeba128.py and classes. A step costs what 256 images of one level do,
+whatever the levels. Not forecast yet; this says memory, operations and hours at least:
+
+python -m launch.forecast --config imagenet128 --hardware h100:8 --quick
+
+We know of no published FID at this size.
+"""
+
+from ml_collections import ConfigDict
+
+from ._paper import paper_config
+
+
+def get_config(variant: str = "ours") -> ConfigDict:
+    return paper_config(variant, data="imagenet", image_size=128, num_levels=5, steps=300_000, num_classes=1000)
