@@ -7,15 +7,24 @@ Network, data, batch, learning rate and schedules of noise and resolution are th
   (`train.flops_per_step`); classes are learned; bfloat16. Left out: shares by noise, which `launch.studies.allocation`
   measures on a run first; and the blur within the levels, for which no size is known here. The exact error never asks for
   one (docs/optimal_process.md), and what is right for four levels would not be for two.
-- "published": as the released code trains. One resolution a step, no classes, float32. Adam remembers squared gradients for
-  a shorter time here (0.99 instead of 0.999), and at 512 px embeddings have half the width.
+- "published": as the released code trains. One resolution a step, no classes, float32, Adam's usual memory. At 512 px
+  embeddings have half the width here.
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from ssd_jax.config import Config, DataConfig, FlexiUNetConfig, ProcessConfig, SampleConfig, TrainConfig, to_config_dict
+from ssd_jax.config import (
+    Config,
+    DataConfig,
+    FlexiUNetConfig,
+    OptimizerConfig,
+    ProcessConfig,
+    SampleConfig,
+    TrainConfig,
+    to_config_dict,
+)
 from ssd_jax.errors import check_name
 
 WIDTHS = {
@@ -45,6 +54,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
             "warmup_steps": 0,
             "cosine_decay": False,
             "gradient_clip": 1e9,  # none
+            "optimizer": OptimizerConfig(b2=0.999),
             "stage_sampling": "single",
             "up_share": 0.003,  # one timestep of 1000 for each up-step of four levels
             "sample_every": 100_000,  # a grid takes 1000 calls

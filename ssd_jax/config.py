@@ -33,6 +33,7 @@ from ssd_jax.network.protocol import NetworkConfig, null_label
 from ssd_jax.process.config import ProcessConfig, make_process, with_levels
 from ssd_jax.sampling.config import SampleConfig
 from ssd_jax.sharding import MeshConfig
+from ssd_jax.training.config import OptimizerConfig as OptimizerConfig
 from ssd_jax.training.config import TrainConfig
 
 FORMAT = 4  # of config.json; `config_from_json` reads older ones
