@@ -104,7 +104,7 @@ def trained(config: Config, out: Path) -> dict[str, Any]:
         "skipped": int(state.skipped),
         "largest_norm": float(found.max()),
         "step": [point[-1] + 1 for point in points],
-        "loss": [mean_losses([losses[i] for i in point], step)["loss"] for point in points],
+        "loss": [mean_losses([losses[i] for i in point], step.allocation)["loss"] for point in points],
         "gradient_norm": [float(found[point].mean()) for point in points],
     }
 
