@@ -27,6 +27,7 @@ from ssd_jax.run.averages import keep_average
 from ssd_jax.run.interruption import noted_signals
 from ssd_jax.run.origin import check_origin, forget_origin, start_from
 from ssd_jax.run.profile import Profiler
+from ssd_jax.run.restore import restore
 from ssd_jax.run.trained import Trained, load
 from ssd_jax.run.watching import Watch, mean_losses, measure_real, metric_names
 from ssd_jax.run.workdir import claim_workdir, has_checkpoints, load_data, load_statistics, workdir_lease
@@ -152,7 +153,7 @@ def _first_or_latest(
     if not checkpoints.steps:
         return init_state(experiment.init_parameters, experiment.config.train.seed, mesh), 0
     abstract = abstract_state(experiment.abstract_parameters).as_dict()
-    restored = checkpoint.restore(checkpoints, experiment, placed(abstract, shardings(abstract, mesh)))
+    restored = restore(checkpoints, experiment, placed(abstract, shardings(abstract, mesh)))
     iterator.set_state(restored.data)
     logger.info("going on from step %d", restored.step)
     return TrainState(**restored.state), restored.step

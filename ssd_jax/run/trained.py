@@ -27,8 +27,8 @@ from ssd_jax.process.operators import OPERATORS
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.processes import gathered
 from ssd_jax.run.averages import average_of_width
-from ssd_jax.run.checkpoint import restore_averages
 from ssd_jax.run.digest import combined, digests
+from ssd_jax.run.restore import restore_averages
 from ssd_jax.run.workdir import CONFIG, load_config, load_statistics
 from ssd_jax.sampling.guidance import Interval, classifier_free, clipped, dynamically_thresholded
 from ssd_jax.sampling.noise import NoiseSource, image_indices, seeded

@@ -16,7 +16,7 @@ import ssd_jax
 from ssd_jax.build import build
 from ssd_jax.errors import InputError
 from ssd_jax.network.parameterisation import DataStatistics
-from ssd_jax.run import checkpoint
+from ssd_jax.run import checkpoint, restore
 from ssd_jax.run.digest import digests
 from ssd_jax.run.workdir import claim_workdir, load_statistics
 from ssd_jax.sharding import make_mesh, placed, replicated
@@ -58,7 +58,7 @@ def restored(workdir, experiment=None):
     experiment = experiment or experiment_of()
     abstract = placed(abstract_state(experiment.abstract_parameters).as_dict(), replicated(make_mesh()))
     with checkpoint.open_checkpoints(workdir, writable=True) as checkpoints:
-        return checkpoint.restore(checkpoints, experiment, abstract)
+        return restore.restore(checkpoints, experiment, abstract)
 
 
 def values(tree) -> set[float]:
@@ -178,7 +178,7 @@ def test_every_array_and_the_iterator_are_checked(copy):
             abstract = placed(abstract_state(experiment_of().abstract_parameters).as_dict(), replicated(make_mesh()))
             parts = {"ema": abstract["ema"], "state": {k: v for k, v in abstract.items() if k != "ema"}, "data": None}
             with pytest.raises(checkpoint.Damaged):
-                checkpoint._load(checkpoints, 4, experiment_of(), parts)
+                restore._load(checkpoints, 4, experiment_of(), parts)
         file.write_text(text)
 
 
@@ -262,7 +262,7 @@ def test_another_model_is_told_by_its_first_parameter(copy):
     with pytest.raises(
         InputError, match=r"of another model: ema/main/\S+ is float32\[.*\], but must be float32\["
     ) as refused:
-        checkpoint.restore_averages(copy, experiment_of(), abstract)
+        restore.restore_averages(copy, experiment_of(), abstract)
     assert len(str(refused.value)) < 500 and "\n" not in str(refused.value)
 
 

@@ -91,7 +91,7 @@ def test_a_run_leaves_what_it_promises(run):
 
 
 def test_a_workdir_that_cannot_be_written_is_refused_before_the_data_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("ssd_jax.run.train.make_source", None)
+    monkeypatch.setattr("ssd_jax.run.train.make_split", None)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file/run' cannot be written to: .*file' is no folder"):
         ssd_jax.train(tiny_config(), tmp_path / "file" / "run")

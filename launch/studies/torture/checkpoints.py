@@ -16,6 +16,7 @@ from ssd_jax.config import Config
 from ssd_jax.errors import InputError
 from ssd_jax.run import checkpoint
 from ssd_jax.run.digest import combined, digests
+from ssd_jax.run.restore import restore
 from ssd_jax.run.workdir import claim_workdir
 from ssd_jax.sharding import make_mesh, placed, replicated
 from ssd_jax.training.ema import MAIN
@@ -87,7 +88,7 @@ def _resumed(workdir: Path, config: Config) -> tuple[int, str]:
     experiment = ssd_jax.build(config)
     abstract = placed(abstract_state(experiment.abstract_parameters).as_dict(), replicated(make_mesh()))
     with checkpoint.open_checkpoints(workdir, writable=True) as checkpoints:
-        found = checkpoint.restore(checkpoints, experiment, abstract)
+        found = restore(checkpoints, experiment, abstract)
     return found.step, combined(digests(found.state)) + str(found.data)
 
 
