@@ -24,7 +24,8 @@ from ssd_jax.data.pipeline import make_iterator
 from ssd_jax.errors import InputError
 from ssd_jax.files.json_file import parse_json, read_json, write_json
 from ssd_jax.files.paths import check_writable, write_atomically
-from ssd_jax.run.train import mean_losses, with_statistics
+from ssd_jax.run.train import with_statistics
+from ssd_jax.run.watching import mean_losses
 from ssd_jax.sharding import make_mesh
 from ssd_jax.training.state import init_state
 from ssd_jax.training.step import TrainStep, compile_train_step
