@@ -56,7 +56,6 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
             "gradient_clip": 1e9,  # none
             "optimizer": OptimizerConfig(b2=0.999),
             "stage_sampling": "single",
-            "up_share": 0.003,  # one timestep of 1000 for each up-step of four levels
             "sample_every": 100_000,  # a grid takes 1000 calls
         },
         "sample": {"solver": "ancestral", "num_steps": 1000},
@@ -86,6 +85,8 @@ def paper_config(
         classes: dict[str, Any] = {"num_classes": num_classes, "label_dropout": 0.1}
     else:
         classes = {}
+    published = variant == "published" and num_levels > 1
+    up_share: dict[str, Any] = {"up_share": (num_levels - 1) / 1000} if published else {}  # of 1000 timesteps one each
     return to_config_dict(
         Config(
             data=DataConfig(source="array_record", folder=f"data/{data}{image_size}", crop="adm", flip=True),
@@ -104,6 +105,7 @@ def paper_config(
                 ema_decay=0.9999,
                 log_every=100,
                 checkpoint_every=10_000,
+                **up_share,
                 **own["train"],
             ),
             sample=SampleConfig(**own["sample"]),

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.multihost_utils import broadcast_one_to_all
+from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 
 from ssd_jax.errors import InputError
 from ssd_jax.sharding import replicated
@@ -30,6 +30,11 @@ def first_does(function: Callable[[], Any]) -> None:
         raise error
     if failed:
         raise InputError("the first process failed; its message says why")
+
+
+def everywhere(fact: bool) -> bool:
+    """Whether it is so in every process: what they find on their own disks may differ, what they do together must not."""
+    return fact if jax.process_count() == 1 else bool(np.all(process_allgather(np.array(fact))))
 
 
 def gathered(tree: Tree, mesh: jax.sharding.Mesh) -> Tree:

@@ -16,7 +16,6 @@ configs/benchmark64.py, for a CPU; any other does as well.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import jax
 from absl import flags
@@ -24,7 +23,7 @@ from tqdm import tqdm
 
 from ssd_jax.config import Config
 from ssd_jax.files.json_file import write_json
-from ssd_jax.files.paths import check_writable, write_atomically
+from ssd_jax.files.paths import check_writable, to_path, write_atomically
 
 from ..common.command import provenance, run
 from ..common.config_flag import define_config, read_config
@@ -43,7 +42,7 @@ REFERENCE_CODE = flags.DEFINE_string("reference-code", None, "A checkout of the 
 
 
 def main() -> None:
-    config, out = read_config(), Path(OUT.value)
+    config, out = read_config(), to_path(OUT.value)
     check_writable(out)
     jax.config.update("jax_enable_compilation_cache", False)  # or compile times would be those of reading files
     place, tables = provenance(), {}

@@ -28,4 +28,4 @@ done
 "${tpus[@]}" tpu-vm ssh "$name" "${here[@]}" --worker all --command "set -e
     sudo mkdir -p /runs
     ${DISK:+sudo apt-get install -qq nfs-common; mountpoint -q /runs || sudo mount $DISK /runs}
-    sudo docker run --rm --privileged --network host --volume /runs:/runs $IMAGE train $(printf '%q ' "$@")"
+    sudo docker run --rm --privileged --network host --volume /runs:/runs --env XDG_CACHE_HOME=/runs/cache $IMAGE train $(printf '%q ' "$@")"

@@ -18,7 +18,7 @@ from ssd_jax.files import images
 from ssd_jax.files.json_file import json_text, parse_json, read_json, write_json
 from ssd_jax.files.listing import fingerprint, list_images
 from ssd_jax.files.npz import stored_arrays
-from ssd_jax.files.paths import Path, check_writable, local_copy
+from ssd_jax.files.paths import Path, check_writable, is_folder, local_copy
 from ssd_jax.processes import first_does
 from ssd_jax.sampling.sampler import with_progress
 
@@ -86,7 +86,8 @@ def fill(
     """
     paths, shape = [_path(out, index) for index in range(num)], (*encoding.shape, encoding.channels)
     check_sizes(out, num, encoding)
-    missing = {index for index, path in enumerate(paths) if not images.is_whole(path, shape)}
+    there = _there(out, num)
+    missing = {index for index in range(num) if index not in there or not images.is_whole(there[index], shape)}
     devices = jax.device_count()
     batch = -(-min(batch, num) // devices) * devices
     firsts = batches_of(missing, batch)
@@ -107,9 +108,16 @@ def _write(pictures: np.ndarray, first: int, paths: dict[int, Path]) -> None:
 
 def check_sizes(out: Path, num: int, encoding: Encoding) -> None:
     """Raises InputError if one of the images 0 .. num - 1 in `out` is of another size than those that are to be drawn."""
-    for path in (_path(out, index) for index in range(num)):
+    for path in _there(out, num).values():
         if (size := _size_if_any(path)) is not None:
             _check_size(path, size, encoding.shape, "the images drawn are")
+
+
+def _there(out: Path, num: int) -> dict[int, Path]:
+    """The files of the images 0 .. num - 1 that are there, by number, of one listing."""
+    names = {path.name for path in out.iterdir()} if is_folder(out) else set()
+    paths = {index: _path(out, index) for index in range(num)}
+    return {index: path for index, path in paths.items() if path.name in names}
 
 
 def _path(out: Path, index: int) -> Path:

@@ -8,7 +8,6 @@ depth.md and depth.png.
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,7 +22,7 @@ from ssd_jax.data import make_source
 from ssd_jax.data.pipeline import make_iterator
 from ssd_jax.errors import InputError
 from ssd_jax.files.json_file import parse_json, read_json, write_json
-from ssd_jax.files.paths import check_writable, write_atomically
+from ssd_jax.files.paths import Path, check_writable, to_path, write_atomically
 from ssd_jax.run.train import with_statistics
 from ssd_jax.run.watching import mean_losses
 from ssd_jax.sharding import make_mesh
@@ -45,7 +44,7 @@ STEPS = flags.DEFINE_integer("steps", 300, "Of training.", lower_bound=1)
 
 
 def main() -> None:
-    config, out = changed(read_config(), {}, steps=STEPS.value), Path(OUT.value)
+    config, out = changed(read_config(), {}, steps=STEPS.value), to_path(OUT.value)
     networks = [changed(config, {"model": {"num_res_blocks": blocks}}) for blocks in BLOCKS.value]  # fails before training
     check_writable(out)
     results = begun(out / "depth.json", config)
@@ -68,7 +67,7 @@ def begun(file: Path, config: Config) -> dict[str, Any]:
     if not file.exists():
         return {"config": settings, "made_by": provenance(), "rows": []}
     results = read_json(file)
-    if results.get("config") != settings:
+    if not isinstance(results, dict) or results.get("config") != settings or "rows" not in results:
         raise InputError(f"{str(file)!r} is of another config; choose another --out, nothing is overwritten")
     return results
 

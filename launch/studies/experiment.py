@@ -7,7 +7,6 @@ where it stopped. Prints tables, and writes results.json, results.md, results.pn
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from ssd_jax.config import Config
 from ssd_jax.errors import unknown_name
 from ssd_jax.files import images
 from ssd_jax.files.json_file import write_json
-from ssd_jax.files.paths import check_writable, write_atomically
+from ssd_jax.files.paths import check_writable, to_path, write_atomically
 
 from ..common import report
 from ..common.command import provenance, run
@@ -59,7 +58,7 @@ BATCH = flags.DEFINE_integer("batch", 64, "Images drawn at a time.", lower_bound
 
 
 def main() -> None:
-    config, out = read_config(), Path(OUT.value)
+    config, out = read_config(), to_path(OUT.value)
     for name in NAMES.value:
         if name not in VARIANTS:
             raise unknown_name("variant", name, VARIANTS)

@@ -12,7 +12,6 @@ frontier.png, and grid.png: the same 32 noises drawn by the longest run of each 
 import math
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from ssd_jax.config import Config, config_from_json, config_json
 from ssd_jax.errors import InputError, check_range, unknown_name
 from ssd_jax.files import images
 from ssd_jax.files.json_file import json_text, parse_json, read_json, write_json
-from ssd_jax.files.paths import check_writable, write_atomically
+from ssd_jax.files.paths import Path, check_writable, to_path, write_atomically
 from ssd_jax.training.ema import WIDEST
 from ssd_jax.training.stage_sampling import allocate
 
@@ -89,9 +88,9 @@ REPEATS = flags.DEFINE_integer("repeats", 15, "Timed runs of steps of each varia
 
 
 def main() -> None:
-    out = Path(OUT.value)
+    out = to_path(OUT.value)
     check_writable(out)
-    rows = read_results(Path(ROWS.value))["rows"] if ROWS.value else train_and_measure(read_config(), out)
+    rows = read_results(to_path(ROWS.value))["rows"] if ROWS.value else train_and_measure(read_config(), out)
     text = "\n\n".join([report.markdown(table(rows), digits=3), report.markdown(compared(rows), digits=3)]) + "\n"
     print(text)
     write_atomically(out / "frontier.md", lambda file: file.write(text.encode()))

@@ -9,7 +9,6 @@ a few minutes and trains nothing.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 from absl import flags
 from tqdm import tqdm
@@ -18,7 +17,7 @@ from ssd_jax.analysis.cost import plan_cost
 from ssd_jax.analysis.error import GaussianError, gaussian_error
 from ssd_jax.config import ProcessConfig
 from ssd_jax.files.json_file import json_text
-from ssd_jax.files.paths import check_writable, write_atomically
+from ssd_jax.files.paths import check_writable, to_path, write_atomically
 from ssd_jax.process.config import make_process
 from ssd_jax.process.spectrum import natural_spectrum
 from ssd_jax.sampling.plan import plan_steps
@@ -54,14 +53,14 @@ class MeasuredProcess:
 
 
 def main() -> None:
-    check_writable(Path(OUT.value))
+    check_writable(to_path(OUT.value))
     measured = [measure(config) for config in tqdm(configs(SIZES.value, NUM_TIMESTEPS.value), desc="processes")]
     lines = ",\n".join(json_text(asdict(each)) for each in measured)
     files = {"json": f"[\n{lines}\n]\n", "md": markdown(measured)}
     for suffix, content in files.items():
-        write_atomically(Path(OUT.value, f"gaussian_error.{suffix}"), lambda file, c=content: file.write(c.encode()))
+        write_atomically(to_path(OUT.value) / f"gaussian_error.{suffix}", lambda file, c=content: file.write(c.encode()))
     figure = draw(measured, SIZES.value)
-    write_atomically(Path(OUT.value, "gaussian_error.png"), lambda file: figure.savefig(file, format="png", dpi=120))
+    write_atomically(to_path(OUT.value) / "gaussian_error.png", lambda file: figure.savefig(file, format="png", dpi=120))
     print(files["md"])
 
 

@@ -12,7 +12,6 @@ Takes half an hour and trains nothing; goes on where it stopped.
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from absl import flags
@@ -24,7 +23,7 @@ from ssd_jax.analysis.optimal_process import largest_leap, optimal_process
 from ssd_jax.config import ProcessConfig, TrainConfig
 from ssd_jax.errors import InputError
 from ssd_jax.files.json_file import json_text, read_json
-from ssd_jax.files.paths import check_writable, write_atomically
+from ssd_jax.files.paths import check_writable, to_path, write_atomically
 from ssd_jax.process.config import make_process
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.spectrum import natural_spectrum
@@ -47,7 +46,7 @@ SOLVER = "dpmpp_2m"
 
 
 def main() -> None:
-    out = Path(OUT.value)
+    out = to_path(OUT.value)
     check_writable(out)
     file = out / "optimal_process.json"
     rows = read_json(file) if file.exists() else []

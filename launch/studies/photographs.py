@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from ssd_jax.errors import SEED_LIMIT, InputError, few
 from ssd_jax.files.images import read_image, write_png
-from ssd_jax.files.paths import Path, check_writable, to_path
+from ssd_jax.files.paths import Path, check_writable, to_local_path, to_path
 
 from ..common.command import run
 from ..common.folders import image_files
@@ -42,14 +42,14 @@ SEED = flags.DEFINE_integer("seed", 0, "Of the places.", lower_bound=0, upper_bo
 
 
 def main() -> None:
-    out, size = pathlib.Path(OUT.value), SIZE.value
+    out, size = to_local_path(OUT.value), SIZE.value
     if out.exists():
         raise InputError(f"--out {str(out)!r} is there already; choose another folder, nothing is overwritten")
     if LINES.value < 2 * size:
         raise InputError(f"--lines is {LINES.value}, but must be at least {2 * size}, twice --size")
     check_writable(out.parent)
     files = [file for file in image_files(to_path(FOLDER.value)) if file.suffix.lower() in (".jpg", ".jpeg")]
-    files = named(files, pathlib.Path(NAMES.value)) if NAMES.value else files
+    files = named(files, to_local_path(NAMES.value)) if NAMES.value else files
     read = (read_shrunk(file) for file in tqdm(files, "photographs"))
     used = [image for image in read if image is not None]
     if not used:

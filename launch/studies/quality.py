@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ from ssd_jax.config import Config
 from ssd_jax.data import make_source
 from ssd_jax.files import images
 from ssd_jax.files.json_file import read_json, write_json
+from ssd_jax.files.paths import Path
 from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
 from ssd_jax.process.stages import Stage
 

@@ -1,6 +1,5 @@
 """Tar files in the WebDataset layout: the files of an example have one name, and tell by their suffixes what they are."""
 
-import hashlib
 import logging
 import pathlib
 import tarfile
@@ -13,7 +12,7 @@ from tqdm import tqdm
 from ssd_jax.data.encoded import EncodedImages, ImageLook
 from ssd_jax.errors import InputError, one_line
 from ssd_jax.files.channels import WHITE, Colour
-from ssd_jax.files.listing import OTHER_SUFFIXES, SUFFIXES, objects_below
+from ssd_jax.files.listing import OTHER_SUFFIXES, SUFFIXES, fingerprint, objects_below
 from ssd_jax.files.paths import Path, in_bucket, local_copy, to_path
 
 CLASS = ".cls"  # suffix of a class's number, as text
@@ -75,8 +74,7 @@ class WebDatasetSource:
         look = ImageLook(shape, channels, background, crop)
         self._images = EncodedImages(self._read, names, folder, look)
         self.channels = self._images.channels
-        told = "".join(f"{tar} {tar.stat().st_size} {tar.stat().st_mtime_ns}\n" for tar in self._tars)
-        self.fingerprint = f"webdataset {crop} {hashlib.sha256(told.encode()).hexdigest()[:16]}"
+        self.fingerprint = f"webdataset {crop} {fingerprint(to_path(folder), tars)}"
 
     def __len__(self) -> int:
         return len(self._members)

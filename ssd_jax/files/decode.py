@@ -9,7 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ssd_jax.errors import InputError, one_line
 from ssd_jax.files.channels import WHITE, Colour, with_channels
-from ssd_jax.files.paths import Path, opened
+from ssd_jax.files.paths import Path, in_bucket, opened
 
 # Formats that are read whatever the suffix says; of the others that Pillow knows some run programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
@@ -24,11 +24,14 @@ BAND = 2**20  # pixels that are converted at a time, so that no copy of the whol
 
 
 def read(path: Path) -> bytes:
-    """What an image's file holds. Raises InputError, saying why, if it cannot be read or is larger than LARGEST_FILE."""
+    """What an image's file holds. Raises InputError, saying why, if it cannot be read or is larger than LARGEST_FILE, and
+    OSError if a bucket cannot be reached."""
     try:
         with opened(path) as file:
             encoded = file.read(LARGEST_FILE + 1)
     except OSError as error:
+        if in_bucket(path) and not isinstance(error, FileNotFoundError):
+            raise  # of the network, not of the image, which must not be taken for damaged
         raise InputError(f"it cannot be read: {error.strerror}") from error
     if len(encoded) > LARGEST_FILE:
         raise InputError(f"it is larger than {LARGEST_FILE >> 20} MiB")

@@ -1,6 +1,7 @@
 """What a run says of itself: TensorBoard events, curves and pictures, and its curves as lines of JSON."""
 
 import contextlib
+import logging
 import pathlib
 import tempfile
 import time
@@ -20,6 +21,8 @@ from ssd_jax.files.paths import Path, opened, upload
 METRICS = "metrics.jsonl"
 UPLOADED = 60.0  # seconds from one copy to a bucket to the next: objects cannot grow, and are written anew
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(eq=False)
 class Events:
@@ -38,6 +41,7 @@ class Events:
     lines: pathlib.Path | None = None
     bucket: Path | None = None
     uploaded: float = field(default_factory=time.monotonic, init=False)
+    sizes: dict[str, int] = field(default_factory=dict, init=False)  # of the files there
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Points of curves by name. Raises OSError if they cannot be written."""
@@ -54,15 +58,25 @@ class Events:
             for each in summaries:
                 self.file.write_event(Event(summary=each, step=step, wall_time=time.time()))
             self.file.flush()
-            if time.monotonic() - self.uploaded > UPLOADED:
-                self.upload()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to `upload`."""
+        return self.bucket is not None and time.monotonic() - self.uploaded > UPLOADED
 
     def upload(self) -> None:
-        """Copies to the bucket, if there is one, what it has not yet. Raises OSError if that fails."""
+        """Copies to the bucket, if there is one, the files that have grown; warns if that fails: the next time may do."""
         self.uploaded = time.monotonic()
-        if self.bucket is not None and self.lines is not None:
-            for file in self.lines.parent.iterdir():
-                upload(file, self.bucket / file.name)
+        if self.bucket is None or self.lines is None:
+            return
+        for file in self.lines.parent.iterdir():
+            size = file.stat().st_size
+            try:
+                if self.sizes.get(file.name) != size:
+                    upload(file, self.bucket / file.name)
+                    self.sizes[file.name] = size
+            except OSError as error:
+                logger.warning("%s is not up to date: %s", error.filename or self.bucket / file.name, error.strerror)
 
 
 @contextmanager
@@ -84,10 +98,8 @@ def open_events(folder: Path, *, write: bool) -> Iterator[Events]:
         with contextlib.suppress(FileNotFoundError), opened(folder / METRICS) as before:
             (here / METRICS).write_bytes(before.read())
         with _written(here, folder) as events:
-            try:
-                yield events
-            finally:
-                events.upload()
+            yield events
+            events.upload()  # not after an error: the folder may be another run's by now
 
 
 @contextmanager

@@ -30,9 +30,12 @@ def append_json(path: Path, value: Any) -> None:
     line = json_text(value).encode() + b"\n"
     if isinstance(path, epath.Path):
         file = BucketObject(path)
-        while not file.replace((found.text if (found := file.read()) else "") + line.decode(), found):
-            pass  # others were faster
-        return
+        while True:
+            found = file.read()
+            before = found.text if found else ""
+            before += "\n" * (before[-1:] not in ("", "\n"))
+            if file.replace(before + line.decode(), found):
+                return  # or others were faster
     with open(path, "ab+", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         end = file.seek(0, os.SEEK_END)

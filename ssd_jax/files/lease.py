@@ -61,7 +61,11 @@ class Lease:
 
     def check(self) -> None:
         """Raises InputError if somebody else has taken it over, as he may if this process stood still for too long."""
-        found = _holder(self.file.read())
+        try:
+            found = _holder(self.file.read())
+        except OSError as error:
+            logger.warning("the lease %s cannot be read: %s", self.path, error)
+            return
         if found is None or found.token != self.holder.token:
             raise InputError(f"{self.path} was taken over by {found or 'nobody'}: nothing more is written here")
 
@@ -90,9 +94,13 @@ def lease(path: Path) -> Iterator[Lease]:
         ended.set()
         renewing.join()
         _held.discard(mine.holder.token)
-        found = _holder(mine.file.read())
-        if found is not None and found.token == mine.holder.token:
-            mine.file.delete()
+        try:
+            found = mine.file.read()
+            holder = _holder(found)
+            if found is not None and holder is not None and holder.token == mine.holder.token:
+                mine.file.delete(found)
+        except OSError as error:
+            logger.warning("the lease %s stays until it expires: %s", path, error)
 
 
 def _take(mine: Lease) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ssd_jax.errors import InputError, few
-from ssd_jax.files.paths import Path, as_os_errors, buckets, in_bucket
+from ssd_jax.files.paths import Path, as_os_errors, buckets, in_bucket, is_folder
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 OTHER_SUFFIXES = (
@@ -67,7 +67,7 @@ def list_images(folder: Path) -> list[str]:
     Raises:
         InputError: if there is no such folder, it or one below it cannot be read, or it holds no image.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise InputError(f"{str(folder)!r} is not a folder that can be read; give a folder of images")
     noticed = _Noticed()
     paths = list(_walk_bucket(folder, noticed) if in_bucket(folder) else _walk(str(folder), noticed))

@@ -8,6 +8,7 @@ import errno
 import os
 import pathlib
 import re
+import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from etils import epath
 from ssd_jax.errors import InputError, one_line
 
 Path: TypeAlias = pathlib.Path | epath.Path  # on this machine, or in a bucket
+
+os.environ.setdefault("EPATH_USE_TF", "false")  # where TensorFlow is installed, its file system would be taken for buckets
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/{1,}")
 BUCKETS = "gs"
@@ -41,7 +44,15 @@ def to_path(given: str | os.PathLike) -> Path:
     path = epath.Path(f"gs://{text[scheme.end() :]}")
     if len(path.parts) < 3:
         raise InputError(f"{text!r} names no bucket; give gs://bucket/name")
-    _check_bucket(path.parts[2])
+    _check_bucket(path.parts[2], "/".join(path.parts[3:]))
+    return path
+
+
+def to_local_path(given: str | os.PathLike) -> pathlib.Path:
+    """The path of this machine that a user gave. Raises InputError for one of a bucket."""
+    path = to_path(given)
+    if not isinstance(path, pathlib.Path):
+        raise InputError(f"{str(path)!r} is of a bucket, but must be a path of this machine")
     return path
 
 
@@ -58,7 +69,6 @@ def absolute(path: Path) -> Path:
 @cache
 def buckets() -> Any:
     """The file system of all buckets, which `etils.epath` uses, too: gcsfs's. Raises InputError without it."""
-    os.environ.setdefault("EPATH_USE_TF", "false")  # where TensorFlow is installed, its own would be taken
     try:
         import fsspec.config
         import gcsfs  # noqa: F401  # fails here rather than at its first use
@@ -69,10 +79,10 @@ def buckets() -> Any:
 
 
 @cache
-def _check_bucket(bucket: str) -> None:
-    """Raises InputError unless objects of the bucket can be listed."""
+def _check_bucket(bucket: str, prefix: str) -> None:
+    """Raises InputError unless objects of the bucket, their names beginning so, can be listed."""
     try:
-        buckets().call("GET", "b/{}/o", bucket, maxResults=1, json_out=True)
+        buckets().call("GET", "b/{}/o", bucket, prefix=prefix, maxResults=1, json_out=True)
     except FileNotFoundError as error:
         raise InputError(f"there is no bucket gs://{bucket}; make it, or correct its name") from error
     except InputError:
@@ -96,6 +106,8 @@ def as_os_errors(path: Path) -> Iterator[None]:
             raise
         if isinstance(error, FileNotFoundError):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
+        if isinstance(error, OSError) and error.strerror:
+            raise
         raise OSError(errno.EIO, one_line(error) or type(error).__name__, str(path)) from error
 
 
@@ -120,12 +132,41 @@ def local_copy(path: Path) -> pathlib.Path:
     if not isinstance(path, epath.Path):
         return path
     with as_os_errors(path):
-        place = path.relative_to(epath.Path(*path.parts[:3]))
-        copy = cache_folder() / "buckets" / path.parts[2] / place / str(buckets().info(str(path))["generation"])
+        there = buckets().info(str(path))
+        if there["type"] != "file":
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        folder = cache_folder() / "buckets" / path.parts[2] / path.relative_to(epath.Path(*path.parts[:3]))
+        copy = folder / str(there["generation"])
         if not copy.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            for older in folder.glob("[0-9]*"):
+                older.unlink(missing_ok=True)
+            if shutil.disk_usage(folder).free < there["size"]:
+                raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for a copy in {cache_folder()}", str(path))
             with new_file(copy) as temporary:
                 buckets().get_file(str(path), str(temporary))
         return copy
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder. Raises OSError if a bucket does not say."""
+    return _type(path) is not None
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder. Raises OSError if a bucket does not say."""
+    return _type(path) == "directory"
+
+
+def _type(path: Path) -> str | None:
+    """ "file" or "directory"; None if it is not there."""
+    if isinstance(path, pathlib.Path):
+        return "directory" if path.is_dir() else "file" if path.exists() else None
+    try:
+        with as_os_errors(path):
+            return buckets().info(str(path))["type"]
+    except FileNotFoundError:
+        return None
 
 
 def bytes_of(path: Path) -> int | None:
@@ -173,7 +214,7 @@ def new_file(path: Path) -> Iterator[pathlib.Path]:
             upload(temporary, path)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # others may write to the same folder
     try:
         yield temporary
         os.replace(temporary, path)

@@ -51,8 +51,8 @@ class SharedFile(Protocol):
         """Makes it new, what it holds being what was found."""
         ...
 
-    def delete(self) -> None:
-        """Removes it if it is there."""
+    def delete(self, found: Found) -> None:
+        """Removes it, what it holds being what was found, if it is there."""
         ...
 
 
@@ -102,7 +102,7 @@ class LocalFile:
     def touch(self, found: Found) -> None:
         os.utime(self.path)
 
-    def delete(self) -> None:
+    def delete(self, found: Found) -> None:
         self.path.unlink(missing_ok=True)
 
 
@@ -142,9 +142,9 @@ class BucketObject:
     def read(self) -> Found | None:
         from google.api_core.exceptions import NotFound
 
-        blob = self._blob(self.path)
         try:
             with as_os_errors(self.path):
+                blob = self._blob(self.path)
                 data = blob.download_as_bytes()
         except OSError as error:
             if isinstance(error.__cause__, NotFound):
@@ -153,8 +153,8 @@ class BucketObject:
         return Found(data.decode(errors="replace"), int(blob.generation))
 
     def age(self) -> float | None:
-        probe = self._blob(self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.tmp"))
         with as_os_errors(self.path):
+            probe = self._blob(self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.tmp"))
             probe.upload_from_string("")
             try:
                 there = self._bucket.get_blob("/".join(self.path.parts[3:]))
@@ -168,12 +168,12 @@ class BucketObject:
     def touch(self, found: Found) -> None:
         self._written(found.text, found.generation or 0)
 
-    def delete(self) -> None:
-        from google.api_core.exceptions import NotFound
+    def delete(self, found: Found) -> None:
+        from google.api_core.exceptions import NotFound, PreconditionFailed
 
         try:
             with as_os_errors(self.path):
-                self._blob(self.path).delete()
+                self._blob(self.path).delete(if_generation_match=found.generation)
         except OSError as error:
-            if not isinstance(error.__cause__, NotFound):
+            if not isinstance(error.__cause__, (NotFound, PreconditionFailed)):
                 raise

@@ -21,7 +21,7 @@ from ssd_jax.build import Experiment, build
 from ssd_jax.config import Config
 from ssd_jax.data.sources import DataConfig
 from ssd_jax.errors import InputError, brief, one_line
-from ssd_jax.files.paths import Path, absolute, check_writable, move_folder, to_path
+from ssd_jax.files.paths import Path, absolute, check_writable, in_bucket, move_folder, to_path
 from ssd_jax.files.torch_file import read_torch_file
 from ssd_jax.network.flexi_unet import FlexiUNet, FlexiUNetConfig
 from ssd_jax.process.config import ProcessConfig
@@ -268,7 +268,7 @@ def import_checkpoint(
     workdir = absolute(to_path(workdir))
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise InputError(f"{str(workdir)!r} is not an empty folder; choose another --workdir, nothing is overwritten")
-    check_writable(workdir.parent)
+    check_writable(workdir if in_bucket(workdir) else workdir.parent)
     trained = read_checkpoint(path, process, attention_resolutions=attention_resolutions, num_heads=num_heads)
     _write_run(workdir, trained.experiment, trained.step, trained.network.parameters)
     return load(workdir)

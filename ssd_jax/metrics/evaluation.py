@@ -26,6 +26,7 @@ from ssd_jax.metrics.inception import inception_features
 from ssd_jax.metrics.memorisation import memorisation
 from ssd_jax.metrics.spectral import spectral_ratios
 from ssd_jax.metrics.statistics import Measured, cached_measure, measure
+from ssd_jax.processes import everywhere
 
 KEEP = 50_000  # images of which features are kept: those without which copies of training images may go unseen
 COMPARED = 10_000  # features of either set that precision and recall take; their time grows with the square
@@ -105,13 +106,13 @@ def data_reference(
 
 
 def available_feature_sets() -> list[FeatureSet]:
-    """Those that need no weights, and Inception-v3 if its weights are there; says so if not."""
-    found = [low_pass_pixels(), random_convolutions()]
+    """Those that need no weights, and Inception-v3 if every process of the job has its weights; says so if not."""
+    inception: list[FeatureSet] = []
     try:
-        return [*found, inception_features()]
+        inception = [inception_features()]
     except InputError as error:
         logger.info("no FID, sFID, Inception Score: %s", error)
-        return found
+    return [low_pass_pixels(), random_convolutions(), *(inception if everywhere(bool(inception)) else [])]
 
 
 def evaluate(feature_sets: Sequence[FeatureSet], batches: Batches, reference: Reference) -> dict[str, dict[str, float]]:

@@ -17,6 +17,7 @@ from ssd_jax.files.channels import WHITE, Colour, shown
 from ssd_jax.files.npz import read_npz
 from ssd_jax.files.paths import Path, cache_folder, to_path, write_atomically
 from ssd_jax.metrics.features import FeatureSet
+from ssd_jax.processes import everywhere
 from ssd_jax.sharding import make_mesh, replicated, split_along_batch
 
 SUFFIXES = {"pool": "", "spatial": "_s"}  # of mu and sigma in files, by features; others have no moments
@@ -283,11 +284,14 @@ def cached_measure(
     digest = hashlib.sha256(f"{data} on {background}".encode()).hexdigest()[:8]
     readable, size = re.sub(r"[^\w.-]+", "_", data)[-40:], _pixels(shape).replace(" ", "")
     path = cache_folder() / "statistics" / f"{readable}-{digest}-{feature_set.name}-{size}-{keep}.npz"
+    kept = None
     if path.exists():
         try:
-            return Measured(*_load(path, feature_set.name, shape))
+            kept = Measured(*_load(path, feature_set.name, shape))
         except InputError as error:
             warnings.warn(f"{error}: this is done now", stacklevel=2)
+    if everywhere(kept is not None) and kept is not None:  # all measure together, or none does
+        return kept
     measured = measure(feature_set, batches, keep, background)
     if measured.statistics.shape != shape:
         found = _pixels(measured.statistics.shape or ())

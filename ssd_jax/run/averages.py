@@ -9,7 +9,7 @@ import numpy as np
 
 from ssd_jax.errors import InputError
 from ssd_jax.files.npz import read_npz
-from ssd_jax.files.paths import Path, write_atomically
+from ssd_jax.files.paths import Path, is_folder, write_atomically
 from ssd_jax.processes import first_does
 from ssd_jax.run.digest import named
 from ssd_jax.training.ema import reconstruction
@@ -62,5 +62,5 @@ def average_of_width(workdir: Path, step: int, abstract: Any, width: float) -> A
 def _kept(workdir: Path) -> dict[int, Path]:
     """The files by their steps."""
     folder = workdir / FOLDER
-    paths = sorted(folder.glob("step_*.npz")) if folder.is_dir() else []
+    paths = sorted(folder.glob("step_*.npz")) if is_folder(folder) else []
     return {int(found[1]): path for path in paths if (found := re.fullmatch(r"step_(\d+)\.npz", path.name))}

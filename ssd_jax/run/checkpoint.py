@@ -5,6 +5,7 @@ TrainState), "data" (where the data iterator stands) and "record" (`record.make_
 digest of every array); an imported one has no "state". Those of format 1 have one average without a name and no record.
 """
 
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,10 @@ from ssd_jax.run.record import Damaged, check_finite, check_record, make_record
 from ssd_jax.training.state import abstract_state
 
 JSON = ("data", "record")
+# What TensorStore says where a bucket does not answer, or not to this user.
+UNREACHABLE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNAUTHENTICATED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "ABORTED")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -168,18 +173,33 @@ def _metrics(checkpoints: Checkpoints, step: int) -> dict[str, float]:
     try:
         record = parts_of(checkpoints, step, {"record": None})["record"]
         check_record(record)
-    except InputError:
+    except Damaged as error:
+        logger.warning("checkpoint %s has no value of an evaluation: %s", checkpoints.folder / str(step), error)
         return {}
     return record.get("metrics", {})
 
 
 def parts_of(checkpoints: Checkpoints, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
-    """Parts of a checkpoint as Orbax reads them. Raises Damaged if it cannot."""
+    """Parts of a checkpoint as Orbax reads them. Raises Damaged if it cannot, InputError if a bucket does not answer."""
     try:
         return checkpoints.orbax.load_checkpointables(step, abstract)
     except Exception as error:  # Orbax raises many kinds for files missing, truncated or of other shapes
+        if in_bucket(checkpoints.folder) and _of_the_network(error):
+            raise InputError(
+                f"{checkpoints.folder / str(step)} cannot be read: {_reason(error)}; run the same again"
+            ) from error
         missing = [name for name in abstract if not (checkpoints.folder / str(step) / name).exists()]
         raise Damaged(f"it has no {missing[0]!r}" if missing else f"it cannot be read: {_reason(error)}") from error
+
+
+def _of_the_network(error: BaseException) -> bool:
+    """Whether an error, or one of its causes, says that a bucket cannot be reached, rather than what it holds."""
+    return any(
+        (isinstance(each, OSError) and not isinstance(each, FileNotFoundError))
+        or type(each).__module__.partition(".")[0] in ("gcsfs", "google", "aiohttp")
+        or any(status in str(each) for status in UNREACHABLE)
+        for each in _causes(error)
+    )
 
 
 @contextmanager
@@ -198,8 +218,15 @@ def _written(folder: Path):
 
 def _reason(error: BaseException) -> str:
     """The first cause of an error in a few words."""
-    seen: list[BaseException] = []  # causes may go round in a circle
-    while error not in seen and (cause := error.__cause__ or error.__context__):
-        seen.append(error)
-        error = cause
-    return one_line(error) or type(error).__name__
+    first = _causes(error)[-1]
+    return one_line(first) or type(first).__name__
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """An error and what caused it, the first cause last."""
+    found: list[BaseException] = []  # causes may go round in a circle
+    cause: BaseException | None = error
+    while cause is not None and cause not in found:
+        found.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return found

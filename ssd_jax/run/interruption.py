@@ -14,7 +14,7 @@ from jax.experimental.multihost_utils import process_allgather
 SIGNALS = (Signals.SIGTERM, Signals.SIGINT, Signals.SIGHUP)
 
 
-class _Interrupted(Exception):
+class _Interrupted(BaseException):  # no error, and nothing that turns errors into others may keep it
     """Raised by the handler where nothing is lost by stopping at once."""
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import jax
 
-from ssd_jax.files.paths import Path, upload
+from ssd_jax.files.paths import Path, move_folder
 
 WARM_UP = 2  # steps before the trace begins
 
@@ -54,10 +55,10 @@ class Profiler:
         latest = max(self.written.glob("**/*.xplane.pb"), key=lambda path: path.stat().st_mtime_ns, default=None)
         if latest is None or not traced:
             return
-        if self.written != self.folder:
-            for file in filter(pathlib.Path.is_file, self.written.rglob("*")):
-                upload(file, self.folder / file.relative_to(self.written))
         share = 1 - busy_seconds(jax.profiler.ProfileData.from_file(str(latest))) / seconds
+        if self.written != self.folder:
+            move_folder(self.written, self.folder)
+            shutil.rmtree(self.written)
         logger.info(
             "%d steps took %.3g s, %.1f %% of it outside compiled programs; trace in %s: tensorboard --logdir it",
             traced,

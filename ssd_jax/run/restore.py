@@ -10,7 +10,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 
 from ssd_jax.build import Experiment
 from ssd_jax.errors import InputError, brief, few
-from ssd_jax.files.paths import Path, move_folder
+from ssd_jax.files.paths import Path, exists, is_folder, move_folder
 from ssd_jax.run.best import BEST
 from ssd_jax.run.checkpoint import Checkpoints, open_checkpoints, parts_of
 from ssd_jax.run.digest import Digest, digests
@@ -44,7 +44,7 @@ def restore(checkpoints: Checkpoints, experiment: Experiment, abstract: dict[str
 
     def read(step: int) -> Restored:
         folder = checkpoints.folder / str(step)
-        if (folder / "ema").exists() and not (folder / "state").exists():
+        if exists(folder / "ema") and not exists(folder / "state"):
             raise InputError(
                 "it holds averaged parameters only, as imported ones do: it can be sampled, but training cannot go on from "
                 "it; choose another --workdir"
@@ -72,7 +72,7 @@ def restore_averages(
     Raises:
         InputError: if there is no whole checkpoint, none of this step, or it is of another model.
     """
-    if not (workdir / "checkpoints").is_dir():
+    if not is_folder(workdir / "checkpoints"):
         raise InputError(f"{str(workdir)!r} holds no checkpoint; train one with python -m launch.train --workdir {workdir}")
     best = experiment.config.train.keep_best
     with open_checkpoints(workdir, writable=False, best=best if step == BEST else "") as checkpoints:
@@ -135,7 +135,7 @@ def _move_later(checkpoints: Checkpoints, step: int) -> None:
 def _load(checkpoints: Checkpoints, step: int, experiment: Experiment, abstract: dict[str, Any]) -> dict[str, Any]:
     """Parts of a checkpoint, checked. Raises Damaged, or InputError if it is of another model."""
     folder = checkpoints.folder / str(step)
-    if not (folder / "record").exists():
+    if not exists(folder / "record"):
         logger.warning("checkpoint %s is from before checkpoints had digests: it is not checked", folder)
         loaded = parts_of(checkpoints, step, _abstract_of_format_1(abstract))
         loaded = _upgraded(loaded)

@@ -244,6 +244,8 @@ class Loop:
         scalars["images_per_second"] = steps_per_second * settings.batch_size
         scalars["skipped_updates"] = float(state.skipped)
         self.events.scalars(scalars, step)
+        if self.events.due:
+            self._upload()
         skipped = f", {int(state.skipped)} updates skipped" if state.skipped else ""
         shown = f"loss={scalars['loss']:.4f}, img/s={scalars['images_per_second']:.0f}{skipped}"
         bar.set_postfix_str(shown, refresh=False)
@@ -261,10 +263,14 @@ class Loop:
         if in_a_row:
             logger.warning("the last %d updates were not finite and were left out", in_a_row)
 
-    def _save(self, state: TrainState, step: int, iterator: Batches, found: dict[str, float]) -> int:
-        """Starts saving, unless another run has taken the workdir over; returns the step."""
+    def _upload(self) -> None:
+        """Events to their bucket, if they have one, unless another run has taken the workdir over."""
         if self.lease is not None:
             self.lease.check()
-        self.events.upload()  # what is known of the steps before a checkpoint is never lost
+        self.events.upload()
+
+    def _save(self, state: TrainState, step: int, iterator: Batches, found: dict[str, float]) -> int:
+        """Starts saving, unless another run has taken the workdir over; returns the step."""
+        self._upload()  # what is known of the steps before a checkpoint is never lost
         checkpoint.save(self.checkpoints, step, self.experiment, state.as_dict(), iterator.get_state(), found)
         return step

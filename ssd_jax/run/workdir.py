@@ -10,7 +10,7 @@ from ssd_jax.data.sources import DataConfig
 from ssd_jax.errors import InputError
 from ssd_jax.files.json_file import read_json, write_json
 from ssd_jax.files.lease import Lease, lease
-from ssd_jax.files.paths import Path, in_bucket, opened, write_atomically
+from ssd_jax.files.paths import Path, exists, in_bucket, is_folder, opened, write_atomically
 from ssd_jax.network.parameterisation import DataStatistics
 from ssd_jax.processes import first_does
 from ssd_jax.run.record import differences
@@ -43,7 +43,7 @@ def claim_workdir(workdir: Path, config: Config, statistics: DataStatistics | No
         InputError: naming the first field that differs.
     """
     if has_checkpoints(workdir):
-        if not (workdir / CONFIG).exists():
+        if not exists(workdir / CONFIG):
             raise InputError(f"{str(workdir)!r} holds checkpoints but no config.json; choose another --workdir")
         for name, before, now in differences(load_config(workdir), config):
             raise InputError(
@@ -58,8 +58,8 @@ def claim_workdir(workdir: Path, config: Config, statistics: DataStatistics | No
 def has_checkpoints(workdir: Path) -> bool:
     """Whether training has saved anything in `workdir`; before, its config may still change."""
     folder = workdir / "checkpoints"
-    steps = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()] if folder.is_dir() else []
-    return any((path / COMMITTED).exists() if in_bucket(path) else any(path.iterdir()) for path in steps)
+    steps = [path for path in folder.iterdir() if path.name.isdecimal() and is_folder(path)] if is_folder(folder) else []
+    return any(exists(path / COMMITTED) if in_bucket(path) else any(path.iterdir()) for path in steps)
 
 
 def load_config(workdir: Path) -> Config:

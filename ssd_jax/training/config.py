@@ -105,7 +105,7 @@ class TrainConfig:
     sample_every: int = 1000
     checkpoint_every: int = 1000
     evaluate_every: int = 0
-    evaluate_num: int = 2048
+    evaluate_num: int = 4096  # more than Inception has features
     keep_latest: int = 2
     keep_best: str = ""
     keep_every: int = 0

@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-import pathlib
+import time
 
 import numpy as np
 import pytest
@@ -16,7 +16,21 @@ from ssd_jax.files.events import METRICS, open_events
 from ssd_jax.files.json_file import append_json, read_json, write_json
 from ssd_jax.files.listing import fingerprint, list_images
 from ssd_jax.files.npz import read_npz
-from ssd_jax.files.paths import bytes_of, check_writable, local_copy, move_folder, opened, to_path, write_atomically
+from ssd_jax.files.paths import (
+    as_os_errors,
+    buckets,
+    bytes_of,
+    check_writable,
+    exists,
+    is_folder,
+    local_copy,
+    move_folder,
+    opened,
+    to_local_path,
+    to_path,
+    write_atomically,
+)
+from ssd_jax.run.interruption import _Interrupted
 from tests.bucket import LOCKED
 
 
@@ -47,6 +61,8 @@ def test_buckets_that_are_not_there(bucket):
     ):
         with pytest.raises(InputError, match=message):
             to_path(given)
+    with pytest.raises(InputError, match="'gs://bucket/x' is of a bucket, but must be a path of this machine"):
+        to_local_path("gs://bucket/x")
 
 
 def test_rights_are_checked_and_nothing_is_left(bucket):
@@ -79,7 +95,8 @@ def test_files_are_whole_or_absent(bucket):
 def test_json_and_images(bucket):
     write_json(bucket / "x.json", {"a": 1})
     assert read_json(bucket / "x.json") == {"a": 1}
-    for i in range(3):
+    (bucket / "lines.jsonl").write_text('{"i": 0}')  # without its line break
+    for i in (1, 2):
         append_json(bucket / "lines.jsonl", {"i": i})
     assert [json.loads(line)["i"] for line in (bucket / "lines.jsonl").read_text().splitlines()] == [0, 1, 2]
     picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
@@ -95,7 +112,10 @@ def test_copies_follow_what_the_bucket_holds(bucket, tmp_path, monkeypatch):
     first = local_copy(path)
     assert first.read_bytes() == b"one" and local_copy(path) == first
     path.write_bytes(b"two")
-    assert local_copy(path).read_bytes() == b"two"
+    second = local_copy(path)
+    assert second.read_bytes() == b"two" and not first.exists()
+    with pytest.raises(IsADirectoryError):
+        local_copy(bucket)
     assert local_copy(tmp_path / "x") == tmp_path / "x"
 
 
@@ -156,10 +176,11 @@ def test_a_lease_that_expired_is_taken_over_by_one(bucket, monkeypatch):
 def test_a_lease_is_renewed(bucket, monkeypatch):
     monkeypatch.setattr(lease, "RENEWED", 0.05)
     with lease.lease(bucket / "lock.json") as held:
-        first = held.file.read()
-        while (found := held.file.read()) == first:
-            pass
-        assert found is not None and first is not None and found.text == first.text
+        first, found, deadline = held.file.read(), held.file.read(), time.monotonic() + 30
+        while found == first and time.monotonic() < deadline:
+            found = held.file.read()
+        assert found is not None and first is not None
+        assert found.text == first.text and found.generation != first.generation
 
 
 def test_events_and_curves_arrive(bucket, monkeypatch):
@@ -171,14 +192,51 @@ def test_events_and_curves_arrive(bucket, monkeypatch):
             events.upload()
             assert len((bucket / METRICS).read_text().splitlines()) == step
     with open_events(bucket, write=True) as events:
+        assert not events.due
         monkeypatch.setattr(events_module, "UPLOADED", -1.0)
+        assert events.due
         events.scalars({"loss": 0.5}, 3)
         events.scalars({"loss": 0.5}, 4)
-        assert len((bucket / METRICS).read_text().splitlines()) >= 3
+    with pytest.raises(RuntimeError), open_events(bucket, write=True) as events:
+        events.scalars({"loss": 0.5}, 5)
+        raise RuntimeError  # such as that another run is there by now
     assert [json.loads(line)["step"] for line in (bucket / METRICS).read_text().splitlines()] == [1, 2, 3, 4]
     assert sum(name.startswith("events.out.tfevents") for name in names(bucket)) >= 1
 
 
-def test_the_cache_is_of_this_machine(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert isinstance(local_copy(tmp_path / "a"), pathlib.Path)
+def test_a_failed_copy_of_events_ends_nothing(bucket, monkeypatch, caplog):
+    def fail(file, path):
+        raise OSError(errno.EIO, "no network", str(path))
+
+    with open_events(bucket, write=True) as events:
+        events.scalars({"loss": 0.5}, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(events_module, "upload", fail)
+            events.upload()
+        assert "metrics.jsonl is not up to date: no network" in caplog.text
+    assert len((bucket / METRICS).read_text().splitlines()) == 1
+
+
+def test_what_does_not_answer_is_not_taken_for_absent(bucket, monkeypatch):
+    (bucket / "x").write_bytes(b"x")
+    assert exists(bucket / "x") and not is_folder(bucket / "x") and is_folder(bucket) and not exists(bucket / "y")
+
+    def fail(path):
+        raise RuntimeError("503")
+
+    monkeypatch.setattr(buckets(), "info", fail)
+    for ask in (exists, is_folder, local_copy, bytes_of):
+        with pytest.raises(OSError, match="503"):
+            ask(bucket / "x")
+
+
+def test_signals_pass_through(bucket):
+    """What turns errors into others leaves them alone, so that a run is saved."""
+
+    def interrupted(file):
+        raise _Interrupted
+
+    with pytest.raises(_Interrupted):
+        write_atomically(bucket / "x", interrupted)
+    with pytest.raises(_Interrupted), as_os_errors(bucket):
+        raise _Interrupted

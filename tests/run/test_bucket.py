@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 import ssd_jax
 from ssd_jax.config import Config
@@ -20,7 +22,7 @@ from ssd_jax.data import DataConfig, make_source
 from ssd_jax.data.preparation import prepare
 from ssd_jax.errors import InputError
 from ssd_jax.files.npz import read_npz
-from ssd_jax.files.paths import to_path
+from ssd_jax.files.paths import buckets, to_path
 from ssd_jax.run.workdir import claim_workdir, has_checkpoints, workdir_lease
 from tests.bucket import LOCKED, served
 from tests.commands import ROOT, TINY, run
@@ -84,6 +86,30 @@ def test_a_damaged_checkpoint_is_moved_aside(images, bucket, caplog):
     assert ssd_jax.load(bucket).step == 4
 
 
+def test_a_network_that_fails_damages_nothing(images, bucket, monkeypatch):
+    """Whole checkpoints stay where they are when they cannot be read, and a config is not overwritten."""
+    config = tiny_config(images, steps=4, checkpoint_every=2)
+    ssd_jax.train(config, bucket)
+    monkeypatch.setattr(ocp.training.Checkpointer, "load_checkpointables", failing("UNAVAILABLE: no network"))
+    with pytest.raises(InputError, match="4 cannot be used: .*/4 cannot be read: UNAVAILABLE: no network; run the same"):
+        ssd_jax.train(config, bucket)
+    assert {path.name for path in (bucket / "checkpoints").iterdir()} == {"2", "4"}
+    assert not (bucket / "damaged").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(buckets(), "info", failing("no network"))
+    with pytest.raises(OSError, match="no network"):
+        has_checkpoints(bucket)
+    with pytest.raises(InputError, match="config.json cannot be read: .*no network"):
+        ssd_jax.load(bucket)
+
+
+def failing(message: str):
+    def fail(*_, **__):
+        raise ValueError(message)
+
+    return fail
+
+
 def test_what_cannot_work_is_said_at_once(images, bucket):
     with pytest.raises(InputError, match="is no run: it has no config.json"):
         ssd_jax.load(bucket)
@@ -98,8 +124,11 @@ def test_what_cannot_work_is_said_at_once(images, bucket):
 def test_prepared_data_are_read_from_a_bucket(images, bucket, tmp_path, monkeypatch):
     """Images and shards there: the same source as here."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for path in images.iterdir():
-        (bucket / "images" / path.name).write_bytes(path.read_bytes())
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for path in sorted(images.iterdir()):
+            (bucket / "images" / path.name).write_bytes(path.read_bytes())
+            tar.add(path, path.name)
+    (bucket / "tars" / "x.tar").write_bytes((tmp_path / "x.tar").read_bytes())
     here, there = (
         make_source(DataConfig(source="folder", folder=str(folder)), (8, 8)) for folder in (images, bucket / "images")
     )
@@ -110,7 +139,8 @@ def test_prepared_data_are_read_from_a_bucket(images, bucket, tmp_path, monkeypa
     assert again == made
     config = DataConfig(source="array_record", folder=f"{bucket}/prepared")
     source = make_source(config, (8, 8))
-    for found in (there, source):
+    tars = make_source(DataConfig(source="webdataset", folder=f"{bucket}/tars"), (8, 8))
+    for found in (there, source, tars):
         assert len(found) == 30
         for i in range(30):
             a, b = found[i], here[i]

@@ -23,6 +23,7 @@ from ssd_jax.data.arrays import ArraySource
 from ssd_jax.data.preparation import prepare
 from ssd_jax.errors import InputError
 from ssd_jax.files.json_file import read_json, write_json
+from ssd_jax.files.paths import to_path
 
 from ...common import report
 from ...common.command import provenance, run
@@ -72,7 +73,7 @@ PART = flags.DEFINE_multi_enum("part", list(PARTS), list(PARTS), "What to do; al
 
 
 def main() -> None:
-    out = Path(OUT.value) if OUT.value else None
+    out = to_path(OUT.value) if OUT.value else None
     found: dict[str, Any] = {"command": {"seed": SEED.value, "scale": SCALE.value}}
     if out is not None and out.exists():
         found = read_json(out)

@@ -101,10 +101,11 @@ class Job:
 
     def whole(self, workdir: Path, count: int) -> Path:
         """The workdir of a run that nothing interrupts."""
-        for process in self._started(workdir, count):
-            _, said = process.communicate(timeout=LONGEST)
+        started = self._started(workdir, count)
+        said = [process.communicate(timeout=LONGEST)[1] for process in started]
+        for process, each in zip(started, said, strict=True):
             if process.returncode:
-                raise InputError(f"training fails by itself: {said[-500:]}")
+                raise InputError(f"training fails by itself: {each[-500:]}")
         return workdir
 
     def life(self, workdir: Path, count: int, seconds: float, number: int) -> int | None:
