@@ -32,9 +32,12 @@ def test_scripts_are_clean(script):
     assert result.returncode == 0, result.stdout
 
 
-@pytest.mark.parametrize(("status", "requeued"), [(0, False), (2, False), (143, True)])
-def test_slurm_puts_back_what_was_interrupted(tmp_path, status, requeued):
-    stub(tmp_path, "srun", f"exit {status}")
+@pytest.mark.parametrize(
+    ("status", "told_to_end", "requeued"),
+    [(0, False, False), (2, False, False), (134, False, False), (143, False, True), (134, True, True), (2, True, False)],
+)
+def test_slurm_puts_back_what_was_interrupted(tmp_path, status, told_to_end, requeued):
+    stub(tmp_path, "srun", f"{'kill -TERM $PPID;' if told_to_end else ''} exit {status}")
     stub(tmp_path, "scontrol", "")
     command = ["bash", str(FOLDER / "slurm.sbatch"), "--config", "x", "--config.model.widths=(8, 16)"]
     result = run(command, PATH=f"{tmp_path}:/usr/bin:/bin", SLURM_JOB_ID="7")

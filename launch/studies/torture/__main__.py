@@ -50,21 +50,22 @@ def _config() -> Config:
     )
 
 
-def prepared(kills: int, terminations: int) -> dict[str, Any]:
-    """The same on prepared data, three epochs of them, by one process and by two."""
+def prepared(kills: int, terminations: int, processes: int = 1) -> dict[str, Any]:
+    """Kills of runs on prepared data, three epochs of them."""
     config = _config()
     with tempfile.TemporaryDirectory() as folder:
         images = ArraySource(np.random.default_rng(SEED.value).integers(0, 256, (512, 8, 8, 3), np.uint8))
         out = Path(folder, "prepared")
         prepare(images, out, shape=(8, 8), crop="area", background=config.data.background)
         data = DataConfig(source="array_record", folder=str(out))
-        return interruptions.run(replace(config, data=data), kills, terminations, SEED.value, processes=(1, 2))
+        return interruptions.run(replace(config, data=data), kills, terminations, SEED.value, processes)
 
 
 PARTS = {
     "memory": lambda: checkpoints.saves(_config(), _many(200)),  # first, while the process is small
     "kills": lambda: interruptions.run(_config(), _many(40), _many(20), SEED.value),
     "kills, prepared data": lambda: prepared(_many(10), _many(10)),
+    "kills, two processes": lambda: prepared(_many(10), _many(10), processes=2),
     "flips": lambda: checkpoints.flips(_config(), _many(200), SEED.value),
     "configs": lambda: configs.run(_many(1000), SEED.value, _many(50)),
     "files": lambda: hostile.run(_many(100), SEED.value),
