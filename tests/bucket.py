@@ -65,6 +65,11 @@ def _with_generations(handler: Callable) -> Callable:
     return handle
 
 
+def _no_move(request, response, storage, *args, **kwargs) -> None:
+    """Objects cannot be moved, only copied and deleted: said so that nobody tries again and again."""
+    response.status = HTTPStatus.METHOD_NOT_ALLOWED
+
+
 def _generation(storage, bucket: str, name: str) -> str:
     """Of an object; "0" if it is not there."""
     from gcp_storage_emulator.exceptions import NotFound
@@ -82,7 +87,7 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     server.HANDLERS = tuple(
         (pattern, {method: _with_generations(handler) for method, handler in handlers.items()})
-        for pattern, handlers in server.HANDLERS
+        for pattern, handlers in ((".*/moveTo/.*", {"POST": _no_move}), *server.HANDLERS)
     )
     kept = storage.Storage(use_memory_fs=True)
     for name in ("bucket", LOCKED):

@@ -76,6 +76,7 @@ def test_a_run_goes_on_and_equals_one_on_this_machine(images, bucket, tmp_path, 
     np.testing.assert_array_equal(theirs, ours)
 
 
+@pytest.mark.nightly  # trains twice
 def test_a_damaged_checkpoint_is_moved_aside(images, bucket, caplog):
     ssd_jax.train(tiny_config(images, steps=4, checkpoint_every=2), bucket)
     (bucket / "checkpoints" / "4" / "state" / "manifest.ocdbt").write_bytes(b"x")
