@@ -7,8 +7,8 @@ Network, data, batch, learning rate and schedules of noise and resolution are th
   (`train.flops_per_step`); classes are learned; bfloat16. Left out: shares by noise, which `launch.studies.allocation`
   measures on a run first; and the blur within the levels, for which no size is known here. The exact error never asks for
   one (docs/optimal_process.md), and what is right for four levels would not be for two.
-- "published": as the released code trains. One resolution a step, no classes, float32, Adam's usual memory. At 512 px
-  embeddings have half the width here.
+- "published": as the released code trains. One resolution a step, no classes, float32, Adam's usual memory. With another
+  number of levels `--config.train.up_share` is (levels - 1) / 1000. At 512 px embeddings have half the width here.
 """
 
 from typing import Any

@@ -5,7 +5,7 @@ python -m launch.prepare --config celeba128 --out data/celeba128 \\
 python -m launch.train --config configs/celeba128.py --workdir runs/celeba128
 python -m launch.train --config configs/celeba128.py:published --workdir runs/celeba128_published
 
-Other numbers of levels are `--config.process.num_levels=3`, and 1 for DDPM that predicts x_0; nothing else need change.
+Other numbers of levels are `--config.process.num_levels=3`, and 1 for DDPM that predicts x_0; ours needs no more.
 configs/_paper.py says what `:published` changes. TFDS wants `tfds build celeb_a --file_format=array_record` first; a
 folder of images does as well: `--config.data.source=folder --config.data.folder=PATH`.
 

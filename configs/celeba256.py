@@ -5,8 +5,8 @@ python -m launch.prepare --config celeba256 --out data/celeba256 \\
 python -m launch.train --config configs/celeba256.py --workdir runs/celeba256
 python -m launch.train --config configs/celeba256.py:published --workdir runs/celeba256_published
 
-Other numbers of levels are `--config.process.num_levels=3`, 4, and 1 for DDPM that predicts x_0; nothing else need
-change. configs/_paper.py says what `:published` changes. TFDS wants `tfds build celeb_a --file_format=array_record`
+Other numbers of levels are `--config.process.num_levels=3`, 4, and 1 for DDPM that predicts x_0; ours needs no
+more. configs/_paper.py says what `:published` changes. TFDS wants `tfds build celeb_a --file_format=array_record`
 first; a folder of images does as well: `--config.data.source=folder --config.data.folder=PATH`. Aligned images of CelebA
 have 178 x 218 pixels and are enlarged; whether the published ones were is not known.
 

@@ -5,7 +5,7 @@ python -m launch.prepare --config celeba64 --out data/celeba64 \\
 python -m launch.train --config configs/celeba64.py --workdir runs/celeba64
 python -m launch.train --config configs/celeba64.py:published --workdir runs/celeba64_published
 
-Other numbers of levels are `--config.process.num_levels=2`, and 1 for DDPM that predicts x_0; nothing else need change.
+Other numbers of levels are `--config.process.num_levels=2`, and 1 for DDPM that predicts x_0; ours needs no more.
 configs/_paper.py says what `:published` changes. TFDS wants `tfds build celeb_a --file_format=array_record` first; a
 folder of images does as well: `--config.data.source=folder --config.data.folder=PATH`.
 

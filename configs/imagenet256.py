@@ -7,7 +7,7 @@ python -m launch.train --config configs/imagenet256.py:published --workdir runs/
 
 Conditional on the 1000 classes; a tenth of the labels is dropped, so that samples can be guided: `--guidance` of
 launch.sample and launch.evaluate. Other numbers of levels are `--config.process.num_levels=3`, and 1 for DDPM that
-predicts x_0; nothing else need change. configs/_paper.py says what `:published` changes, which knows no classes, as the
+predicts x_0; ours needs no more. configs/_paper.py says what `:published` changes, which knows no classes, as the
 code was released. TFDS wants `tfds build imagenet2012 --file_format=array_record` first; a folder with a sub-folder for
 each class does as well: `--config.data.source=folder --config.data.folder=PATH`.
 

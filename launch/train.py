@@ -9,7 +9,7 @@ from absl import flags
 import ssd_jax
 from ssd_jax.config import Config
 from ssd_jax.errors import InputError
-from ssd_jax.files.paths import Path, to_path
+from ssd_jax.files.paths import Path, exists, is_folder, to_path
 from ssd_jax.interop.published import read_checkpoint
 from ssd_jax.network.flexi_unet import FlexiUNetConfig
 
@@ -32,8 +32,8 @@ INIT_FROM = flags.DEFINE_string(
 
 def main() -> None:
     config, origin = read_config(), INIT_FROM.value
-    if origin is not None and not to_path(origin).is_dir() and to_path(origin).exists():
-        origin = published(to_path(origin), config)
+    if origin is not None and exists(path := to_path(origin)) and not is_folder(path):
+        origin = published(path, config)
     ssd_jax.train(config, WORKDIR.value, profile=PROFILE.value, init_from=origin)
 
 

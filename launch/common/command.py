@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ssd_jax.compilation import COMPILING
 from ssd_jax.errors import InputError, one_line
+from ssd_jax.files.paths import PACKAGES
 
 from .backends import leave_out_absent
 from .compilation_cache import keep_compiled_programs
@@ -35,7 +36,6 @@ IMPORT = flags.DEFINE_multi_string(
     flag_values=FIRST,
 )
 HELP = flags.DEFINE_bool("help", False, "Prints this and ends.", flag_values=FIRST)
-BUCKETS = ("aiohttp", "gcsfs", "google")  # packages whose errors tell of buckets
 
 
 class _BarHandler(logging.Handler):
@@ -72,7 +72,7 @@ def run(main: Callable[[], None]) -> None:
             where = f"{error.filename}: " if error.filename else ""
             fail(f"{where}{error.strerror or error}; nothing is left half-written")
         except Exception as error:
-            if type(error).__module__.partition(".")[0] not in BUCKETS:
+            if type(error).__module__.partition(".")[0] not in PACKAGES:
                 raise
             fail(f"a bucket does not answer: {one_line(error)}; run the same again")
         except KeyboardInterrupt:

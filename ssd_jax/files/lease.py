@@ -1,7 +1,7 @@
 """Leases: a file that says who writes into a folder, renewed as long as he does.
 
-Whoever holds a lease is taken for dead if he does not renew it for EXPIRES seconds, or if he
-is a process of this machine that runs no more.
+Whoever holds a lease is taken for dead if he does not renew it for EXPIRES seconds, or if he is a process of this machine
+that runs no more.
 """
 
 import json

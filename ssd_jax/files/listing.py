@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ssd_jax.errors import InputError, few
-from ssd_jax.files.paths import Path, as_os_errors, buckets, in_bucket, is_folder
+from ssd_jax.files.paths import Path, as_os_errors, buckets, exists, in_bucket, is_folder
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 OTHER_SUFFIXES = (
@@ -115,7 +115,7 @@ def _walk_bucket(root: Path, noticed: _Noticed) -> Iterator[str]:
     ours: dict[str, set[str]] = {}
     for folder, held in names.items():
         here = root / folder
-        inside_run = here.name == "samples" and all((here.parent / each).exists() for each in WORKDIR)
+        inside_run = here.name == "samples" and all(exists(here.parent / each) for each in WORKDIR)
         ours[folder] = _products(held, inside_run)
     for path in paths:
         folder, _, name = path.rpartition("/")

@@ -26,6 +26,7 @@ os.environ.setdefault("EPATH_USE_TF", "false")  # where TensorFlow is installed,
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/{1,}")
 BUCKETS = "gs"
+PACKAGES = ("aiohttp", "gcsfs", "google")  # whose errors tell of buckets
 NEEDED = "paths of gs:// need the extra gcs: pip install 'ssd_jax[gcs]', or gcsfs and google-cloud-storage"
 
 

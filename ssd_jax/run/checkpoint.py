@@ -17,7 +17,7 @@ from orbax.checkpoint import v1 as ocp
 
 from ssd_jax.build import Experiment
 from ssd_jax.errors import InputError, one_line
-from ssd_jax.files.paths import Path, absolute, in_bucket, to_path
+from ssd_jax.files.paths import PACKAGES, Path, absolute, exists, in_bucket, to_path
 from ssd_jax.run.best import Best
 from ssd_jax.run.digest import digests
 from ssd_jax.run.record import Damaged, check_finite, check_record, make_record
@@ -188,7 +188,7 @@ def parts_of(checkpoints: Checkpoints, step: int, abstract: dict[str, Any]) -> d
             raise InputError(
                 f"{checkpoints.folder / str(step)} cannot be read: {_reason(error)}; run the same again"
             ) from error
-        missing = [name for name in abstract if not (checkpoints.folder / str(step) / name).exists()]
+        missing = [name for name in abstract if not exists(checkpoints.folder / str(step) / name)]
         raise Damaged(f"it has no {missing[0]!r}" if missing else f"it cannot be read: {_reason(error)}") from error
 
 
@@ -196,7 +196,7 @@ def _of_the_network(error: BaseException) -> bool:
     """Whether an error, or one of its causes, says that a bucket cannot be reached, rather than what it holds."""
     return any(
         (isinstance(each, OSError) and not isinstance(each, FileNotFoundError))
-        or type(each).__module__.partition(".")[0] in ("gcsfs", "google", "aiohttp")
+        or type(each).__module__.partition(".")[0] in PACKAGES
         or any(status in str(each) for status in UNREACHABLE)
         for each in _causes(error)
     )

@@ -124,7 +124,7 @@ def _move_later(checkpoints: Checkpoints, step: int) -> None:
     if jax.process_index() == 0:
         for each in later:
             place, number = folder.parent / "damaged" / str(each), 0
-            while place.exists():
+            while exists(place):
                 place, number = place.with_name(f"{each}-{number}"), number + 1
             move_folder(folder / str(each), place)
             logger.warning("moved the damaged checkpoint to %s", place)
