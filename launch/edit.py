@@ -23,7 +23,7 @@ from ssd_jax.errors import InputError
 from ssd_jax.files import images
 from ssd_jax.files.channels import mask_of, with_channels
 from ssd_jax.files.crops import CROPS
-from ssd_jax.files.paths import Path, check_writable, to_path
+from ssd_jax.files.paths import Path, check_new, to_path
 from ssd_jax.sampling import editing
 from ssd_jax.sampling.denoise import Denoise
 from ssd_jax.sampling.noise import NoiseSource, interpolated
@@ -49,9 +49,7 @@ Drawing = tuple[Denoise, ssd_jax.Plan, NoiseSource, jax.Array | None]
 
 def main() -> None:
     out, num = to_path(OUT.value), NUM.value
-    check_writable(out)
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"--out {str(out)!r} is not an empty folder; choose another, nothing is overwritten")
+    check_new(out)
     task, label, _ = _task(), sampler_flags.label(), sampler_flags.interval()
     trained = sampler_flags.load(WORKDIR.value)
     if INTERPOLATE.value and label is None and trained.config.model.num_classes:

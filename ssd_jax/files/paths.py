@@ -199,6 +199,13 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"{str(folder)!r} cannot be written to: {str(there)!r} is no folder, or not yours; choose another")
 
 
+def check_new(folder: Path) -> None:
+    """Raises InputError unless nothing is at `folder`, or an empty one, and it can be written to."""
+    check_writable(folder)
+    if exists(folder) and any(folder.iterdir()):
+        raise InputError(f"{str(folder)!r} is not an empty folder; choose another, nothing is overwritten")
+
+
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Calls `write` with a binary file elsewhere, then makes it `path`, as a whole; parent folders are made."""
     with new_file(path) as temporary, open(temporary, "wb") as file:
@@ -221,6 +228,23 @@ def new_file(path: Path) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[pathlib.Path]:
+    """Where to write a folder, on this machine; at the end of the block it becomes `folder`, unless the block failed.
+
+    Raises InputError as `check_new`.
+    """
+    check_new(folder)
+    beside = absolute(folder) if isinstance(folder, pathlib.Path) else pathlib.Path(tempfile.gettempdir(), folder.name)
+    temporary = beside.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        move_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def upload(file: pathlib.Path, path: Path) -> None:

@@ -5,10 +5,7 @@ whole decoder; adapters are named by pixel size. `_layer_names` alone says which
 """
 
 import os
-import pathlib
 import re
-import shutil
-import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -21,7 +18,7 @@ from ssd_jax.build import Experiment, build
 from ssd_jax.config import Config
 from ssd_jax.data.sources import DataConfig
 from ssd_jax.errors import InputError, brief, one_line
-from ssd_jax.files.paths import Path, absolute, check_writable, in_bucket, move_folder, to_path
+from ssd_jax.files.paths import Path, absolute, check_new, new_folder, to_path
 from ssd_jax.files.torch_file import read_torch_file
 from ssd_jax.network.flexi_unet import FlexiUNet, FlexiUNetConfig
 from ssd_jax.process.config import ProcessConfig
@@ -266,11 +263,13 @@ def import_checkpoint(
         InputError: if the file cannot be read, fits no FlexiUNet or not the process, or `workdir` is taken.
     """
     workdir = absolute(to_path(workdir))
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise InputError(f"{str(workdir)!r} is not an empty folder; choose another --workdir, nothing is overwritten")
-    check_writable(workdir if in_bucket(workdir) else workdir.parent)
+    check_new(workdir)  # before anything is read
     trained = read_checkpoint(path, process, attention_resolutions=attention_resolutions, num_heads=num_heads)
-    _write_run(workdir, trained.experiment, trained.step, trained.network.parameters)
+    experiment, averages = trained.experiment, {MAIN: trained.network.parameters}
+    with new_folder(workdir) as folder:
+        claim_workdir(folder, experiment.config)
+        with checkpoint.open_checkpoints(folder, writable=True) as checkpoints:
+            checkpoint.save(checkpoints, trained.step, experiment, {"ema": averages})
     return load(workdir)
 
 
@@ -310,16 +309,3 @@ def _weights(path: str | Path) -> tuple[dict[str, np.ndarray], int]:
             f"step is {brief(step)} and these are no tensors: {_some(others)}"
         )
     return state_dict, step
-
-
-def _write_run(workdir: Path, experiment: Experiment, step: int, parameters: dict[str, Any]) -> None:
-    """Writes config.json and a checkpoint beside `workdir`, on this machine, then moves them into place."""
-    beside = workdir if isinstance(workdir, pathlib.Path) else pathlib.Path(tempfile.gettempdir(), workdir.name)
-    temporary = beside.with_name(f".{workdir.name}.{os.getpid()}.tmp")
-    try:
-        claim_workdir(temporary, experiment.config)
-        with checkpoint.open_checkpoints(temporary, writable=True) as checkpoints:
-            checkpoint.save(checkpoints, step, experiment, {"ema": {MAIN: parameters}})
-        move_folder(temporary, workdir)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

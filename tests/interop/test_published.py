@@ -294,7 +294,7 @@ def test_an_import_that_fails_leaves_nothing(contents, process, message, tmp_pat
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_file_is_read(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="file' cannot be written to"):
+    with pytest.raises(InputError, match="run' cannot be written to: .*file' is no folder"):
         import_checkpoint(tmp_path / "none.pt", tmp_path / "file" / "run", ProcessConfig(shape=(16, 16), num_levels=2))
 
 
