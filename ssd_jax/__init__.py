@@ -15,9 +15,9 @@ from ssd_jax.network.denoiser import Denoiser as Denoiser
 from ssd_jax.network.flexi_unet import FlexiUNet as FlexiUNet
 from ssd_jax.process.config import make_process as make_process
 from ssd_jax.process.process import ScaleSpaceProcess as ScaleSpaceProcess
+from ssd_jax.run.load import load as load
 from ssd_jax.run.train import train as train
 from ssd_jax.run.trained import Trained as Trained
-from ssd_jax.run.trained import load as load
 from ssd_jax.sampling import editing as editing
 from ssd_jax.sampling.plan import Plan as Plan
 from ssd_jax.sampling.plan import plan_steps as plan_steps

@@ -24,8 +24,9 @@ from ssd_jax.network.flexi_unet import FlexiUNet, FlexiUNetConfig
 from ssd_jax.process.config import ProcessConfig
 from ssd_jax.run import checkpoint
 from ssd_jax.run.digest import digests
+from ssd_jax.run.load import load
 from ssd_jax.run.record import Damaged, check_finite
-from ssd_jax.run.trained import Trained, load
+from ssd_jax.run.trained import Trained
 from ssd_jax.run.workdir import claim_workdir
 from ssd_jax.training.config import TrainConfig
 from ssd_jax.training.ema import MAIN

@@ -25,10 +25,11 @@ from ssd_jax.processes import first_does, gathered
 from ssd_jax.run import checkpoint
 from ssd_jax.run.averages import keep_average
 from ssd_jax.run.interruption import noted_signals
+from ssd_jax.run.load import load
 from ssd_jax.run.origin import check_origin, forget_origin, start_from
 from ssd_jax.run.profile import Profiler
 from ssd_jax.run.restore import restore
-from ssd_jax.run.trained import Trained, load
+from ssd_jax.run.trained import Trained
 from ssd_jax.run.watching import Watch, mean_losses, measure_real, metric_names
 from ssd_jax.run.workdir import claim_workdir, has_checkpoints, load_data, load_statistics, workdir_lease
 from ssd_jax.sampling.plan import plan_steps

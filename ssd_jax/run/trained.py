@@ -1,4 +1,4 @@
-"""A trained model, ready to sample: `load` reads it from a run's workdir."""
+"""A trained model, ready to sample; `load.load` reads it from a run's workdir."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -12,30 +12,23 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 from tqdm import tqdm
 
-from ssd_jax.build import Experiment, build
+from ssd_jax.build import Experiment
 from ssd_jax.config import Config
 from ssd_jax.data.encoding import Encoding
 from ssd_jax.data.protocol import ReadableSource
 from ssd_jax.data.sources import make_source
-from ssd_jax.errors import InputError, check_range, checked_arguments, few
-from ssd_jax.files.json_file import read_json
-from ssd_jax.files.paths import Path, to_path
+from ssd_jax.errors import InputError, checked_arguments, few
 from ssd_jax.network import kind_of
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.protocol import null_label
-from ssd_jax.process.operators import OPERATORS
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.processes import gathered
-from ssd_jax.run.averages import average_of_width
 from ssd_jax.run.digest import combined, digests
-from ssd_jax.run.restore import restore_averages
-from ssd_jax.run.workdir import CONFIG, load_config, load_statistics
 from ssd_jax.sampling.guidance import Interval, classifier_free, clipped, dynamically_thresholded
 from ssd_jax.sampling.noise import NoiseSource, image_indices, seeded
 from ssd_jax.sampling.plan import Plan, plan_steps
 from ssd_jax.sampling.sampler import Snapshot, iterate, with_progress
-from ssd_jax.sharding import make_mesh, placed, replicated, split_along_batch
-from ssd_jax.training.ema import MAIN, WIDEST
+from ssd_jax.sharding import make_mesh, replicated, split_along_batch
 
 Label = int | str | Sequence[int] | Sequence[str] | np.ndarray
 
@@ -300,46 +293,3 @@ def _shared(images: Any, num: int) -> Any:
         return images
     where = replicated(mesh) if num % mesh.size else split_along_batch(mesh)
     return jax.jit(lambda images: images, out_shardings=where)(images)  # device_put cannot, from one process to several
-
-
-@checked_arguments
-def load(
-    workdir: str | Path, operator: Callable | None = None, ema_width: float | None = None, step: int | str | None = None
-) -> Trained:
-    """A checkpoint of the run in `workdir`, the latest unless told otherwise, with averaged (EMA) parameters.
-
-    Args:
-        workdir: of the run; nothing that it names is imported.
-        operator: that of its config, a function of the spatial shape that returns the operator to the next level; it is
-            registered by its name there. Not needed if it is in `process.operators.OPERATORS`.
-        ema_width: an average of other weights than the run's own, put together from what it kept (`train.snapshot_every`):
-            a power function with this standard deviation, in units of the training (Karras et al. 2024); 0 < width <
-            0.28, from late training alone to nearly all.
-        step: of the checkpoint, one of those that `train.keep_latest` and `train.keep_every` left; or "best", the one that
-            `train.keep_best` left.
-
-    Raises:
-        InputError: if there is no run, no checkpoint, or it is damaged; or what it kept does not give this width.
-    """
-    workdir = to_path(workdir)
-    if operator is not None:
-        _register(workdir, operator)
-    experiment = build(load_config(workdir), load_statistics(workdir))
-    abstract = placed({MAIN: experiment.abstract_parameters}, replicated(make_mesh()))
-    step, averages = restore_averages(workdir, experiment, abstract, step)
-    parameters = averages[MAIN]
-    if ema_width is not None:
-        check_range("ema_width", ema_width, low=0, high=WIDEST, open_low=True)
-        average = average_of_width(workdir, step, experiment.abstract_parameters, ema_width)
-        parameters = jax.device_put(average, replicated(make_mesh()))
-    return Trained(experiment, experiment.denoiser(parameters), step)
-
-
-def _register(workdir: Path, operator: Callable) -> None:
-    """Gives the operator the name that the config of a run has for it. Raises InputError if that is another's."""
-    try:
-        name = str(read_json(workdir / CONFIG)["process"]["operator"])
-    except (FileNotFoundError, TypeError, KeyError):
-        return  # reading the config says what is wrong with it
-    if OPERATORS.setdefault(name, operator) is not operator:
-        raise InputError(f"operator is given, but the run's, {name!r}, is registered already: leave it out")
