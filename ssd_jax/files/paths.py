@@ -237,7 +237,7 @@ def new_folder(folder: Path) -> Iterator[pathlib.Path]:
     Raises InputError as `check_new`.
     """
     check_new(folder)
-    beside = absolute(folder) if isinstance(folder, pathlib.Path) else pathlib.Path(tempfile.gettempdir(), folder.name)
+    beside = folder.resolve() if isinstance(folder, pathlib.Path) else pathlib.Path(tempfile.gettempdir(), folder.name)
     temporary = beside.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     temporary.mkdir(parents=True)
     try:

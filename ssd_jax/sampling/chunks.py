@@ -16,23 +16,23 @@ class Program:
 
     Attributes:
         function: jitted; `chunk` is a static argument.
-        arguments: arrays, or pytrees of them.
+        arguments: arrays, or pytrees of them, by name.
         static: the other static arguments; `stage` is one.
         noise: of every image: how many there are, and on how many devices.
     """
 
     function: Any
-    arguments: tuple
+    arguments: dict
     static: dict
     noise: NoiseSource
 
     def __call__(self, chunk: int | None = None) -> Any:
         """The result, with `chunk` images at a time, or all."""
-        return self.function(*self.arguments, **self.static, chunk=chunk or len(self.noise.keys))
+        return self.function(**self.arguments, **self.static, chunk=chunk or len(self.noise.keys))
 
     def lower(self, chunk: int | None = None) -> Any:
         """The `jax.stages.Lowered` of the call."""
-        return self.function.lower(*self.arguments, **self.static, chunk=chunk or len(self.noise.keys))
+        return self.function.lower(**self.arguments, **self.static, chunk=chunk or len(self.noise.keys))
 
     def fitting_chunk(self, memory_limit: int | None) -> int:
         """The most images at a time, over all devices, that keep to a limit: the batch size, or a divisor of it.
@@ -62,11 +62,11 @@ class Program:
             sizes = [size for size in sizes if size <= largest * memory_limit / needed] or sizes[:1]
 
 
-def by_chunks(run: Callable, chunk: int, *arrays):
-    """run(*arrays), `chunk` images at a time, each chunk divided among the devices as the whole batch is."""
-    batch = len(arrays[0])
-    if chunk == batch:
+def by_chunks(run: Callable, chunk: int | None, *arrays):
+    """run(*arrays), `chunk` images at a time, or all, each chunk divided among the devices as the whole batch is."""
+    if chunk is None or chunk == len(arrays[0]):
         return run(*arrays)
+    batch = len(arrays[0])
     leaves, structure = jax.tree.flatten(arrays)
     parts = [leaf.reshape(chunk, batch // chunk, *leaf.shape[1:]).swapaxes(0, 1) for leaf in leaves]
     results = jax.lax.map(lambda part: run(*structure.unflatten(part)), parts)

@@ -135,7 +135,7 @@ def _classifier_free(denoise, weights, null_label, x, t, label=None, *, stage):
     def both():  # twins side by side: both halves of a batch that is divided among devices would have to be exchanged
         labels = jnp.stack([label, jnp.full_like(label, null_label)], axis=1).ravel()
         twins = denoise(x.repeat(2, axis=0), t.repeat(2), labels, stage=stage)
-        z = twins.reshape(len(x), 2, *twins.shape[1:])
+        z = twins.reshape(x.shape[0], 2, *twins.shape[1:])
         return z[:, 0], z[:, 1]
 
     return _guided(weights, t, lambda: denoise(x, t, label, stage=stage), both)

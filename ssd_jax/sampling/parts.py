@@ -74,11 +74,11 @@ class StayPlan:
         noise: NoiseSource,
         label: Int[Array | jax.ShapeDtypeStruct, "batch"] | None,
         start: int = 0,
-        stop: int = 0,
+        stop: int | None = None,
     ) -> Program:
-        """What makes the steps start .. stop - 1."""
-        bounds = np.int32(start), np.int32(stop)
-        arguments = (denoise, state.x, state.earlier, noise, label, self._rows, self.basis, *bounds)
+        """What makes the steps start .. stop - 1, of all if not given."""
+        bounds = {"start": np.int32(start), "stop": np.int32(len(self.timesteps) if stop is None else stop)}
+        arguments = _arguments(denoise, state, noise, label) | {"rows": self._rows, "basis": self.basis, **bounds}
         return Program(_stay, arguments, {"stage": self.stage}, noise)
 
     def run(
@@ -143,10 +143,10 @@ class UpPlan:
         self, denoise: Denoise, state: State, noise: NoiseSource, label: Int[Array | jax.ShapeDtypeStruct, "batch"] | None
     ) -> Program:
         """What makes the step."""
-        t, row, target = np.int32(self.stage.t_min), np.float32(self.coefficients), _matrices(self.target)
+        tables = {"t": np.int32(self.stage.t_min), "row": np.float32(self.coefficients), "target": _matrices(self.target)}
         lift = [np.linalg.pinv(matrix) for matrix in self.level_operator.matrices] if len(state.earlier) > 1 else []
-        bases = self.operator.left, self.operator.right
-        arguments = (denoise, state.x, state.earlier, noise, label, t, row, target, *bases, lift)
+        tables |= {"left": self.operator.left, "right": self.operator.right, "lift": lift}
+        arguments = _arguments(denoise, state, noise, label) | tables
         return Program(_up, arguments, {"stage": self.stage}, noise)
 
     def run(
@@ -190,8 +190,8 @@ class MatrixFreeUpPlan:
         self, denoise: Denoise, state: State, noise: NoiseSource, label: Int[Array | jax.ShapeDtypeStruct, "batch"] | None
     ) -> Program:
         """What makes the step."""
-        t, constants, target = np.int32(self.stage.t_min), np.float32(self.constants), _matrices(self.target)
-        arguments = (denoise, state.x, state.earlier, noise, label, t, constants, target)
+        tables = {"t": np.int32(self.stage.t_min), "constants": np.float32(self.constants)}
+        arguments = _arguments(denoise, state, noise, label) | tables | {"target": _matrices(self.target)}
         static = {"stage": self.stage, "operator": self.operator, "level_operator": self.level_operator}
         return Program(_matrix_free_up, arguments, static, noise)
 
@@ -211,6 +211,11 @@ class MatrixFreeUpPlan:
 
 
 Part = StayPlan | UpPlan | MatrixFreeUpPlan
+
+
+def _arguments(denoise: Denoise, state: State, noise: NoiseSource, label: Any) -> dict[str, Any]:
+    """What the programs of all parts take; the rest are tables of the plan."""
+    return {"denoise": denoise, "x": state.x, "earlier": state.earlier, "noise": noise, "label": label}
 
 
 def _matrices(operator: SeparableOperator | None) -> tuple[np.ndarray, ...]:
@@ -243,12 +248,12 @@ def _stay(denoise, x, earlier, noise, label, rows, basis, start, stop, *, stage,
 
 
 @partial(jax.jit, static_argnames=("stage", "chunk"), compiler_options=COMPILER_OPTIONS)
-def _up(denoise, x, earlier, noise, label, t, coefficients, target, left, right, lift, *, stage, chunk):
+def _up(denoise, x, earlier, noise, label, t, row, target, left, right, lift, *, stage, chunk):
     """The step of an UpPlan; `lift` is M^+ per axis, for the earlier predictions that are carried on."""
 
     def run(x, earlier, noise, label):
         z = denoise(x, jnp.full(x.shape[:1], t), label, stage=stage)
-        x = up_step(x, along_axes(z, target), noise.draw(t, z.shape[1:]), coefficients, left, right, earlier)
+        x = up_step(x, along_axes(z, target), noise.draw(t, z.shape[1:]), row, left, right, earlier)
         return x, (z, *(along_axes(y, lift) for y in earlier[:-1]))
 
     return by_chunks(run, chunk, x, earlier, noise, label)
