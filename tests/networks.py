@@ -11,6 +11,8 @@ from ssd_jax.build import build
 from ssd_jax.config import Config, FlexiUNetConfig, ProcessConfig
 from ssd_jax.network.blocks import drop
 from ssd_jax.network.denoiser import Denoiser
+from ssd_jax.network.parameterisation import DataStatistics
+from ssd_jax.run.trained import Trained
 from ssd_jax.training.objective import Objective
 
 
@@ -24,6 +26,13 @@ def random_denoiser(model: FlexiUNetConfig, process: ProcessConfig, scale: float
     """A denoiser with random parameters."""
     experiment = build(Config(process=process, model=model))
     return experiment.denoiser(randomised(experiment.abstract_parameters, scale, seed))
+
+
+def random_trained(config: Config, seed: int = 1) -> Trained:
+    """A trained model with random parameters, of step 7."""
+    statistics = DataStatistics((0.3,) * config.process.num_timesteps)
+    experiment = build(config, statistics if config.denoiser.parameterisation != "x0" else None)
+    return Trained(experiment, experiment.denoiser(randomised(experiment.abstract_parameters, seed=seed)), 7)
 
 
 class Dense(nnx.Module):

@@ -1,18 +1,19 @@
-"""Reading a trained model from the workdir of a run."""
+"""Reading a trained model from the workdir of a run, or from a folder of weights."""
 
 from collections.abc import Callable
 
 import jax
 
-from ssd_jax.build import build
+from ssd_jax.build import Experiment, build
 from ssd_jax.errors import InputError, check_range, checked_arguments
 from ssd_jax.files.json_file import read_json
-from ssd_jax.files.paths import Path, to_path
+from ssd_jax.files.paths import Path, exists, to_path
 from ssd_jax.process.operators import OPERATORS
 from ssd_jax.run.averages import average_of_width
 from ssd_jax.run.restore import restore_averages
 from ssd_jax.run.trained import Trained
-from ssd_jax.run.workdir import CONFIG, load_config, load_statistics
+from ssd_jax.run.weights import read_weights
+from ssd_jax.run.workdir import CONFIG, WEIGHTS, load_config, load_statistics
 from ssd_jax.sharding import make_mesh, placed, replicated
 from ssd_jax.training.ema import MAIN, WIDEST
 
@@ -24,7 +25,8 @@ def load(
     """A checkpoint of the run in `workdir`, the latest unless told otherwise, with averaged (EMA) parameters.
 
     Args:
-        workdir: of the run; nothing that it names is imported.
+        workdir: of the run, or a folder of weights that `interop.bundle` wrote, which has one checkpoint and one average;
+            nothing that it names is imported.
         operator: that of its config, a function of the spatial shape that returns the operator to the next level; it is
             registered by its name there. Not needed if it is in `process.operators.OPERATORS`.
         ema_width: an average of other weights than the run's own, put together from what it kept (`train.snapshot_every`):
@@ -40,6 +42,8 @@ def load(
     if operator is not None:
         _register(workdir, operator)
     experiment = build(load_config(workdir), load_statistics(workdir))
+    if exists(workdir / WEIGHTS):
+        return _load_weights(workdir, experiment, ema_width, step)
     abstract = placed({MAIN: experiment.abstract_parameters}, replicated(make_mesh()))
     step, averages = restore_averages(workdir, experiment, abstract, step)
     parameters = averages[MAIN]
@@ -48,6 +52,15 @@ def load(
         average = average_of_width(workdir, step, experiment.abstract_parameters, ema_width)
         parameters = jax.device_put(average, replicated(make_mesh()))
     return Trained(experiment, experiment.denoiser(parameters), step)
+
+
+def _load_weights(workdir: Path, experiment: Experiment, ema_width: float | None, step: int | str | None) -> Trained:
+    """`load` for a folder of weights."""
+    own, parameters = read_weights(workdir / WEIGHTS, experiment)
+    if ema_width is not None or step not in (None, own):
+        what = "step" if ema_width is None else "ema_width"
+        raise InputError(f"{what} is given, but {str(workdir)!r} holds one average, of step {own}; leave it out")
+    return Trained(experiment, experiment.denoiser(jax.device_put(parameters, replicated(make_mesh()))), own)
 
 
 def _register(workdir: Path, operator: Callable) -> None:

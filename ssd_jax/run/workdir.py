@@ -1,4 +1,7 @@
-"""What lies in a workdir beside checkpoints: config.json, and statistics.json of the data that the run is trained on."""
+"""What lies in a workdir beside checkpoints: config.json, and statistics.json of the data that the run is trained on.
+
+A folder with model.safetensors instead of checkpoints is a finished model: it can be drawn from, but not trained.
+"""
 
 import dataclasses
 import logging
@@ -20,6 +23,7 @@ logger = logging.getLogger(__name__)
 LEASE = "lock.json"
 CONFIG = "config.json"
 STATISTICS = "statistics.json"
+WEIGHTS = "model.safetensors"
 COMMITTED = "commit_success.txt"  # what Orbax writes last into a checkpoint in a bucket, where nothing can be renamed
 
 
@@ -40,8 +44,13 @@ def claim_workdir(workdir: Path, config: Config, statistics: DataStatistics | No
     """Writes config.json and statistics.json; where there are checkpoints, only if they are of the same model and process.
 
     Raises:
-        InputError: naming the first field that differs.
+        InputError: naming the first field that differs; or if there are weights alone.
     """
+    if exists(workdir / WEIGHTS):
+        raise InputError(
+            f"{str(workdir)!r} holds weights alone, from which training cannot go on; choose another --workdir and start "
+            f"there from these: --init_from {workdir}"
+        )
     if has_checkpoints(workdir):
         if not exists(workdir / CONFIG):
             raise InputError(f"{str(workdir)!r} holds checkpoints but no config.json; choose another --workdir")

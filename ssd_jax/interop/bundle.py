@@ -1,0 +1,151 @@
+"""Bundles: a folder with all that drawing takes where there is no ssd_jax. One program for each stage, as StableHLO.
+
+config.json, statistics.json   what the model is
+model.safetensors              its averaged weights (`run.weights`): so far a folder that `load` reads
+README.md                      a model card
+STAGE.stablehlo                a part of the plan: (weights, keys, labels, x, earlier, tables) -> (x, earlier)
+plan.safetensors               the tables of its parts, STAGE.0, STAGE.1 ..
+manifest.json                  the stages in their order, versions, and the SHA-256 of every file that is read
+standalone.py                  reads it and draws; a copy of `interop.standalone`, which needs jax and flatbuffers
+"""
+
+import hashlib
+import pathlib
+import shutil
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+from safetensors.numpy import save
+
+from ssd_jax.errors import InputError, checked_arguments, few, one_line
+from ssd_jax.files.json_file import write_json
+from ssd_jax.files.paths import Path, check_new, new_folder, to_path
+from ssd_jax.interop import standalone
+from ssd_jax.interop.model_card import model_card
+from ssd_jax.network.denoiser import Denoiser
+from ssd_jax.run.digest import named
+from ssd_jax.run.trained import Trained
+from ssd_jax.run.weights import write_weights
+from ssd_jax.run.workdir import WEIGHTS, claim_workdir
+from ssd_jax.sampling.denoise import Denoise
+from ssd_jax.sampling.noise import NoiseSource
+from ssd_jax.sampling.parts import MatrixFreeUpPlan, Part, State
+from ssd_jax.sampling.plan import Plan
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+PLAN, MANIFEST = "plan.safetensors", "manifest.json"
+DRAWN = ("denoise", "x", "earlier", "noise", "label")  # what a part's program takes that is no table of the plan
+
+
+@checked_arguments
+def write_bundle(
+    trained: Trained, denoise: Denoise, plan: Plan, folder: str | Path, quantize: str | None = None
+) -> dict[str, int]:
+    """Writes a bundle, whole or not at all.
+
+    Args:
+        trained: the model.
+        denoise: one of `trained.guided`, or any function of its `network`: the weights of that are read from the file, all
+            else that it holds becomes part of the programs.
+        plan: of the model's process, from T - 1.
+        folder: must be empty or new.
+        quantize: what weights are stored as, see `run.weights.stored`; computed with is float32 or what the network says.
+
+    Returns:
+        Bytes of its files by name.
+
+    Raises:
+        InputError: if the folder is taken, the process does not end in noise, or a program cannot be exported.
+    """
+    folder = to_path(folder)
+    check_new(folder)
+    process = trained.process
+    if not process.prior_is_noise:
+        raise InputError(
+            f"x_T-1 of this process is not noise (its log-SNR is {process.log_snr[-1]:.2f}), so that drawing begins with "
+            "images of the training data, which a bundle has not; train with process.zero_terminal_snr=True"
+        )
+    functions = [str(part.stage) for part in plan.stages if isinstance(part, MatrixFreeUpPlan)]
+    if functions:
+        raise InputError(
+            f"the operator of {few(functions)} is only a function, which programs of any batch size cannot hold; write "
+            "it as a SeparableOperator if it is one, or draw with ssd_jax, whose folder of weights `write_model` writes"
+        )
+    exported, tables = {}, {}
+    for part in plan.stages:
+        exported[str(part.stage)], own = _export(part, denoise, trained, plan.carried)
+        tables |= {f"{part.stage}.{i}": table for i, table in enumerate(own)}
+    with new_folder(folder) as made:
+        write_model(trained, made, quantize)
+        for name, program in exported.items():
+            (made / f"{name}.stablehlo").write_bytes(program.serialize())
+        (made / PLAN).write_bytes(save(tables))
+        shutil.copy(standalone.__file__, made / "standalone.py")
+        read = [WEIGHTS, PLAN, *(f"{name}.stablehlo" for name in exported)]
+        config = trained.config
+        manifest = {
+            "format": standalone.FORMAT,
+            "jax": jax.__version__,
+            "calling_convention": max(each.calling_convention_version for each in exported.values()),
+            "platforms": PLATFORMS,
+            "stages": list(exported),
+            "start": [*process.level_shape(process.used_levels[-1]), trained.encoding.channels],
+            "timesteps": process.num_timesteps,
+            "carried": plan.carried,
+            "classes": config.data.classes or [str(i) for i in range(config.model.num_classes)],
+            "sha256": {name: hashlib.sha256((made / name).read_bytes()).hexdigest() for name in read},
+        }
+        write_json(made / MANIFEST, manifest)
+        return {path.name: path.stat().st_size for path in sorted(made.iterdir())}
+
+
+def write_model(trained: Trained, folder: pathlib.Path, quantize: str | None = None) -> None:
+    """Writes what `load` reads, and a model card. Arguments and errors as of `write_bundle`."""
+    experiment = trained.experiment
+    claim_workdir(folder, experiment.config, experiment.statistics)
+    (folder / "README.md").write_text(model_card(trained, quantize), encoding="utf-8")
+    write_weights(folder / WEIGHTS, experiment, trained.network.parameters, trained.step, quantize)
+
+
+def _export(part: Part, denoise: Denoise, trained: Trained, carried: int) -> tuple[export.Exported, list[np.ndarray]]:
+    """The program of a part, of any number of images, and the tables of the plan that it takes."""
+    process, parameters = trained.process, trained.network.parameters
+    (batch,) = export.symbolic_shape("batch")
+    shape = (batch, *process.level_shape(part.stage.in_level), trained.encoding.channels)
+    x, keys = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct((batch, 2), jnp.uint32)
+    label = jax.ShapeDtypeStruct((batch,), jnp.int32) if trained.config.model.num_classes else None
+    program = part.program(denoise, State(x, (x,) * carried), NoiseSource(keys, None), label)
+    tables, structure = jax.tree.flatten({name: each for name, each in program.arguments.items() if name not in DRAWN})
+    tables = [np.array(table, jax.dtypes.canonicalize_dtype(table.dtype), order="C") for table in tables]
+
+    def run(weights, keys, label, x, earlier, tables):
+        noise = NoiseSource(jax.random.wrap_key_data(keys)[:, None], jnp.ones((keys.shape[0], 1)))
+        drawn = {"denoise": _with_weights(denoise, trained, weights), "noise": noise, "label": label}
+        drawn |= {"x": x, "earlier": earlier} | structure.unflatten(tables)
+        return program.function.__wrapped__(**drawn, **program.static, chunk=None)
+
+    weights = {name.replace("/", "."): jax.ShapeDtypeStruct(v.shape, v.dtype) for name, v in named(parameters).items()}
+    try:
+        program_of_all = export.export(jax.jit(run), platforms=PLATFORMS)
+        return program_of_all(weights, keys, label, x, (x,) * carried, tables), tables
+    except Exception as error:  # of functions of a user's, and of JAX
+        raise InputError(
+            f"the program of {part.stage} cannot be exported: {one_line(error)}; functions of your own must be traceable "
+            "for a batch of any size"
+        ) from error
+
+
+def _with_weights(denoise: Denoise, trained: Trained, weights: dict[str, Any]) -> Any:
+    """`denoise` with other parameters in place of those of the trained network."""
+    structure = jax.tree.structure(trained.network.parameters)
+    parameters = structure.unflatten([weights[name.replace("/", ".")] for name in named(trained.network.parameters)])
+
+    def changed(each: Any) -> Any:
+        own = isinstance(each, Denoiser) and each.parameters is trained.network.parameters
+        return replace(each, parameters=parameters) if own else each
+
+    return jax.tree.map(changed, denoise, is_leaf=lambda each: isinstance(each, Denoiser))

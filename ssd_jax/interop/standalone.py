@@ -1,0 +1,58 @@
+"""Draws images with the programs of a bundle, in which a copy of this file lies. Needs jax and flatbuffers.
+
+load("bundle")(seed=0, num=16, label="food")  # float32 [16, h, w, channels] in [-1, 1]; image i is that of (seed, i, label)
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax import export, random
+
+FORMAT = 1
+TYPES = {"F32": np.float32, "F16": np.float16, "I8": np.int8, "I32": np.int32}
+
+
+def read_arrays(data):
+    """Of a safetensors file, by name: kernels of int8 have the scale of each output channel beside them."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    arrays = {}
+    for name, each in json.loads(data[8:start]).items():
+        if name != "__metadata__":
+            first, end = each["data_offsets"]
+            arrays[name] = np.frombuffer(data[start + first : start + end], TYPES[each["dtype"]]).reshape(each["shape"])
+    for name in [name for name, array in arrays.items() if array.dtype == np.int8]:
+        arrays[name] = arrays[name] * arrays.pop(name.replace(".kernel", ".scale_of_kernel"))
+    return {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in arrays.items()}
+
+
+def load(folder):
+    """draw(seed, num, label): a class by name or number, or one for each image; the classes in turn if there is none."""
+    manifest = json.loads(Path(folder, "manifest.json").read_text())
+    oldest, latest = (getattr(export, f"{end}_supported_calling_convention_version") for end in ("minimum", "maximum"))
+    if manifest["format"] != FORMAT or not oldest <= manifest["calling_convention"] <= latest:
+        raise ValueError(f"{folder} was written by JAX {manifest['jax']}, this is {jax.__version__}: export the run again")
+    files = {name: Path(folder, name).read_bytes() for name in manifest["sha256"]}
+    for name, data in files.items():
+        if hashlib.sha256(data).hexdigest() != manifest["sha256"][name]:
+            raise ValueError(f"{Path(folder, name)} is damaged, or of another bundle; copy it again")
+    weights = jax.device_put(read_arrays(files["model.safetensors"]))
+    plan, parts = read_arrays(files["plan.safetensors"]), []
+    for stage in manifest["stages"]:
+        tables = [plan[f"{stage}.{i}"] for i in range(sum(name.startswith(f"{stage}.") for name in plan))]
+        parts.append((jax.jit(export.deserialize(bytearray(files[f"{stage}.stablehlo"])).call), jax.device_put(tables)))
+
+    def draw(seed, num, label=None):
+        keys, classes = jax.vmap(random.fold_in, (None, 0))(random.key(seed), np.arange(num)), manifest["classes"]
+        if isinstance(label, str):
+            label = classes.index(label)
+        label = np.arange(num) % max(len(classes), 1) if label is None else np.broadcast_to(label, num)
+        x = jax.vmap(lambda key: random.normal(random.fold_in(key, manifest["timesteps"]), manifest["start"]))(keys)
+        earlier = (x,) * manifest["carried"]
+        for call, tables in parts:
+            x, earlier = call(weights, random.key_data(keys), np.int32(label) if classes else None, x, earlier, tables)
+        return x
+
+    return draw

@@ -1,0 +1,137 @@
+"""Weights that travel: averaged parameters in one file, model.safetensors, beside the config that they are bound to.
+
+A folder of these two is a model as the Hugging Face Hub has them, which `load` reads like a run.
+"""
+
+import json
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from ssd_jax.build import Experiment
+from ssd_jax.errors import InputError, check_name, few, one_line
+from ssd_jax.files.paths import Path, local_copy, write_atomically
+from ssd_jax.run.digest import digests, named
+from ssd_jax.run.record import (
+    Damaged,
+    check_digests,
+    check_experiment,
+    check_finite,
+    check_kinds,
+    check_record,
+    make_record,
+)
+
+QUANTIZED = ("float16", "int8")  # what weights may be stored as instead of float32
+KERNEL, SCALE = "/kernel", "/scale_of_kernel"
+
+
+def stored(parameters: dict, quantize: str | None) -> dict[str, np.ndarray]:
+    """Parameters by their names as a file holds them.
+
+    Args:
+        parameters: a pytree of float32 arrays.
+        quantize: None for what they are, "float16", or "int8", which rounds kernels alone, to -127 .. 127 times a scale of
+            each output channel.
+
+    Raises:
+        InputError: if there is no such kind, or a number is too large for it.
+    """
+    if quantize is not None:
+        check_name("quantize", quantize, QUANTIZED)
+    arrays = {name: np.asarray(jax.device_get(leaf)) for name, leaf in named(parameters).items()}
+    if quantize == "float16":
+        largest = np.finfo(np.float16).max
+        wrong = [name for name, array in arrays.items() if not (np.abs(array) <= largest).all()]
+        if wrong:
+            raise InputError(f"quantize is 'float16', but of {few(wrong)} numbers are above {largest:g}; leave it out")
+        return {name: array.astype(np.float16) for name, array in arrays.items()}
+    if quantize == "int8":
+        found = {}
+        for name, array in arrays.items():
+            found |= _quantized(name, array) if name.endswith(KERNEL) else {name: array}
+        return found
+    return arrays
+
+
+def _quantized(name: str, kernel: np.ndarray) -> dict[str, np.ndarray]:
+    largest = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1)), initial=0)
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    return {name: np.rint(kernel / scale).astype(np.int8), name.replace(KERNEL, SCALE): scale}
+
+
+def restored(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The float32 parameters by their names that `stored` arrays stand for."""
+    return {
+        name: array.astype(np.float32) * (arrays[name.replace(KERNEL, SCALE)] if array.dtype == np.int8 else 1)
+        for name, array in arrays.items()
+        if not name.endswith(SCALE)
+    }
+
+
+def write_weights(file: Path, experiment: Experiment, parameters: dict, step: int, quantize: str | None = None) -> None:
+    """Writes averaged parameters to a file of safetensors, whole or not at all, with a record of what they are.
+
+    Args:
+        file: path.
+        experiment: that they are of.
+        parameters: pure dict of float32 arrays.
+        step: training steps that they took.
+        quantize: as in `stored`.
+
+    Raises:
+        InputError: as `stored`.
+    """
+    arrays = stored(parameters, quantize)
+    record = make_record(experiment, digests(_tree(restored(arrays), experiment)), None, {})
+    told = {
+        "format": "flax",
+        "library": "ssd_jax",
+        "step": str(step),
+        "quantized": str(quantize),
+        "record": json.dumps(record),
+    }
+    contents = save({name.replace("/", "."): np.asarray(array, order="C") for name, array in arrays.items()}, told)
+    write_atomically(file, lambda opened: opened.write(contents))
+
+
+def read_weights(file: Path, experiment: Experiment) -> tuple[int, dict]:
+    """The training step and the float32 parameters of a file that `write_weights` wrote, checked, on the host.
+
+    Raises:
+        OSError: if it cannot be opened.
+        InputError: if it is damaged, another library's, or of another model than the experiment's.
+    """
+    try:
+        with safe_open(local_copy(file), framework="np") as found:
+            told = found.metadata() or {}
+            arrays = {name.replace(".", "/"): found.get_tensor(name) for name in found.keys()}  # noqa: SIM118  # no dict
+        step, record = int(told["step"]), json.loads(told["record"])
+        check_record(record)
+        check_experiment(record, experiment)
+        check_kinds(record, experiment.abstract_parameters)
+        parameters = _tree(restored(arrays), experiment)
+        values = digests(parameters)
+        check_digests(record, values, None)
+        check_finite(values)
+    except Damaged as error:
+        raise InputError(f"{str(file)!r} is damaged: {error}; make or download it again") from error
+    except InputError as error:
+        raise InputError(f"{str(file)!r} cannot be used: {error}") from error
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(
+            f"{str(file)!r} is damaged, or holds no weights of ssd_jax ({reason}); make or download it again"
+        ) from error
+    return step, parameters
+
+
+def _tree(arrays: dict[str, np.ndarray], experiment: Experiment) -> dict:
+    """The parameters of an experiment by name, as a pytree. Raises Damaged if one has another shape."""
+    abstract = named(experiment.abstract_parameters)
+    for name, like in abstract.items():
+        if arrays[name].shape != like.shape:
+            raise Damaged(f"{name} has shape {arrays[name].shape}, not {like.shape}")
+    return jax.tree.unflatten(jax.tree.structure(experiment.abstract_parameters), [arrays[name] for name in abstract])
