@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key, Num
 
@@ -55,6 +56,20 @@ def adapter(in_width: int, out_width: int, *, dtype, rngs: nnx.Rngs) -> nnx.Line
 def adapt(convolution: nnx.Linear | None, x: Float[Array, "batch h w in_width"]) -> Float[Array, "batch h w out_width"]:
     """[batch, h, w, in_width] -> [batch, h, w, out_width]."""
     return x if convolution is None else convolution(x)
+
+
+def enlarge(x: Float[Array, "batch h w width"], factor: int) -> Float[Array, "batch {factor}*h {factor}*w width"]:
+    """x resized bilinearly, [batch, h, w, width] -> [batch, factor h, factor w, width].
+
+    `jax.image.resize`, but that its matrices are of the host: ONNX has batches of any size (`interop.onnx_stages`), and
+    what stands for that function there has not.
+    """
+
+    def matrix(n: int) -> jax.Array:
+        position = ((np.arange(n * factor) + 0.5) / factor - 0.5).clip(0, n - 1)
+        return jnp.asarray((1 - np.abs(position[:, None] - np.arange(n))).clip(0), x.dtype)
+
+    return jnp.einsum("bhwc,ih,jw->bijc", x, matrix(x.shape[1]), matrix(x.shape[2]), precision=jax.lax.Precision.HIGHEST)
 
 
 def timestep_embedding(t: Num[Array, "batch"], width: int) -> Float[Array, "batch {width}"]:

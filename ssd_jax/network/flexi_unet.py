@@ -19,7 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key, Num
 
 from ssd_jax.errors import InputError, brief, check_name, check_range, section
-from ssd_jax.network.blocks import AttentiveResBlock, GroupNorm, adapt, adapter, conv3x3, timestep_embedding
+from ssd_jax.network.blocks import AttentiveResBlock, GroupNorm, adapt, adapter, conv3x3, enlarge, timestep_embedding
 from ssd_jax.network.protocol import Shapes, num_labels
 
 PRECISIONS = ("default", "high", "highest")
@@ -189,7 +189,7 @@ class FlexiUNet(nnx.Module):
     ) -> jax.Array:
         widths, remat = self.config.widths, self.config.remat
         if in_level > out_level == 0:
-            x = jax.image.resize(x, (x.shape[0], *self.shapes[0], x.shape[3]), "bilinear")
+            x = enlarge(x, 2**in_level)
             in_level = 0
         embedding = self.embed_2(nnx.silu(self.embed_1(timestep_embedding(t, widths[0]))))
         if self.embed_label is not None and label is not None:
