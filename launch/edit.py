@@ -29,7 +29,7 @@ from ssd_jax.sampling.denoise import Denoise
 from ssd_jax.sampling.noise import NoiseSource, interpolated
 from ssd_jax.sampling.sampler import with_progress
 
-from .common import sampler_flags
+from .common import run_flags, sampler_flags
 from .common.command import run
 
 IMAGE = flags.DEFINE_string("image", None, "Image to vary, or to paint in; cropped and resized to the model's size.")
@@ -51,7 +51,7 @@ def main() -> None:
     out, num = to_path(OUT.value), NUM.value
     check_new(out)
     task, label, _ = _task(), sampler_flags.label(), sampler_flags.interval()
-    trained = sampler_flags.load(WORKDIR.value)
+    trained = run_flags.load(WORKDIR.value)
     if INTERPOLATE.value and label is None and trained.config.model.num_classes:
         raise InputError("--label is all, but an interpolation needs one class: its name or number")
     labels = trained.labels(label, num)

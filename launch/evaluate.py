@@ -47,7 +47,7 @@ from ssd_jax.metrics.evaluation import Batches
 from ssd_jax.metrics.inception import NAME as INCEPTION
 from ssd_jax.processes import first_does
 
-from .common import folders, report, sampler_flags
+from .common import folders, report, run_flags, sampler_flags
 from .common.command import provenance, run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run; without it the images of --samples are measured.")
@@ -80,7 +80,7 @@ def main() -> None:
     if WORKDIR.value is None and REFERENCE.value is None:
         raise InputError("--reference is missing: without --workdir there is no training data to compare with")
     # All that can be refused is refused here, before anything is measured or drawn.
-    trained = None if WORKDIR.value is None else sampler_flags.load(WORKDIR.value)
+    trained = None if WORKDIR.value is None else run_flags.load(WORKDIR.value)
     ours = _given(to_path(str(SAMPLES.value))) if trained is None else _drawn(trained)
     feature_sets = available_feature_sets()
     theirs = open_reference(REFERENCE.value, trained, feature_sets, ours.shape)
@@ -143,7 +143,7 @@ def _drawn(trained: ssd_jax.Trained) -> Samples:
         one_batch = partial(sampler_flags.draw, trained, denoise, plan)
         paths = folders.fill(out, num, sampler_flags.BATCH.value, trained.encoding, plan.calls, one_batch)
         config = config_json(trained.config)
-        width = sampler_flags.EMA_WIDTH.value
+        width = run_flags.EMA_WIDTH.value
         average = "ema" if width is None else f"ema of width {width:g}"
         digests = {"parameters": average, "config_sha256": hashlib.sha256(config.encode()).hexdigest()}
         return partial(folders.read_batches, paths), record | digests

@@ -17,7 +17,7 @@ from ssd_jax.files import images
 from ssd_jax.files.paths import to_path
 from ssd_jax.processes import first_does
 
-from .common import folders, sampler_flags
+from .common import folders, run_flags, sampler_flags
 from .common.command import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
@@ -35,7 +35,7 @@ SHOWN = 256  # images in the grid
 def main() -> None:
     out, num = to_path(OUT.value), NUM.value
     label, _ = sampler_flags.label(), sampler_flags.interval()  # mistakes in flags show before the model is loaded
-    trained = sampler_flags.load(WORKDIR.value)
+    trained = run_flags.load(WORKDIR.value)
     trained.labels(label, 1)
     plan, denoise = sampler_flags.plan(trained), sampler_flags.denoiser(trained)
     folders.claim(out, sampler_flags.record(trained))

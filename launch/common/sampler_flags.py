@@ -1,6 +1,5 @@
 """The flags of the sampler, which the commands that draw images share, and what they say."""
 
-import re
 from collections.abc import Iterator
 
 import jax
@@ -32,19 +31,7 @@ MEMORY = flags.DEFINE_integer(
 BATCH = flags.DEFINE_integer(
     "batch", 64, "Images at a time, over all devices; does not change them.", lower_bound=1, upper_bound=2**20
 )
-EMA_WIDTH = flags.DEFINE_float(
-    "ema_width", None, "Average of other weights than the run's: standard deviation in units of the training, e.g. 0.1."
-)
-STEP = flags.DEFINE_string("step", None, "Step of the run's checkpoint to take, or best; the latest if not given.")
 SEED = flags.DEFINE_integer("seed", 0, "Image i depends on (seed, i) only.", lower_bound=0, upper_bound=SEED_LIMIT - 1)
-
-
-def load(workdir: str) -> ssd_jax.Trained:
-    """The run's model, of the checkpoint and with the average that the flags ask for."""
-    step = STEP.value
-    if step is not None and re.fullmatch("[0-9]{1,12}", step):
-        step = int(step)
-    return ssd_jax.load(workdir, ema_width=EMA_WIDTH.value, step=step)
 
 
 def label() -> str | None:

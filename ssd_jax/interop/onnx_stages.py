@@ -1,0 +1,270 @@
+"""A model in ONNX: a graph for each stage of its process, and one file that holds the weights of all of them.
+
+    stay2.onnx, up2to1.onnx, ..     named as stages are; x, t and, of a network with classes, label -> z:
+        x       float32 [batch, h, w, channels], states at stage.in_level, batches of any size
+        t       int32 [batch], their timesteps, t_min .. t_max of the stage
+        label   int32 [batch]
+        z       float32 [batch, height, width, channels], the prediction at stage.out_level, neither guided nor clipped
+    weights.bin                     ONNX's external data: an array stands there once, whichever graphs read it
+
+All operators are ONNX's own. Converting asks for jax2onnx (`launch/onnx_environment.sh`), running only for onnxruntime.
+"""
+
+import logging
+import pathlib
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from typing import IO, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from ssd_jax.build import build
+from ssd_jax.errors import InputError, check_name, one_line
+from ssd_jax.network.denoiser import Denoiser
+from ssd_jax.network.parameterisation import MatrixFreeDirections
+from ssd_jax.network.protocol import num_labels
+from ssd_jax.process.stages import Stage
+from ssd_jax.run.trained import Trained
+from ssd_jax.sampling.denoise import Denoise, as_pytree
+
+PRECISIONS = ("float32", "float16", "int8")
+OPSET = 21
+WEIGHTS = "weights.bin"
+PLAIN = {"dtype": "float32", "precision": "highest", "remat": "none"}  # of a network's settings
+ALIGNMENT = 64  # bytes; smaller arrays stay in the graphs
+NEEDED = (
+    "jax2onnx is not installed; it asks for another orbax-checkpoint than ssd_jax and gets an environment of its own: "
+    "bash launch/onnx_environment.sh FOLDER, then the same command with FOLDER/bin/python"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """A kernel as a file holds it.
+
+    Attributes:
+        numbers: float16, or int8 in -127 .. 127.
+        scale: of int8, what 1 stands for: float32, one for each output and of length 1 along the other axes.
+    """
+
+    numbers: np.ndarray
+    scale: np.ndarray | None = None
+
+    def restored(self) -> np.ndarray:
+        """The kernel that graphs compute with, float32."""
+        kernel = self.numbers.astype(np.float32)
+        return kernel if self.scale is None else kernel * self.scale
+
+
+def compress(kernel: Float[np.ndarray, "..."], precision: str, axis: int = -1) -> Compressed:
+    """A float32 kernel, rounded to the nearest; int8 so that the largest weight of every output is 127.
+
+    Args:
+        kernel: of two axes or more.
+        precision: "float16" or "int8".
+        axis: of the outputs.
+    """
+    if precision == "float16":
+        return Compressed(kernel.astype(np.float16))
+    others = tuple(i for i in range(kernel.ndim) if i != axis % kernel.ndim)
+    largest = np.abs(kernel).max(others, keepdims=True)
+    scale = np.where(largest, largest / np.float32(127), np.float32(1))
+    return Compressed(np.rint(kernel / scale).astype(np.int8), scale)
+
+
+def rounded(parameters: dict, precision: str) -> dict:
+    """The parameters that graphs of a precision compute with, float32.
+
+    What has two axes or more, the outputs last, is rounded: kernels and embeddings, nearly all of a network.
+    """
+    check_name("precision", precision, PRECISIONS)
+    if precision == "float32":
+        return parameters
+
+    def round_one(array: jax.Array) -> jax.Array:
+        if array.ndim < 2:
+            return array
+        return jnp.asarray(compress(np.asarray(array), precision).restored())
+
+    return jax.tree.map(round_one, parameters)
+
+
+def exportable(trained: Trained) -> Denoiser:
+    """The network as graphs compute it: in float32, whatever it was trained in.
+
+    Raises:
+        InputError: if a stage cannot be said in ONNX.
+    """
+    if any(isinstance(each, MatrixFreeDirections) for each in trained.network.parameterisation.directions.values()):
+        raise InputError(
+            f"denoiser.parameterisation is {trained.config.denoiser.parameterisation!r}, which ONNX cannot have where "
+            f"process.operator, here {trained.config.process.operator!r}, is only a function; train with 'x0', or with "
+            "an operator of one matrix per axis"
+        )
+    model: Any = trained.config.model
+    plain = {name: value for name, value in PLAIN.items() if hasattr(model, name)}
+    config = replace(trained.config, model=replace(model, **plain))
+    return build(config, trained.experiment.statistics).denoiser(trained.network.parameters)
+
+
+def export_stages(trained: Trained, folder: pathlib.Path, precision: str = "float32") -> Denoiser:
+    """Writes the graphs of all stages and their weights.
+
+    Args:
+        trained: the model.
+        folder: is made.
+        precision: in which `folder` holds kernels: "float32", "float16" or "int8". Graphs compute in float32 always.
+
+    Returns:
+        The same model in JAX, its weights as rounded as the graphs'.
+
+    Raises:
+        InputError: for another precision, without jax2onnx, and for what cannot be said in ONNX.
+    """
+    check_name("precision", precision, PRECISIONS)
+    network = exportable(trained)
+    parameters: dict = network.parameters
+    network = replace(network, parameters=rounded(parameters, precision))
+    compressed = dict(_compressed(parameters, precision))
+    folder.mkdir(parents=True, exist_ok=True)
+    places: dict[bytes, tuple[int, int]] = {}
+    with open(folder / WEIGHTS, "wb") as weights:
+        for stage in trained.process.stages:
+            shape = (*trained.process.level_shape(stage.in_level), trained.encoding.channels)
+            model = _graph(network, stage, shape, bool(trained.config.model.num_classes))
+            _move_weights(model, compressed, weights, places)
+            (folder / f"{stage}.onnx").write_bytes(model.SerializeToString())
+    return network
+
+
+def _graph(network: Denoiser, stage: Stage, shape: tuple[int, ...], has_classes: bool) -> Any:
+    """The `onnx.ModelProto` of a stage, whose states are of a shape [h, w, channels]."""
+    to_onnx, names = _needed("jax2onnx").to_onnx, ["x", "t", "label"][: 2 + has_classes]
+    numbers = jax.ShapeDtypeStruct(("batch",), jnp.int32)
+    inputs = [jax.ShapeDtypeStruct(("batch", *shape), jnp.float32), numbers, numbers][: len(names)]
+    options: dict[str, Any] = {"opset": OPSET, "input_names": names, "output_names": ["z"], "model_name": str(stage)}
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it tells of every array whose type it finds later
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of float64, which it asks for in vain
+            model = to_onnx(lambda x, t, label=None: network(x, t, label, stage=stage), inputs, **options)
+    except Exception as error:  # whatever jax2onnx meets in networks of one's own
+        raise InputError(
+            f"stage {stage} cannot be said in ONNX: jax2onnx has {type(error).__name__}: {one_line(error)}; write the "
+            "network with other operations"
+        ) from error
+    del model.graph.value_info[:]  # shapes in between, which whoever loads the graph infers
+    return model
+
+
+def _move_weights(model: Any, compressed: dict, weights: IO[bytes], places: dict[bytes, tuple[int, int]]) -> None:
+    """Moves the arrays of a graph to `weights`, kernels compressed; `places` are the offset and length of those there."""
+    onnx = _needed("onnx")
+
+    def move(tensor: Any) -> Any:
+        data = tensor.raw_data
+        if len(data) < ALIGNMENT:
+            return tensor
+        if data not in places:
+            weights.write(bytes(-weights.tell() % ALIGNMENT))
+            places[data] = weights.tell(), len(data)
+            weights.write(data)
+        onnx.external_data_helper.set_external_data(tensor, WEIGHTS, *places[data])
+        tensor.ClearField("raw_data")
+        return tensor
+
+    graph, tensors, restoring = model.graph, [], []
+    for tensor in graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        kernel = compressed.get(_content(array))
+        if kernel is None:
+            tensors.append(move(onnx.numpy_helper.from_array(array, tensor.name)))
+            continue
+        # Not DequantizeLinear: for that onnxruntime rounds activations, too. These are done once, when a graph is loaded.
+        numbers, scale, in_float32 = (f"{tensor.name}_{part}" for part in ("numbers", "scale", "unscaled"))
+        tensors.append(move(onnx.numpy_helper.from_array(kernel.numbers, numbers)))
+        name = tensor.name if kernel.scale is None else in_float32
+        restoring.append(onnx.helper.make_node("Cast", [numbers], [name], to=onnx.TensorProto.FLOAT))
+        if kernel.scale is not None:
+            tensors.append(move(onnx.numpy_helper.from_array(kernel.scale, scale)))
+            restoring.append(onnx.helper.make_node("Mul", [in_float32, scale], [tensor.name]))
+    nodes = [*restoring, *graph.node]
+    del graph.initializer[:], graph.node[:]
+    graph.initializer.extend(tensors)
+    graph.node.extend(nodes)
+
+
+def _compressed(parameters: dict, precision: str) -> Iterator[tuple[Any, Compressed]]:
+    """Every rounded array, in the layouts that graphs have it in, and what it is to be stored as."""
+    for array in map(np.asarray, jax.tree.leaves(parameters)):
+        if precision != "float32" and array.ndim > 1:
+            layouts = [(array, -1)]
+            if array.ndim == 4:
+                layouts.append((np.ascontiguousarray(array.transpose(3, 2, 0, 1)), 0))  # of ONNX's convolutions
+            for layout, axis in layouts:
+                kernel = compress(layout, precision, axis)
+                yield _content(kernel.restored()), kernel
+
+
+def _content(array: np.ndarray) -> tuple:
+    return array.dtype, array.shape, array.tobytes()
+
+
+def onnx_denoiser(folder: pathlib.Path) -> Denoise:
+    """The denoiser that the graphs in a folder make, run by onnxruntime: for `ssd_jax.sample`, guidance and checks.
+
+    Raises:
+        InputError: without onnxruntime.
+    """
+    session: Callable = _needed("onnxruntime").InferenceSession
+    sessions = {path.stem: session(path, providers=["CPUExecutionProvider"]) for path in sorted(folder.glob("*.onnx"))}
+
+    def denoise(x, t, label=None, *, stage: Stage):
+        graph = sessions[str(stage)]
+        inputs = [x, t.astype(jnp.int32), *([] if label is None else [label.astype(jnp.int32)])]
+        (z,) = graph.get_outputs()
+        shape = jax.ShapeDtypeStruct((len(x), *z.shape[1:]), jnp.float32)
+
+        def run(*arrays):
+            return graph.run(None, dict(zip(("x", "t", "label"), map(np.asarray, arrays), strict=False)))[0]
+
+        return jax.pure_callback(run, shape, *inputs)
+
+    return denoise
+
+
+def greatest_differences(one: Denoise, other: Denoise, trained: Trained) -> dict[Stage, float]:
+    """Between two denoisers, of any pixel of z, by stage: for white noise at both ends of the stage."""
+    differences = {}
+    for stage in trained.process.stages:
+        shape = (2, *trained.process.level_shape(stage.in_level), trained.encoding.channels)
+        x = jax.random.normal(jax.random.key(0), shape)
+        t, labels = jnp.array([stage.t_min, stage.t_max]), num_labels(trained.config.model)
+        label = jnp.array([0, labels - 1]) if labels else None
+        z, expected = (_call(as_pytree(denoise), x, t, label, stage=stage) for denoise in (one, other))
+        differences[stage] = float(jnp.abs(z - expected).max())
+    return differences
+
+
+@partial(jax.jit, static_argnames="stage")
+def _call(denoise, x, t, label, *, stage):
+    return denoise(x, t, label, stage=stage)
+
+
+def check_installed() -> None:
+    """Raises InputError unless what converts and runs is installed."""
+    for name in ("jax2onnx", "onnxruntime"):
+        _needed(name)
+
+
+def _needed(name: str) -> Any:
+    """A package of the ONNX environment. Raises InputError if it is not installed."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise InputError(NEEDED) from error
