@@ -37,7 +37,7 @@ PRECISIONS = ("float32", "float16", "int8")
 OPSET = 21
 WEIGHTS = "weights.bin"
 PLAIN = {"dtype": "float32", "precision": "highest", "remat": "none"}  # of a network's settings
-ALIGNMENT = 64  # bytes; smaller arrays stay in the graphs
+ALIGNMENT = 64  # bytes; what is smaller stays in the graphs
 NEEDED = (
     "jax2onnx is not installed; it asks for another orbax-checkpoint than ssd_jax and gets an environment of its own: "
     "bash launch/onnx_environment.sh FOLDER, then the same command with FOLDER/bin/python"
@@ -168,7 +168,7 @@ def _move_weights(model: Any, compressed: dict, weights: IO[bytes], places: dict
 
     def move(tensor: Any) -> Any:
         data = tensor.raw_data
-        if len(data) < ALIGNMENT:
+        if len(data) < ALIGNMENT or tensor.data_type == onnx.TensorProto.INT64:  # shapes and axes, which loaders look at
             return tensor
         if data not in places:
             weights.write(bytes(-weights.tell() % ALIGNMENT))
