@@ -11,9 +11,9 @@ the guidance that the flags of the sampler ask for. standalone.py beside them dr
 from absl import flags
 
 from ssd_jax.interop.bundle import write_bundle
-from ssd_jax.run.weights import QUANTIZED
+from ssd_jax.run.quantization import QUANTIZED
 
-from .common import report, sampler_flags
+from .common import report, run_flags, sampler_flags
 from .common.command import run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
@@ -22,7 +22,7 @@ QUANTIZE = flags.DEFINE_enum("quantize", None, QUANTIZED, "Rounds the weights.")
 
 
 def main() -> None:
-    trained = sampler_flags.load(WORKDIR.value)
+    trained = run_flags.load(WORKDIR.value)
     denoise, plan = sampler_flags.denoiser(trained), sampler_flags.plan(trained)
     sizes = write_bundle(trained, denoise, plan, OUT.value, QUANTIZE.value)
     print(report.plain([{"file": name, "bytes": size} for name, size in sizes.items()]))

@@ -53,7 +53,7 @@ def write_bundle(
             else that it holds becomes part of the programs.
         plan: of the model's process, from T - 1.
         folder: must be empty or new.
-        quantize: what weights are stored as, see `run.weights.stored`; computed with is float32 or what the network says.
+        quantize: what weights are stored as, see `run.quantization`; computed with is float32 or what the network says.
 
     Returns:
         Bytes of its files by name.

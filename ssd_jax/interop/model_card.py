@@ -21,7 +21,7 @@ def model_card(trained: Trained, quantize: str | None = None) -> str:
 
     Args:
         trained: the model.
-        quantize: what its weights are stored as, see `run.weights.stored`.
+        quantize: what its weights are stored as, see `run.quantization`.
     """
     data, train = trained.config.data, trained.config.train
     licence, terms = LICENCES.get(data.source, ("other", UNKNOWN))

@@ -14,7 +14,7 @@ import logging
 import pathlib
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import IO, Any
@@ -22,18 +22,17 @@ from typing import IO, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from ssd_jax.build import build
-from ssd_jax.errors import InputError, check_name, one_line
+from ssd_jax.errors import InputError, one_line
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.parameterisation import MatrixFreeDirections
 from ssd_jax.network.protocol import num_labels
 from ssd_jax.process.stages import Stage
+from ssd_jax.run.quantization import Quantized, is_quantized, quantize, rounded
 from ssd_jax.run.trained import Trained
 from ssd_jax.sampling.denoise import Denoise, as_pytree
 
-PRECISIONS = ("float32", "float16", "int8")
 OPSET = 21
 WEIGHTS = "weights.bin"
 PLAIN = {"dtype": "float32", "precision": "highest", "remat": "none"}  # of a network's settings
@@ -42,57 +41,6 @@ NEEDED = (
     "jax2onnx is not installed; it asks for another orbax-checkpoint than ssd_jax and gets an environment of its own: "
     "bash launch/onnx_environment.sh FOLDER, then the same command with FOLDER/bin/python"
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Compressed:
-    """A kernel as a file holds it.
-
-    Attributes:
-        numbers: float16, or int8 in -127 .. 127.
-        scale: of int8, what 1 stands for: float32, one for each output and of length 1 along the other axes.
-    """
-
-    numbers: np.ndarray
-    scale: np.ndarray | None = None
-
-    def restored(self) -> np.ndarray:
-        """The kernel that graphs compute with, float32."""
-        kernel = self.numbers.astype(np.float32)
-        return kernel if self.scale is None else kernel * self.scale
-
-
-def compress(kernel: Float[np.ndarray, "..."], precision: str, axis: int = -1) -> Compressed:
-    """A float32 kernel, rounded to the nearest; int8 so that the largest weight of every output is 127.
-
-    Args:
-        kernel: of two axes or more.
-        precision: "float16" or "int8".
-        axis: of the outputs.
-    """
-    if precision == "float16":
-        return Compressed(kernel.astype(np.float16))
-    others = tuple(i for i in range(kernel.ndim) if i != axis % kernel.ndim)
-    largest = np.abs(kernel).max(others, keepdims=True)
-    scale = np.where(largest, largest / np.float32(127), np.float32(1))
-    return Compressed(np.rint(kernel / scale).astype(np.int8), scale)
-
-
-def rounded(parameters: dict, precision: str) -> dict:
-    """The parameters that graphs of a precision compute with, float32.
-
-    What has two axes or more, the outputs last, is rounded: kernels and embeddings, nearly all of a network.
-    """
-    check_name("precision", precision, PRECISIONS)
-    if precision == "float32":
-        return parameters
-
-    def round_one(array: jax.Array) -> jax.Array:
-        if array.ndim < 2:
-            return array
-        return jnp.asarray(compress(np.asarray(array), precision).restored())
-
-    return jax.tree.map(round_one, parameters)
 
 
 def exportable(trained: Trained) -> Denoiser:
@@ -113,32 +61,31 @@ def exportable(trained: Trained) -> Denoiser:
     return build(config, trained.experiment.statistics).denoiser(trained.network.parameters)
 
 
-def export_stages(trained: Trained, folder: pathlib.Path, precision: str = "float32") -> Denoiser:
+def export_stages(trained: Trained, folder: pathlib.Path, kind: str | None = None) -> Denoiser:
     """Writes the graphs of all stages and their weights.
 
     Args:
         trained: the model.
         folder: is made.
-        precision: in which `folder` holds kernels: "float32", "float16" or "int8". Graphs compute in float32 always.
+        kind: what `folder` holds kernels as, of `run.quantization.QUANTIZED`, or None. Graphs compute in float32 always.
 
     Returns:
         The same model in JAX, its weights as rounded as the graphs'.
 
     Raises:
-        InputError: for another precision, without jax2onnx, and for what cannot be said in ONNX.
+        InputError: for another kind, without jax2onnx, and for what cannot be said in ONNX.
     """
-    check_name("precision", precision, PRECISIONS)
     network = exportable(trained)
     parameters: dict = network.parameters
-    network = replace(network, parameters=rounded(parameters, precision))
-    compressed = dict(_compressed(parameters, precision))
+    network = replace(network, parameters=rounded(parameters, kind))
+    quantized = dict(_quantized(parameters, kind))
     folder.mkdir(parents=True, exist_ok=True)
     places: dict[bytes, tuple[int, int]] = {}
     with open(folder / WEIGHTS, "wb") as weights:
         for stage in trained.process.stages:
             shape = (*trained.process.level_shape(stage.in_level), trained.encoding.channels)
             model = _graph(network, stage, shape, bool(trained.config.model.num_classes))
-            _move_weights(model, compressed, weights, places)
+            _move_weights(model, quantized, weights, places)
             (folder / f"{stage}.onnx").write_bytes(model.SerializeToString())
     return network
 
@@ -162,8 +109,8 @@ def _graph(network: Denoiser, stage: Stage, shape: tuple[int, ...], has_classes:
     return model
 
 
-def _move_weights(model: Any, compressed: dict, weights: IO[bytes], places: dict[bytes, tuple[int, int]]) -> None:
-    """Moves the arrays of a graph to `weights`, kernels compressed; `places` are the offset and length of those there."""
+def _move_weights(model: Any, quantized: dict, weights: IO[bytes], places: dict[bytes, tuple[int, int]]) -> None:
+    """Moves the arrays of a graph to `weights`, kernels quantized; `places` are the offset and length of those there."""
     onnx = _needed("onnx")
 
     def move(tensor: Any) -> Any:
@@ -181,7 +128,7 @@ def _move_weights(model: Any, compressed: dict, weights: IO[bytes], places: dict
     graph, tensors, restoring = model.graph, [], []
     for tensor in graph.initializer:
         array = onnx.numpy_helper.to_array(tensor)
-        kernel = compressed.get(_content(array))
+        kernel = quantized.get(_content(array))
         if kernel is None:
             tensors.append(move(onnx.numpy_helper.from_array(array, tensor.name)))
             continue
@@ -199,15 +146,15 @@ def _move_weights(model: Any, compressed: dict, weights: IO[bytes], places: dict
     graph.node.extend(nodes)
 
 
-def _compressed(parameters: dict, precision: str) -> Iterator[tuple[Any, Compressed]]:
+def _quantized(parameters: dict, kind: str | None) -> Iterator[tuple[Any, Quantized]]:
     """Every rounded array, in the layouts that graphs have it in, and what it is to be stored as."""
     for array in map(np.asarray, jax.tree.leaves(parameters)):
-        if precision != "float32" and array.ndim > 1:
+        if kind is not None and is_quantized(array):
             layouts = [(array, -1)]
             if array.ndim == 4:
                 layouts.append((np.ascontiguousarray(array.transpose(3, 2, 0, 1)), 0))  # of ONNX's convolutions
             for layout, axis in layouts:
-                kernel = compress(layout, precision, axis)
+                kernel = quantize(layout, kind, axis)
                 yield _content(kernel.restored()), kernel
 
 

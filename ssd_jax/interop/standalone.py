@@ -16,7 +16,7 @@ TYPES = {"F32": np.float32, "F16": np.float16, "I8": np.int8, "I32": np.int32}
 
 
 def read_arrays(data):
-    """Of a safetensors file, by name: kernels of int8 have the scale of each output channel beside them."""
+    """Of a safetensors file, by name: int8 has the scale of each output beside it."""
     start = 8 + int.from_bytes(data[:8], "little")
     arrays = {}
     for name, each in json.loads(data[8:start]).items():
@@ -24,7 +24,7 @@ def read_arrays(data):
             first, end = each["data_offsets"]
             arrays[name] = np.frombuffer(data[start + first : start + end], TYPES[each["dtype"]]).reshape(each["shape"])
     for name in [name for name, array in arrays.items() if array.dtype == np.int8]:
-        arrays[name] = arrays[name] * arrays.pop(name.replace(".kernel", ".scale_of_kernel"))
+        arrays[name] = arrays[name] * arrays.pop(f"{name}_scale")
     return {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in arrays.items()}
 
 

@@ -31,12 +31,12 @@ def make_record(
     record = {
         "format": FORMAT,
         "config": config_json(experiment.config),
-        "statistics": _sha256(_statistics(experiment)),
-        "data": _sha256(data),
+        "statistics": sha256_of(_statistics(experiment)),
+        "data": sha256_of(data),
         "metrics": {name: value for name, value in metrics.items() if math.isfinite(value)},
         "arrays": {name: [each.kind, each.value] for name, each in arrays.items()},
     }
-    return record | {"sha256": _sha256(record)}
+    return record | {"sha256": sha256_of(record)}
 
 
 def check_record(record: Any) -> None:
@@ -44,7 +44,7 @@ def check_record(record: Any) -> None:
     if not isinstance(record, dict):
         raise Damaged("its record is not as it was written")
     written = record.get("format")
-    if record.get("sha256") != _sha256({name: value for name, value in record.items() if name != "sha256"}):
+    if record.get("sha256") != sha256_of({name: value for name, value in record.items() if name != "sha256"}):
         raise Damaged("its record is not as it was written")
     if written != FORMAT:
         raise InputError(f"it has format {written!r}, but this version reads 1 to {FORMAT}; install a newer ssd_jax")
@@ -55,7 +55,7 @@ def check_experiment(record: dict[str, Any], experiment: Experiment) -> None:
     written = config_from_json(record["config"])
     for name, before, now in differences(written, experiment.config):
         raise InputError(f"it was written with {name} = {before}, but config.json says {now}; restore config.json")
-    if experiment.statistics is not None and record["statistics"] != _sha256(_statistics(experiment)):
+    if experiment.statistics is not None and record["statistics"] != sha256_of(_statistics(experiment)):
         raise InputError("it was written with other statistics of the data than statistics.json holds; restore that file")
 
 
@@ -72,7 +72,7 @@ def check_digests(record: dict[str, Any], found: dict[str, Digest], data: dict |
     for name, each in found.items():
         if record["arrays"][name][1] != each.value:
             raise Damaged(f"{name} is not what was written")
-    if data is not None and record["data"] != _sha256(data):
+    if data is not None and record["data"] != sha256_of(data):
         raise Damaged("the state of the data iterator is not what was written")
 
 
@@ -97,5 +97,6 @@ def _statistics(experiment: Experiment) -> dict | None:
     return None if experiment.statistics is None else dataclasses.asdict(experiment.statistics)
 
 
-def _sha256(value: Any) -> str:
+def sha256_of(value: Any) -> str:
+    """Of a value as JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

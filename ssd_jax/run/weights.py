@@ -11,9 +11,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ssd_jax.build import Experiment
-from ssd_jax.errors import InputError, check_name, few, one_line
+from ssd_jax.errors import InputError, one_line
 from ssd_jax.files.paths import Path, local_copy, write_atomically
 from ssd_jax.run.digest import digests, named
+from ssd_jax.run.quantization import Quantized, is_quantized, quantize
 from ssd_jax.run.record import (
     Damaged,
     check_digests,
@@ -22,56 +23,41 @@ from ssd_jax.run.record import (
     check_kinds,
     check_record,
     make_record,
+    sha256_of,
 )
 
-QUANTIZED = ("float16", "int8")  # what weights may be stored as instead of float32
-KERNEL, SCALE = "/kernel", "/scale_of_kernel"
+SCALE = "_scale"  # ends the name of what int8 is multiplied with
 
 
-def stored(parameters: dict, quantize: str | None) -> dict[str, np.ndarray]:
+def stored(parameters: dict, kind: str | None) -> dict[str, np.ndarray]:
     """Parameters by their names as a file holds them.
 
     Args:
         parameters: a pytree of float32 arrays.
-        quantize: None for what they are, "float16", or "int8", which rounds kernels alone, to -127 .. 127 times a scale of
-            each output channel.
+        kind: what `quantization` makes of them; None for what they are.
 
     Raises:
-        InputError: if there is no such kind, or a number is too large for it.
+        InputError: as `quantize`.
     """
-    if quantize is not None:
-        check_name("quantize", quantize, QUANTIZED)
-    arrays = {name: np.asarray(jax.device_get(leaf)) for name, leaf in named(parameters).items()}
-    if quantize == "float16":
-        largest = np.finfo(np.float16).max
-        wrong = [name for name, array in arrays.items() if not (np.abs(array) <= largest).all()]
-        if wrong:
-            raise InputError(f"quantize is 'float16', but of {few(wrong)} numbers are above {largest:g}; leave it out")
-        return {name: array.astype(np.float16) for name, array in arrays.items()}
-    if quantize == "int8":
-        found = {}
-        for name, array in arrays.items():
-            found |= _quantized(name, array) if name.endswith(KERNEL) else {name: array}
-        return found
-    return arrays
-
-
-def _quantized(name: str, kernel: np.ndarray) -> dict[str, np.ndarray]:
-    largest = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1)), initial=0)
-    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-    return {name: np.rint(kernel / scale).astype(np.int8), name.replace(KERNEL, SCALE): scale}
+    found = {}
+    for name, leaf in named(parameters).items():
+        array = np.asarray(jax.device_get(leaf))
+        if kind is None or not is_quantized(array):
+            found[name] = array
+            continue
+        quantized = quantize(array, kind)
+        found[name] = quantized.numbers
+        if quantized.scale is not None:
+            found[name + SCALE] = quantized.scale
+    return found
 
 
 def restored(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The float32 parameters by their names that `stored` arrays stand for."""
-    return {
-        name: array.astype(np.float32) * (arrays[name.replace(KERNEL, SCALE)] if array.dtype == np.int8 else 1)
-        for name, array in arrays.items()
-        if not name.endswith(SCALE)
-    }
+    """The float32 parameters by their names that `stored` arrays stand for, and the scales among them."""
+    return {name: Quantized(array, arrays.get(name + SCALE)).restored() for name, array in arrays.items()}
 
 
-def write_weights(file: Path, experiment: Experiment, parameters: dict, step: int, quantize: str | None = None) -> None:
+def write_weights(file: Path, experiment: Experiment, parameters: dict, step: int, kind: str | None = None) -> None:
     """Writes averaged parameters to a file of safetensors, whole or not at all, with a record of what they are.
 
     Args:
@@ -79,20 +65,15 @@ def write_weights(file: Path, experiment: Experiment, parameters: dict, step: in
         experiment: that they are of.
         parameters: pure dict of float32 arrays.
         step: training steps that they took.
-        quantize: as in `stored`.
+        kind: as in `stored`.
 
     Raises:
         InputError: as `stored`.
     """
-    arrays = stored(parameters, quantize)
+    arrays = stored(parameters, kind)
     record = make_record(experiment, digests(_tree(restored(arrays), experiment)), None, {})
-    told = {
-        "format": "flax",
-        "library": "ssd_jax",
-        "step": str(step),
-        "quantized": str(quantize),
-        "record": json.dumps(record),
-    }
+    told = {"format": "flax", "library": "ssd_jax", "step": str(step), "quantized": str(kind), "record": json.dumps(record)}
+    told["sha256"] = sha256_of(told)
     contents = save({name.replace("/", "."): np.asarray(array, order="C") for name, array in arrays.items()}, told)
     write_atomically(file, lambda opened: opened.write(contents))
 
@@ -108,6 +89,8 @@ def read_weights(file: Path, experiment: Experiment) -> tuple[int, dict]:
         with safe_open(local_copy(file), framework="np") as found:
             told = found.metadata() or {}
             arrays = {name.replace(".", "/"): found.get_tensor(name) for name in found.keys()}  # noqa: SIM118  # no dict
+        if told.pop("sha256") != sha256_of(told):
+            raise Damaged("its metadata are not what was written")
         step, record = int(told["step"]), json.loads(told["record"])
         check_record(record)
         check_experiment(record, experiment)

@@ -38,31 +38,6 @@ def kernel(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
-@pytest.mark.parametrize("shape, axis", [((3, 3, 5, 8), -1), ((8, 5, 3, 3), 0), ((7, 4), -1)])
-def test_int8_is_nearest_output_by_output(shape, axis):
-    weights = kernel(*shape) * np.moveaxis(
-        np.arange(shape[axis], dtype=np.float32).reshape(-1, *[1] * (len(shape) - 1)), 0, axis
-    )
-    found = onnx_stages.compress(weights, "int8", axis)
-    by_output = [np.moveaxis(each, axis, 0).reshape(shape[axis], -1) for each in (weights, found.numbers, found.restored())]
-    largest = np.abs(by_output[0]).max(1, keepdims=True)
-    assert found.numbers.dtype == np.int8 and not by_output[2][0].any()
-    assert (np.abs(by_output[1].astype(int)).max(1)[1:] == 127).all()
-    assert (np.abs(by_output[2] - by_output[0]) <= largest / 127 * 0.501).all()
-
-
-def test_rounded_are_kernels_alone():
-    parameters = {"layer": {"kernel": jnp.asarray(kernel(6, 4)), "bias": jnp.asarray(kernel(4))}}
-    for precision, step in {"float16": 2**-11, "int8": 1 / 127}.items():
-        found = onnx_stages.rounded(parameters, precision)
-        np.testing.assert_array_equal(found["layer"]["bias"], parameters["layer"]["bias"])
-        difference = np.abs(found["layer"]["kernel"] - parameters["layer"]["kernel"])
-        assert 0 < difference.max() <= step * np.abs(parameters["layer"]["kernel"]).max()
-    assert onnx_stages.rounded(parameters, "float32") is parameters
-    with pytest.raises(InputError, match="precision is 'int4', but must be one of: float32, float16, int8"):
-        onnx_stages.rounded(parameters, "int4")
-
-
 def test_graphs_are_of_the_network_in_float32():
     fast = trained_of("x0", model=replace(NETWORK, dtype="bfloat16", remat="all"))
     exact = replace(fast.network, graphdef=trained_of("x0").network.graphdef)
@@ -123,19 +98,19 @@ def test_whole_chains_agree(exported):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("precision", ["float16", "int8"])
-def test_compressed_weights_are_those_of_the_rounded_network(precision, tmp_path):
+@pytest.mark.parametrize("kind", ["float16", "int8"])
+def test_quantized_weights_are_those_of_the_rounded_network(kind, tmp_path):
     pytest.importorskip("jax2onnx")
     onnx = pytest.importorskip("onnx")
     trained = trained_of(
         "v", replace(BLURRED, num_levels=2), replace(NETWORK, widths=(16, 32), num_classes=0, label_dropout=0.0)
     )
-    network = onnx_stages.export_stages(trained, tmp_path / "small", precision)
+    network = onnx_stages.export_stages(trained, tmp_path / "small", kind)
     denoise = onnx_stages.onnx_denoiser(tmp_path / "small")
     assert 0 < max(onnx_stages.greatest_differences(denoise, network, trained).values()) < 1e-5
     assert max(onnx_stages.greatest_differences(denoise, trained.network, trained).values()) > 1e-4
     kernels = {leaf.size for leaf in jax.tree.leaves(trained.network.parameters) if leaf.ndim > 1}
-    size = {"float16": 2, "int8": 1}[precision]
+    size = {"float16": 2, "int8": 1}[kind]
     stored = sum(kernel.size for kernel in jax.tree.leaves(trained.network.parameters) if kernel.ndim > 1) * size
     assert stored < (tmp_path / "small" / onnx_stages.WEIGHTS).stat().st_size < 1.3 * stored  # once for all graphs
     for path in (tmp_path / "small").glob("*.onnx"):
@@ -150,7 +125,7 @@ def test_a_run_is_exported_by_the_command(tmp_path):
     pytest.importorskip("jax2onnx")
     images = np.random.default_rng(0).integers(0, 256, (48, 8, 8, 3), np.uint8)
     ssd_jax.train(tiny_config(steps=2), str(tmp_path / "run"), source=images)
-    arguments = [f"--workdir={tmp_path}/run", f"--out={tmp_path}/onnx", "--precision=int8"]
+    arguments = [f"--workdir={tmp_path}/run", f"--out={tmp_path}/onnx", "--quantize=int8"]
     result = launch("launch.export_onnx", *arguments)
     assert result.returncode == 0 and "3 graphs of step 2" in result.stdout, result.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"run", "onnx"}
