@@ -10,6 +10,7 @@ the guidance that the flags of the sampler ask for. standalone.py beside them dr
 
 from absl import flags
 
+from ssd_jax.errors import InputError
 from ssd_jax.interop.bundle import write_bundle
 from ssd_jax.run.quantization import QUANTIZED
 
@@ -21,7 +22,14 @@ OUT = flags.DEFINE_string("out", None, "Folder of the bundle; must be empty or n
 QUANTIZE = flags.DEFINE_enum("quantize", None, QUANTIZED, "Rounds the weights.")
 
 
+# Flags of the sampler that are for whoever draws.
+LEFT = (sampler_flags.LABEL, sampler_flags.SEED, sampler_flags.BATCH, sampler_flags.MEMORY)
+
+
 def main() -> None:
+    for flag in LEFT:
+        if flag.present:
+            raise InputError(f"--{flag.name} is given, but a bundle draws any images; say it to the loader, not here")
     trained = run_flags.load(WORKDIR.value)
     denoise, plan = sampler_flags.denoiser(trained), sampler_flags.plan(trained)
     sizes = write_bundle(trained, denoise, plan, OUT.value, QUANTIZE.value)

@@ -59,7 +59,8 @@ def write_bundle(
         Bytes of its files by name.
 
     Raises:
-        InputError: if the folder is taken, the process does not end in noise, or a program cannot be exported.
+        InputError: if the folder is taken, the plan is another's, the process does not end in noise, or a program cannot be
+            exported.
     """
     folder = to_path(folder)
     check_new(folder)
@@ -69,6 +70,8 @@ def write_bundle(
             f"x_T-1 of this process is not noise (its log-SNR is {process.log_snr[-1]:.2f}), so that drawing begins with "
             "images of the training data, which a bundle has not; train with process.zero_terminal_snr=True"
         )
+    if plan.process is not process or plan.timesteps[0] != process.num_timesteps - 1:
+        raise InputError("the plan is of another process, or does not begin at T - 1; make it by trained.plan()")
     functions = [str(part.stage) for part in plan.stages if isinstance(part, MatrixFreeUpPlan)]
     if functions:
         raise InputError(

@@ -49,6 +49,8 @@ def load(folder):
         if isinstance(label, str):
             label = classes.index(label)
         label = np.arange(num) % max(len(classes), 1) if label is None else np.broadcast_to(label, num)
+        if not set(label.tolist()) <= set(range(max(len(classes), 1))):
+            raise ValueError(f"label is {label}, but must be of {len(classes)} classes: {classes}")
         x = jax.vmap(lambda key: random.normal(random.fold_in(key, manifest["timesteps"]), manifest["start"]))(keys)
         earlier = (x,) * manifest["carried"]
         for call, tables in parts:

@@ -81,6 +81,9 @@ def test_a_bundle_draws_what_the_library_draws(guided: Given, bundle):
     np.testing.assert_allclose(draw(3, 2, "owl"), drawn(*guided, 2, "owl"), atol=1e-5)
     np.testing.assert_allclose(draw(3, 2, [1, 0]), drawn(*guided, 2, [1, 0]), atol=1e-5)
     assert np.abs(draw(3, 4) - drawn(*guided, 4, "cat")).max() > 0.01
+    for wrong in (3, -1, [0, 7], 0.5):
+        with pytest.raises(ValueError, match=r"but must be of 3 classes: \['cat', 'dog', 'owl'\]"):
+            draw(3, 2, wrong)
 
 
 def test_programs_hold_no_weights(bundle, tmp_path):
@@ -149,6 +152,9 @@ def test_what_cannot_be_exported_leaves_nothing(guided: Given, tmp_path, monkeyp
 
     with pytest.raises(InputError, match=r"program of stay1 cannot be exported: .*; functions of your own"):
         write_bundle(trained, of_the_host, plan, tmp_path / "new")
+    for plan in (trained.plan(start=10, num_steps=6), model().plan(num_steps=6)):
+        with pytest.raises(InputError, match="plan is of another process, or does not begin at T - 1"):
+            write_bundle(*guided[:2], plan, tmp_path / "new")
     with pytest.raises(InputError, match="quantize is 'int4', but must be one of: float16, int8"):
         write_bundle(*guided, tmp_path / "new", quantize="int4")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]

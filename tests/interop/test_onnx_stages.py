@@ -85,7 +85,7 @@ def test_every_stage_agrees(exported):
 
 @pytest.mark.nightly
 def test_whole_chains_agree(exported):
-    """Images of 30 calls, of batches of two sizes, with guidance: at most 2 of 255 apart."""
+    """Images of 30 calls, of batches of two sizes: at most 2 of 255 apart."""
     trained, folder, _ = exported
     plan = trained.plan(num_steps=30)
     denoise = clipped(onnx_stages.onnx_denoiser(folder), trained.experiment.bounds)
