@@ -55,10 +55,11 @@ def test_help_has_all_flags_and_no_others(command):
     found = {title: re.findall(r"^  --(?:\[no\])?([\w-]+)", part, re.M) for part in parts for title in [part.split(":")[0]]}
     assert found[command] == defined_in(f"{command}.py")
     assert found["every command"] == ["import", "help"]
-    others = {"config": ["config"]} if command == "train" else {"sampler flags": defined_in("common/sampler_flags.py")}
-    others |= {"processes": defined_in("common/processes.py")}
+    shared = ["processes"] if command == "train" else ["processes", "run flags", "sampler flags"]
+    others = {title: defined_in(f"common/{title.replace(' ', '_')}.py") for title in shared}
+    others |= {"config": ["config"]} if command == "train" else {}
     assert all(found[title] == names for title, names in others.items())
-    assert len([title for title, names in found.items() if names]) == 4
+    assert len([title for title, names in found.items() if names]) == 2 + len(others)
 
 
 def defined_in(file: str) -> list[str]:

@@ -251,6 +251,7 @@ def test_frontier(tmp_path):
     assert result.returncode == 2 and "levels_two_thirds" in result.stderr
 
 
+@pytest.mark.nightly
 def test_photographs(tmp_path):
     """Crops of twice the size, halved: of two flat photographs in turn; a small one and a drawing are left out."""
     (tmp_path / "given" / "below").mkdir(parents=True)
