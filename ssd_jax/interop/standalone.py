@@ -31,13 +31,14 @@ def read_arrays(data):
 def load(folder):
     """draw(seed, num, label): a class by name or number, or one for each image; the classes in turn if there is none."""
     manifest = json.loads(Path(folder, "manifest.json").read_text())
-    oldest, latest = (getattr(export, f"{end}_supported_calling_convention_version") for end in ("minimum", "maximum"))
-    if manifest["format"] != FORMAT or not oldest <= manifest["calling_convention"] <= latest:
-        raise ValueError(f"{folder} was written by JAX {manifest['jax']}, this is {jax.__version__}: export the run again")
+    written = tuple(int(number) for number in manifest["jax"].split(".")[:2])
+    too_old = manifest["calling_convention"] < export.minimum_supported_calling_convention_version
+    if manifest["format"] != FORMAT or too_old or jax.__version_info__[:2] < written:
+        raise ValueError(f"{folder} was written by JAX {manifest['jax']}, but this is {jax.__version__}: export it by this")
     files = {name: Path(folder, name).read_bytes() for name in manifest["sha256"]}
-    for name, data in files.items():
-        if hashlib.sha256(data).hexdigest() != manifest["sha256"][name]:
-            raise ValueError(f"{Path(folder, name)} is damaged, or of another bundle; copy it again")
+    damaged = [name for name, data in files.items() if hashlib.sha256(data).hexdigest() != manifest["sha256"][name]]
+    if damaged:
+        raise ValueError(f"in {folder}, {', '.join(damaged)} is damaged, or of another bundle; copy it again")
     weights = jax.device_put(read_arrays(files["model.safetensors"]))
     plan, parts = read_arrays(files["plan.safetensors"]), []
     for stage in manifest["stages"]:
@@ -46,8 +47,7 @@ def load(folder):
 
     def draw(seed, num, label=None):
         keys, classes = jax.vmap(random.fold_in, (None, 0))(random.key(seed), np.arange(num)), manifest["classes"]
-        if isinstance(label, str):
-            label = classes.index(label)
+        label = classes.index(label) if isinstance(label, str) else label
         label = np.arange(num) % max(len(classes), 1) if label is None else np.broadcast_to(label, num)
         if not set(label.tolist()) <= set(range(max(len(classes), 1))):
             raise ValueError(f"label is {label}, but must be of {len(classes)} classes: {classes}")
