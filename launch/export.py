@@ -21,15 +21,14 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", requi
 OUT = flags.DEFINE_string("out", None, "Folder of the bundle; must be empty or new.", required=True)
 QUANTIZE = flags.DEFINE_enum("quantize", None, QUANTIZED, "Rounds the weights.")
 
-
-# Flags of the sampler that are for whoever draws.
-LEFT = (sampler_flags.LABEL, sampler_flags.SEED, sampler_flags.BATCH, sampler_flags.MEMORY)
+# Flags of the sampler that say which images are drawn, and how many at a time.
+OF_DRAWING = (sampler_flags.LABEL, sampler_flags.SEED, sampler_flags.BATCH, sampler_flags.MEMORY)
 
 
 def main() -> None:
-    for flag in LEFT:
+    for flag in OF_DRAWING:
         if flag.present:
-            raise InputError(f"--{flag.name} is given, but a bundle draws any images; say it to the loader, not here")
+            raise InputError(f"--{flag.name} is given, but a bundle draws any images; leave it out")
     trained = run_flags.load(WORKDIR.value)
     denoise, plan = sampler_flags.denoiser(trained), sampler_flags.plan(trained)
     sizes = write_bundle(trained, denoise, plan, OUT.value, QUANTIZE.value)

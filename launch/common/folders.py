@@ -18,7 +18,7 @@ from ssd_jax.files import images
 from ssd_jax.files.json_file import json_text, parse_json, read_json, write_json
 from ssd_jax.files.listing import fingerprint, list_images
 from ssd_jax.files.npz import stored_arrays
-from ssd_jax.files.paths import Path, check_new, is_folder, local_copy
+from ssd_jax.files.paths import Path, check_new, check_writable, exists, is_folder, local_copy
 from ssd_jax.processes import first_does
 from ssd_jax.sampling.sampler import with_progress
 
@@ -44,7 +44,8 @@ def claim(out: Path, record: dict) -> None:
 
 def _claim(out: Path, record: dict) -> None:
     file, record = out / "samples.json", parse_json(json_text(record))
-    if not file.exists():
+    check_writable(out)
+    if not exists(file):
         check_new(out)
         write_json(file, record)
     found = read_json(file)

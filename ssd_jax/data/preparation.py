@@ -18,7 +18,7 @@ from ssd_jax.errors import InputError, brief, one_line
 from ssd_jax.files.channels import Colour
 from ssd_jax.files.json_file import json_text, parse_json, read_json, write_json
 from ssd_jax.files.lease import lease
-from ssd_jax.files.paths import Path, bytes_of, check_new, exists, new_file, write_atomically
+from ssd_jax.files.paths import Path, bytes_of, check_new, check_writable, exists, new_file, write_atomically
 
 T = TypeVar("T")
 
@@ -44,6 +44,7 @@ def prepare(source: Source, out: Path, *, shape: tuple[int, ...], crop: str, bac
     asked = {"shape": shape, "channels": source.channels, "crop": crop, "background": background}
     asked |= {"class_names": source.class_names, "source": getattr(source, "fingerprint", None)}
     asked = parse_json(json_text({"format": FORMAT, **asked}))
+    check_writable(out)
     begun = next((out / name for name in (MANIFEST, BEGUN) if exists(out / name)), None)
     if begun is not None:
         _compare(begun, asked)

@@ -13,6 +13,7 @@ import hashlib
 import pathlib
 import shutil
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,9 +28,8 @@ from ssd_jax.files.paths import Path, check_new, new_folder, to_path
 from ssd_jax.interop import standalone
 from ssd_jax.interop.model_card import model_card
 from ssd_jax.network.denoiser import Denoiser
-from ssd_jax.run.digest import named
 from ssd_jax.run.trained import Trained
-from ssd_jax.run.weights import write_weights
+from ssd_jax.run.weights import named_in_files, write_weights
 from ssd_jax.run.workdir import WEIGHTS, claim_workdir
 from ssd_jax.sampling.denoise import Denoise
 from ssd_jax.sampling.noise import NoiseSource
@@ -59,8 +59,8 @@ def write_bundle(
         Bytes of its files by name.
 
     Raises:
-        InputError: if the folder is taken, the plan is another's, the process does not end in noise, or a program cannot be
-            exported.
+        InputError: if the folder is taken, plan or denoiser are another's, the process does not end in noise, or a program
+            cannot be exported.
     """
     folder = to_path(folder)
     check_new(folder)
@@ -72,6 +72,10 @@ def write_bundle(
         )
     if plan.process is not process or plan.timesteps[0] != process.num_timesteps - 1:
         raise InputError("the plan is of another process, or does not begin at T - 1; make it by trained.plan()")
+    if not any(_is_of(trained, each) for each in jax.tree.leaves(denoise, is_leaf=partial(_is_of, trained))):
+        raise InputError(
+            "denoise does not hold the network of trained, whose weights a bundle has; make it by trained.guided()"
+        )
     functions = [str(part.stage) for part in plan.stages if isinstance(part, MatrixFreeUpPlan)]
     if functions:
         raise InputError(
@@ -131,7 +135,7 @@ def _export(part: Part, denoise: Denoise, trained: Trained, carried: int) -> tup
         drawn |= {"x": x, "earlier": earlier} | structure.unflatten(tables)
         return program.function.__wrapped__(**drawn, **program.static, chunk=None)
 
-    weights = {name.replace("/", "."): jax.ShapeDtypeStruct(v.shape, v.dtype) for name, v in named(parameters).items()}
+    weights = {name: jax.ShapeDtypeStruct(v.shape, v.dtype) for name, v in named_in_files(parameters).items()}
     try:
         program_of_all = export.export(jax.jit(run), platforms=PLATFORMS)
         return program_of_all(weights, keys, label, x, (x,) * carried, tables), tables
@@ -144,11 +148,15 @@ def _export(part: Part, denoise: Denoise, trained: Trained, carried: int) -> tup
 
 def _with_weights(denoise: Denoise, trained: Trained, weights: dict[str, Any]) -> Any:
     """`denoise` with other parameters in place of those of the trained network."""
-    structure = jax.tree.structure(trained.network.parameters)
-    parameters = structure.unflatten([weights[name.replace("/", ".")] for name in named(trained.network.parameters)])
+    own = trained.network.parameters
+    parameters = jax.tree.structure(own).unflatten([weights[name] for name in named_in_files(own)])
 
     def changed(each: Any) -> Any:
-        own = isinstance(each, Denoiser) and each.parameters is trained.network.parameters
-        return replace(each, parameters=parameters) if own else each
+        return replace(each, parameters=parameters) if _is_of(trained, each) else each
 
-    return jax.tree.map(changed, denoise, is_leaf=lambda each: isinstance(each, Denoiser))
+    return jax.tree.map(changed, denoise, is_leaf=partial(_is_of, trained))
+
+
+def _is_of(trained: Trained, each: Any) -> bool:
+    """Whether something is the network of the trained model."""
+    return isinstance(each, Denoiser) and each.parameters is trained.network.parameters

@@ -1,6 +1,7 @@
 """Model cards: the README.md of a folder of weights, with the front matter that the Hugging Face Hub reads."""
 
 import json
+from typing import Any
 
 from ssd_jax.run.trained import Trained
 
@@ -25,12 +26,12 @@ def model_card(trained: Trained, quantize: str | None = None) -> str:
     """
     data, train = trained.config.data, trained.config.train
     licence, terms = LICENCES.get(data.source, ("other", UNKNOWN))
-    front: dict[str, str | list[str | None]] = {
+    front: dict[str, Any] = {
         "library_name": "ssd_jax",
         "pipeline_tag": "unconditional-image-generation",
         "license": licence,
+        "tags": ["diffusion", "scale-space-diffusion", "jax"],
     }
-    front |= {"tags": ["diffusion", "scale-space-diffusion", "jax"]}
     if data.source == "huggingface":
         front["datasets"] = [data.name]
     called = data.source if data.name is None else f"{data.source}, {data.name}"

@@ -61,13 +61,13 @@ def exportable(trained: Trained) -> Denoiser:
     return build(config, trained.experiment.statistics).denoiser(trained.network.parameters)
 
 
-def export_stages(trained: Trained, folder: pathlib.Path, kind: str | None = None) -> Denoiser:
+def export_stages(trained: Trained, folder: pathlib.Path, quantize: str | None = None) -> Denoiser:
     """Writes the graphs of all stages and their weights.
 
     Args:
         trained: the model.
         folder: is made.
-        kind: what `folder` holds kernels as, of `run.quantization.QUANTIZED`, or None. Graphs compute in float32 always.
+        quantize: what `folder` holds kernels as, of `run.quantization.QUANTIZED`, or None; computed with is float32 always.
 
     Returns:
         The same model in JAX, its weights as rounded as the graphs'.
@@ -77,8 +77,8 @@ def export_stages(trained: Trained, folder: pathlib.Path, kind: str | None = Non
     """
     network = exportable(trained)
     parameters: dict = network.parameters
-    network = replace(network, parameters=rounded(parameters, kind))
-    quantized = dict(_quantized(parameters, kind))
+    network = replace(network, parameters=rounded(parameters, quantize))
+    quantized = dict(_quantized(parameters, quantize))
     folder.mkdir(parents=True, exist_ok=True)
     places: dict[bytes, tuple[int, int]] = {}
     with open(folder / WEIGHTS, "wb") as weights:

@@ -58,18 +58,21 @@ def adapt(convolution: nnx.Linear | None, x: Float[Array, "batch h w in_width"])
     return x if convolution is None else convolution(x)
 
 
-def enlarge(x: Float[Array, "batch h w width"], factor: int) -> Float[Array, "batch {factor}*h {factor}*w width"]:
-    """x resized bilinearly, [batch, h, w, width] -> [batch, factor h, factor w, width].
+def enlarge(
+    x: Float[Array, "batch h w width"], shape: tuple[int, ...]
+) -> Float[Array, "batch {shape[0]} {shape[1]} width"]:
+    """x enlarged bilinearly, [batch, h, w, width] -> [batch, *shape, width].
 
-    `jax.image.resize`, but that its matrices are of the host: ONNX has batches of any size (`interop.onnx_stages`), and
-    what stands for that function there has not.
+    As `jax.image.resize` does it, by one matrix per axis; but made on the host, as ONNX has no batches of any size for that
+    function (`interop.onnx_stages`).
     """
 
-    def matrix(n: int) -> jax.Array:
-        position = ((np.arange(n * factor) + 0.5) / factor - 0.5).clip(0, n - 1)
+    def matrix(n: int, larger: int) -> jax.Array:
+        position = ((np.arange(larger) + 0.5) * n / larger - 0.5).clip(0, n - 1)
         return jnp.asarray((1 - np.abs(position[:, None] - np.arange(n))).clip(0), x.dtype)
 
-    return jnp.einsum("bhwc,ih,jw->bijc", x, matrix(x.shape[1]), matrix(x.shape[2]), precision=jax.lax.Precision.HIGHEST)
+    matrices = (matrix(n, larger) for n, larger in zip(x.shape[1:3], shape, strict=True))
+    return jnp.einsum("bhwc,ih,jw->bijc", x, *matrices, precision=jax.lax.Precision.HIGHEST)
 
 
 def timestep_embedding(t: Num[Array, "batch"], width: int) -> Float[Array, "batch {width}"]:

@@ -189,7 +189,7 @@ class FlexiUNet(nnx.Module):
     ) -> jax.Array:
         widths, remat = self.config.widths, self.config.remat
         if in_level > out_level == 0:
-            x = enlarge(x, 2**in_level)
+            x = enlarge(x, self.shapes[0])
             in_level = 0
         embedding = self.embed_2(nnx.silu(self.embed_1(timestep_embedding(t, widths[0]))))
         if self.embed_label is not None and label is not None:

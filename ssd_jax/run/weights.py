@@ -4,11 +4,12 @@ A folder of these two is a model as the Hugging Face Hub has them, which `load` 
 """
 
 import json
+from typing import Any
 
 import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import load_file, save
 
 from ssd_jax.build import Experiment
 from ssd_jax.errors import InputError, one_line
@@ -29,6 +30,11 @@ from ssd_jax.run.record import (
 SCALE = "_scale"  # ends the name of what int8 is multiplied with
 
 
+def named_in_files(parameters: dict) -> dict[str, Any]:
+    """Every parameter by the name that files have for it, e.g. "stem.kernel"."""
+    return {name.replace("/", "."): leaf for name, leaf in named(parameters).items()}
+
+
 def stored(parameters: dict, kind: str | None) -> dict[str, np.ndarray]:
     """Parameters by their names as a file holds them.
 
@@ -40,7 +46,7 @@ def stored(parameters: dict, kind: str | None) -> dict[str, np.ndarray]:
         InputError: as `quantize`.
     """
     found = {}
-    for name, leaf in named(parameters).items():
+    for name, leaf in named_in_files(parameters).items():
         array = np.asarray(jax.device_get(leaf))
         if kind is None or not is_quantized(array):
             found[name] = array
@@ -57,7 +63,7 @@ def restored(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: Quantized(array, arrays.get(name + SCALE)).restored() for name, array in arrays.items()}
 
 
-def write_weights(file: Path, experiment: Experiment, parameters: dict, step: int, kind: str | None = None) -> None:
+def write_weights(file: Path, experiment: Experiment, parameters: dict, step: int, quantize: str | None = None) -> None:
     """Writes averaged parameters to a file of safetensors, whole or not at all, with a record of what they are.
 
     Args:
@@ -65,16 +71,18 @@ def write_weights(file: Path, experiment: Experiment, parameters: dict, step: in
         experiment: that they are of.
         parameters: pure dict of float32 arrays.
         step: training steps that they took.
-        kind: as in `stored`.
+        quantize: the `kind` of `stored`.
 
     Raises:
         InputError: as `stored`.
     """
-    arrays = stored(parameters, kind)
+    arrays = stored(parameters, quantize)
     record = make_record(experiment, digests(_tree(restored(arrays), experiment)), None, {})
-    told = {"format": "flax", "library": "ssd_jax", "step": str(step), "quantized": str(kind), "record": json.dumps(record)}
+    told = {"format": "flax", "library": "ssd_jax", "step": str(step), "quantized": str(quantize)}
+    told["record"] = json.dumps(record)
     told["sha256"] = sha256_of(told)
-    contents = save({name.replace("/", "."): np.asarray(array, order="C") for name, array in arrays.items()}, told)
+    in_order = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # safetensors writes what lies there
+    contents = save(in_order, told)
     write_atomically(file, lambda opened: opened.write(contents))
 
 
@@ -86,16 +94,16 @@ def read_weights(file: Path, experiment: Experiment) -> tuple[int, dict]:
         InputError: if it is damaged, another library's, or of another model than the experiment's.
     """
     try:
-        with safe_open(local_copy(file), framework="np") as found:
+        path = local_copy(file)
+        with safe_open(path, framework="np") as found:
             told = found.metadata() or {}
-            arrays = {name.replace(".", "/"): found.get_tensor(name) for name in found.keys()}  # noqa: SIM118  # no dict
         if told.pop("sha256") != sha256_of(told):
             raise Damaged("its metadata are not what was written")
         step, record = int(told["step"]), json.loads(told["record"])
         check_record(record)
         check_experiment(record, experiment)
         check_kinds(record, experiment.abstract_parameters)
-        parameters = _tree(restored(arrays), experiment)
+        parameters = _tree(restored(load_file(path)), experiment)
         values = digests(parameters)
         check_digests(record, values, None)
         check_finite(values)
@@ -113,7 +121,7 @@ def read_weights(file: Path, experiment: Experiment) -> tuple[int, dict]:
 
 def _tree(arrays: dict[str, np.ndarray], experiment: Experiment) -> dict:
     """The parameters of an experiment by name, as a pytree. Raises Damaged if one has another shape."""
-    abstract = named(experiment.abstract_parameters)
+    abstract = named_in_files(experiment.abstract_parameters)
     for name, like in abstract.items():
         if arrays[name].shape != like.shape:
             raise Damaged(f"{name} has shape {arrays[name].shape}, not {like.shape}")

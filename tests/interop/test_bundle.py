@@ -17,7 +17,7 @@ import ssd_jax
 from ssd_jax.config import DenoiserConfig
 from ssd_jax.errors import InputError
 from ssd_jax.interop import standalone
-from ssd_jax.interop.bundle import write_bundle
+from ssd_jax.interop.bundle import write_bundle, write_model
 from ssd_jax.network.protocol import null_label
 from ssd_jax.process.matrix_free import MatrixFreeOperator
 from ssd_jax.process.operators import OPERATORS
@@ -25,6 +25,7 @@ from ssd_jax.run.digest import named
 from ssd_jax.run.trained import Trained
 from ssd_jax.run.weights import write_weights
 from ssd_jax.sampling.plan import Plan
+from tests.commands import launch
 from tests.conftest import tiny_config
 from tests.networks import random_trained
 
@@ -129,6 +130,17 @@ def test_damage_and_other_versions_are_said(bundle, tmp_path):
             standalone.load(tmp_path)
 
 
+@pytest.mark.nightly
+def test_the_command(tmp_path):
+    write_model(model(), tmp_path / "model")
+    command = ["launch.export", f"--workdir={tmp_path}/model", f"--out={tmp_path}/bundle", "--num_steps=6"]
+    result = launch(*command, "--seed=1")
+    assert result.returncode == 2 and "--seed is given, but a bundle draws any images; leave it out" in result.stderr
+    result = launch(*command, "--quantize=int8")
+    assert result.returncode == 0 and "model.safetensors" in result.stdout, result.stderr
+    assert loader(tmp_path / "bundle").load(tmp_path / "bundle")(0, 2).shape == (2, 8, 8, 3)
+
+
 def test_what_cannot_be_exported_leaves_nothing(guided: Given, tmp_path, monkeypatch):
     trained, _, plan = guided
     (tmp_path / "taken").mkdir()
@@ -147,11 +159,13 @@ def test_what_cannot_be_exported_leaves_nothing(guided: Given, tmp_path, monkeyp
     with pytest.raises(InputError, match="operator of up1to0 is only a function, .* as a SeparableOperator"):
         write_bundle(function, function.denoiser, function.plan(num_steps=4), tmp_path / "new")
 
-    def of_the_host(x, t, label=None, *, stage) -> Any:
-        return np.asarray(x) + 0
+    def of_the_host(network, x, t, label=None, *, stage) -> Any:
+        return np.asarray(network(x, t, label, stage=stage))
 
     with pytest.raises(InputError, match=r"program of stay1 cannot be exported: .*; functions of your own"):
-        write_bundle(trained, of_the_host, plan, tmp_path / "new")
+        write_bundle(trained, jax.tree_util.Partial(of_the_host, trained.network), plan, tmp_path / "new")
+    with pytest.raises(InputError, match="denoise does not hold the network of trained, .*; make it by trained.guided"):
+        write_bundle(trained, model(("cat", "dog", "owl"), blur=2.0).denoiser, plan, tmp_path / "new")
     for plan in (trained.plan(start=10, num_steps=6), model().plan(num_steps=6)):
         with pytest.raises(InputError, match="plan is of another process, or does not begin at T - 1"):
             write_bundle(*guided[:2], plan, tmp_path / "new")

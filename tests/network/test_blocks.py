@@ -14,11 +14,11 @@ def test_attention_is_that_of_jax():
     np.testing.assert_allclose(blocks.attend(query, key, value), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape, factor", [((4, 6), 2), ((3, 5), 8)])
-def test_images_are_enlarged_as_by_jax(shape, factor):
+@pytest.mark.parametrize("shape, larger", [((4, 6), (8, 12)), ((3, 5), (24, 40)), ((4, 6), (16, 6))])
+def test_images_are_enlarged_as_by_jax(shape, larger):
     x = jax.random.normal(jax.random.key(0), (2, *shape, 3))
-    expected = jax.image.resize(x, (2, shape[0] * factor, shape[1] * factor, 3), "bilinear")
-    np.testing.assert_allclose(blocks.enlarge(x, factor), expected, rtol=0, atol=1e-6)
+    expected = jax.image.resize(x, (2, *larger, 3), "bilinear")
+    np.testing.assert_allclose(blocks.enlarge(x, larger), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
