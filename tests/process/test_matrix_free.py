@@ -38,6 +38,12 @@ def test_lambda_max_is_a_bound_and_a_close_one(size):
     assert exact <= operator.lambda_max <= 1.01 * exact
 
 
+def test_lambda_max_is_found_while_a_program_is_traced():
+    """As that of an operator with blur is, whose bound nothing asks for before it samples."""
+    first, again = (MatrixFreeOperator(sheared, (8, 6)) for _ in range(2))
+    assert jax.jit(lambda x: x * first.lambda_max)(1.0) == pytest.approx(again.lambda_max, rel=1e-6)
+
+
 def test_lanczos_is_the_function_of_the_dense_matrix():
     operator = MatrixFreeOperator(sheared, (8, 8))
     matrix = as_matrix(operator)
