@@ -1,0 +1,189 @@
+"""Code blocks of the documents, and commands in forks of one process that has imported what they import.
+
+`python -m tests.documents` is that process: a request a line of JSON, an answer a line. A fork takes no time for imports.
+"""
+
+import importlib
+import json
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w+)(?P<info>[^\n]*)\n(?P<text>.*?)^(?P=indent)```$", re.M | re.S)
+TITLE = re.compile(r'title="([^"]+)"')
+IMPORTED = (
+    "launch.common.command",
+    "ssd_jax.analysis.optimal_process",
+    "ssd_jax.metrics",
+    "matplotlib.figure",
+    "tests.pixels",
+)
+SEPARATORS = ("\n", "&&", ";", "|")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Of a document: its language, the line above it, the file that it is (```python title="own.py"), if any."""
+
+    language: str
+    line: int
+    title: str | None
+    text: str
+
+
+def blocks(document: Path, language: str) -> list[Block]:
+    """The fenced blocks of a language, in order."""
+    text = document.read_text()
+    found = []
+    for match in FENCE.finditer(text):
+        if match["language"] == language:
+            title = TITLE.search(match["info"])
+            inner = re.sub(f"^{match['indent']}", "", match["text"], flags=re.M)
+            found.append(Block(language, text[: match.start()].count("\n") + 1, title and title[1], inner))
+    return found
+
+
+def commands(block: Block) -> list[list[str]]:
+    """The commands of a bash block, word by word, without comments and settings of the environment."""
+    text = re.sub(r"(^|\s)#[^\n]*", r"\1", block.text).replace("\\\n", " ")
+    words = shlex.shlex(text, posix=True, punctuation_chars=";&|\n")
+    words.whitespace, words.whitespace_split, words.commenters = " \t", True, ""
+    found: list[list[str]] = [[]]
+    for word in words:
+        if word.strip("\n") in ("", *SEPARATORS):
+            found.append([])
+        elif found[-1] or not re.match(r"[A-Z_]+=", word):
+            found[-1].append(word)
+    return [command for command in found if command]
+
+
+def launched(command: list[str]) -> tuple[str, list[str]] | None:
+    """The module and the arguments of a command of ours; None for others."""
+    for start in (["python", "-m", "launch"], ["ssd-jax"]):
+        if command[: len(start)] == start:
+            return command[len(start)], command[len(start) + 1 :]
+    if command[:2] == ["python", "-m"] and command[2].startswith("launch."):
+        return command[2].removeprefix("launch."), command[3:]
+    return None
+
+
+@contextmanager
+def forks(**environment: str) -> Iterator[Any]:
+    """Yields do(task, folder, *arguments) -> (status, what it said); a task is a function of this module by its name."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg", **environment}
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-m", "tests.documents"], cwd=ROOT, env=env, **pipes) as process:
+        requests: Any = process.stdin
+        answers: Any = process.stdout
+
+        def do(task: str, folder: Path, *arguments: Any) -> tuple[int, str]:
+            print(json.dumps([task, str(folder), arguments]), file=requests, flush=True)
+            status, said = json.loads(answers.readline())
+            return status, said
+
+        yield do
+        requests.close()
+
+
+def run(module: str, arguments: list[str]) -> None:
+    """python -m launch.MODULE."""
+    sys.argv = ["-m", *arguments]
+    runpy.run_module(f"launch.{module}", run_name="__main__", alter_sys=True)
+
+
+def parse(module: str, arguments: list[str]) -> None:
+    """The same, but for main(): flags are parsed, modules of --import imported, the config is made and validated."""
+    from absl import app
+
+    from launch.common.config_flag import FIELDS, read_config
+
+    def stand_in(main, flags_parser) -> None:
+        left = flags_parser(sys.argv)
+        assert len(left) == 1, f"unexpected arguments {left[1:]}"
+        if "config" in FIELDS:
+            read_config()
+
+    app.run = stand_in
+    run(module, arguments)
+
+
+def python(path: str, blocks: list[tuple[int, str]], steps: int) -> None:
+    """The python blocks of a page, one session; training takes so many steps of 16 images; 0 leaves fresh weights."""
+    import ssd_jax
+    from ssd_jax.data.sources import make_split, recorded
+
+    train = ssd_jax.train
+
+    def shortly(config, workdir, *, source=None) -> None:
+        short = replace(config.train, steps=steps or 1, batch_size=16, warmup_steps=1, sample_every=100, cosine_decay=False)
+        config = replace(config, train=short)
+        if steps:
+            return train(config, workdir, source=source)
+        data = make_split(config.data, config.process.shape, source).training
+        labelled = config.model.num_classes > 0
+        write_fresh(Path(workdir), replace(config, data=recorded(config.data, data, labelled=labelled, from_python=True)))
+
+    ssd_jax.train = shortly
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for line, text in blocks:
+        exec(compile("\n" * line + text, path, "exec"), names)
+
+
+def write_fresh(workdir: Path, config: Any) -> None:
+    """A run of no training at all."""
+    import jax
+
+    import ssd_jax
+    from ssd_jax.interop.published import _write_run
+    from ssd_jax.network import init_parameters
+
+    experiment = ssd_jax.build(config)
+    shapes = tuple(experiment.process.level_shape(level) for level in range(config.process.num_levels))
+    _write_run(workdir, experiment, 1, init_parameters(config.model, shapes, config.data.channels, jax.random.key(0)))
+
+
+def _main() -> None:
+    for module in IMPORTED:
+        importlib.import_module(module)
+
+    warnings.filterwarnings("ignore", "os.fork")
+    for request in sys.stdin:
+        task, folder, arguments = json.loads(request)
+        with tempfile.TemporaryFile("w+") as said:
+            if not (child := os.fork()):
+                status = 1
+                try:
+                    for stream in (1, 2):
+                        os.dup2(said.fileno(), stream)
+                    os.chdir(folder)
+                    sys.path[0] = folder
+                    sys.path.append(str(ROOT))
+                    globals()[task](*arguments)
+                    status = 0
+                except SystemExit as end:
+                    status = int(end.code or 0)
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                    os._exit(status)
+            _, status = os.waitpid(child, 0)
+            said.seek(0)
+            print(json.dumps([os.waitstatus_to_exitcode(status), said.read()]), flush=True)
+
+
+if __name__ == "__main__":
+    _main()
