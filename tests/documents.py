@@ -74,7 +74,7 @@ def launched(command: list[str]) -> tuple[str, list[str]] | None:
     for start in (["python", "-m", "launch"], ["ssd-jax"]):
         if command[: len(start)] == start:
             return command[len(start)], command[len(start) + 1 :]
-    if command[:2] == ["python", "-m"] and command[2].startswith("launch."):
+    if Path(command[0]).name == "python" and command[1] == "-m" and command[2].startswith("launch."):
         return command[2].removeprefix("launch."), command[3:]
     return None
 
@@ -146,12 +146,16 @@ def write_fresh(workdir: Path, config: Any) -> None:
     import jax
 
     import ssd_jax
-    from ssd_jax.interop.published import _write_run
+    from ssd_jax.files.paths import new_folder
+    from ssd_jax.interop.bundle import write_model
     from ssd_jax.network import init_parameters
+    from ssd_jax.run.trained import Trained
 
     experiment = ssd_jax.build(config)
     shapes = tuple(experiment.process.level_shape(level) for level in range(config.process.num_levels))
-    _write_run(workdir, experiment, 1, init_parameters(config.model, shapes, config.data.channels, jax.random.key(0)))
+    parameters = init_parameters(config.model, shapes, config.data.channels, jax.random.key(0))
+    with new_folder(workdir) as folder:
+        write_model(Trained(experiment, experiment.denoiser(parameters), 1), folder)
 
 
 def _main() -> None:

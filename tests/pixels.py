@@ -27,7 +27,7 @@ class Pixels(nnx.Module):
         return len(self.shapes)
 
     def __call__(self, x, t, label=None, *, in_level, out_level, dropout_keys=None):
-        return jax.image.resize(self.layer(x), (len(x), *self.shapes[out_level], x.shape[-1]), "nearest")
+        return jax.image.resize(self.layer(x), (x.shape[0], *self.shapes[out_level], x.shape[-1]), "nearest")
 
 
 NETWORKS["pixels"] = (PixelsConfig, Pixels)

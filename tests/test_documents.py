@@ -35,6 +35,7 @@ GUIDES += sorted((ROOT / "docs" / "guides").glob("*.md"))
 DOCUMENTS = [*GUIDES, *(path for path in sorted((ROOT / "docs").glob("*.md")) if path not in GUIDES)]
 DOCUMENTS.append(ROOT / "launch" / "cluster" / "README.md")
 OTHERS = {"pip", "pytest", "tensorboard", "sbatch", "mkdocs", "jupyter", "cd", "docker"}  # programs that are not ours
+OTHERS |= {"apt-get", "ls", "xargs"}
 SIZE = 16
 SAMPLE = SampleConfig(solver="dpmpp_2m_sde", num_steps=8, guidance=2.0)
 # What a command is told after its own words, so that it takes seconds.
@@ -63,6 +64,7 @@ SHORTLY = {
 NOT_RUN = {
     "import_reference": "a released file is not at hand; tests/interop makes files of its kind",
     "runs/celeba64": "for the same reason",
+    "export_onnx": "jax2onnx wants an environment of its own; tests/interop/test_onnx_stages.py has it",
     "import_inception": "its weights are not at hand",
     "launch.studies.": "takes hours",
     "runs/dense": "a python block of its page makes this run; tests/run/test_own_network.py samples one",
@@ -99,7 +101,8 @@ def desk(tmp_path):
     """desk(document): a folder with what the commands and blocks of a page expect there, the files that it shows too."""
 
     def lay(document: Path, run: Path | None = None) -> Path:
-        (tmp_path / "configs").symlink_to(ROOT / "configs")
+        for name in ("configs", "docs"):
+            (tmp_path / name).symlink_to(ROOT / name)
         for block in blocks(document, "python"):
             if block.title:
                 (tmp_path / block.title).write_text(block.text)
@@ -127,10 +130,8 @@ def _mask(side: int) -> np.ndarray:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=named)
 def test_commands_are_understood(document, do, desk):
-    folder, extras = (
-        desk(document),
-        tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"],
-    )
+    folder = desk(document)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for block in blocks(document, "bash"):
         for command in commands(block):
             where = f"{named(document)}:{block.line}: {' '.join(command)}"
@@ -139,6 +140,8 @@ def test_commands_are_understood(document, do, desk):
                 assert status == 0, f"{where}\n{said}"
             elif command[0] == "pytest":
                 assert all((ROOT / word).exists() for word in command if word.startswith("tests")), where
+            elif command[0] == "bash":
+                assert (ROOT / command[1]).exists(), where
             elif command[0] == "pip":
                 assert {extra for word in command for extra in re.findall(r"^\.\[(.+)\]$", word)} <= set(extras), where
             else:
@@ -152,6 +155,9 @@ def test_python_blocks_run(document, steps, do, run, desk):
     (folder / "wandb.py").write_text(WANDB)
     (folder / "samples" / "sixteen").mkdir(parents=True)
     shutil.copy(folder / "cat.png", folder / "samples" / "sixteen" / "000000.png")
+    if "bundles/emoji" in document.read_text():
+        status, said = do("run", folder, "export", ["--workdir=runs/emoji", "--out=bundles/emoji", "--num_steps=4"])
+        assert status == 0, said
     session = [(block.line, block.text) for block in blocks(document, "python") if not block.title]
     status, said = do("python", folder, named(document), session, steps)
     assert status == 0, said
