@@ -5,7 +5,7 @@ model.safetensors              its averaged weights (`run.weights`): so far a fo
 README.md                      a model card
 STAGE.stablehlo                a part of the plan: (weights, keys, labels, x, earlier, tables) -> (x, earlier)
 plan.safetensors               the tables of its parts, STAGE.0, STAGE.1 ..
-manifest.json                  the stages in their order, versions, and the SHA-256 of every file that is read
+manifest.json                  the stages in their order, versions, and the SHA-256 of all files that are read, its own too
 standalone.py                  reads it and draws; a copy of `interop.standalone`, which needs jax and flatbuffers
 """
 
@@ -23,7 +23,7 @@ from jax import export
 from safetensors.numpy import save
 
 from ssd_jax.errors import InputError, checked_arguments, few, one_line
-from ssd_jax.files.json_file import write_json
+from ssd_jax.files.json_file import json_text, write_json
 from ssd_jax.files.paths import Path, check_new, new_folder, to_path
 from ssd_jax.interop import standalone
 from ssd_jax.interop.model_card import model_card
@@ -104,9 +104,10 @@ def write_bundle(
             "timesteps": process.num_timesteps,
             "carried": plan.carried,
             "classes": config.data.classes or [str(i) for i in range(config.model.num_classes)],
-            "sha256": {name: hashlib.sha256((made / name).read_bytes()).hexdigest() for name in read},
         }
-        write_json(made / MANIFEST, manifest)
+        digested = {name: (made / name).read_bytes() for name in read} | {MANIFEST: json_text(manifest).encode()}
+        sha256 = {name: hashlib.sha256(data).hexdigest() for name, data in digested.items()}
+        write_json(made / MANIFEST, manifest | {"sha256": sha256})
         return {path.name: path.stat().st_size for path in sorted(made.iterdir())}
 
 

@@ -102,7 +102,7 @@ def test_the_loader_is_small_and_needs_jax_alone(bundle):
     text = (bundle / "standalone.py").read_text()
     imports = [each for each in ast.walk(ast.parse(text)) if isinstance(each, ast.Import | ast.ImportFrom)]
     modules = {n.name if isinstance(each, ast.Import) else each.module for each in imports for n in each.names}
-    assert modules == {"hashlib", "json", "pathlib", "jax", "numpy"} and len(text.splitlines()) <= 60
+    assert modules == {"hashlib", "json", "pathlib", "jax.export", "numpy"} and len(text.splitlines()) <= 60
 
 
 def test_rounded_weights_are_read_alike(guided: Given, tmp_path):
@@ -123,11 +123,18 @@ def test_damage_and_other_versions_are_said(bundle, tmp_path):
         (folder / name).write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
         with pytest.raises(ValueError, match=f"{name} is damaged, or of another bundle"):
             standalone.load(folder)
-    for change in ({"format": 2}, {"calling_convention": 3}, {"jax": "99.1.2"}):
+    folder = tmp_path / "manifest.json"
+    shutil.copytree(bundle, folder)
+    for change in ({"classes": ["dog", "cat", "owl"]}, {"timesteps": 21}, {"carried": 0}):
         manifest = json.loads((bundle / "manifest.json").read_text()) | change
-        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(ValueError, match=r"manifest.json is damaged, or of another bundle"):
+            standalone.load(folder)
+    for change in ({"format": 1}, {"calling_convention": 3}, {"jax": "99.1.2"}):
+        manifest = json.loads((bundle / "manifest.json").read_text()) | change
+        (folder / "manifest.json").write_text(json.dumps(manifest))
         with pytest.raises(ValueError, match=f"was written by JAX {manifest['jax']}, but this is .*: export it by this"):
-            standalone.load(tmp_path)
+            standalone.load(folder)
 
 
 @pytest.mark.nightly
