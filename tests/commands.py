@@ -1,4 +1,4 @@
-"""Commands in processes of their own, as a user types them."""
+"""Commands in processes of their own: `launch` in forks, all others as a user types them."""
 
 import os
 import socket
@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 
 from tests.conftest import FAST_COMPILE
+from tests.forks import ROOT, TIMEOUT, Completed, forked
 
-ROOT = Path(__file__).parents[1]
-TIMEOUT = 900  # seconds: no command of the tests takes a fifth of it
 # The smallest run that there is, for commands with a --config.
 TINY = [
     "--config.process.image_size=8",
@@ -26,10 +25,10 @@ TINY = [
 ]
 
 
-def launch(*arguments: str, devices: int = 1, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def launch(*arguments: str, devices: int = 1, folder: Path = ROOT) -> Completed:
     """Runs `python -m *arguments` in a folder, on so many fake devices."""
     flags = f"{FAST_COMPILE} --xla_force_host_platform_device_count={devices}"
-    return run([sys.executable, "-m", *arguments], folder=folder, PYTHONPATH=str(ROOT), XLA_FLAGS=flags)
+    return forked("tests.forks:module", *arguments, folder=folder, XLA_FLAGS=flags)
 
 
 def start_processes(*arguments: str, count: int = 2, **environment: str) -> list[subprocess.Popen[str]]:
@@ -44,15 +43,13 @@ def start_processes(*arguments: str, count: int = 2, **environment: str) -> list
     return [subprocess.Popen(command, cwd=ROOT, env=env, **pipes) for command in commands]
 
 
-def ended(processes: list[subprocess.Popen[str]]) -> list[subprocess.CompletedProcess[str]]:
+def ended(processes: list[subprocess.Popen[str]]) -> list[Completed]:
     """What the processes of a job say until they end."""
     said = [process.communicate(timeout=TIMEOUT) for process in processes]
-    return [subprocess.CompletedProcess(p.args, p.returncode, *each) for p, each in zip(processes, said, strict=True)]
+    return [Completed(p.args, p.returncode, *each) for p, each in zip(processes, said, strict=True)]
 
 
-def run(
-    command: list[str], *, folder: Path = ROOT, timeout: float = TIMEOUT, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], *, folder: Path = ROOT, timeout: float = TIMEOUT, **environment: str) -> Completed:
     """Runs any command in a folder, on CPU."""
     env = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", **environment}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=timeout)

@@ -1,35 +1,17 @@
-"""Code blocks of the documents, and commands in forks of one process that has imported what they import.
-
-`python -m tests.documents` is that process: a request a line of JSON, an answer a line. A fork takes no time for imports.
-"""
+"""Code blocks of the documents, and what runs them, for `tests.forks.forked`."""
 
 import importlib
-import json
-import os
 import re
-import runpy
 import shlex
-import subprocess
 import sys
-import tempfile
-import traceback
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from tests.forks import module as run_module
+
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w+)(?P<info>[^\n]*)\n(?P<text>.*?)^(?P=indent)```$", re.M | re.S)
 TITLE = re.compile(r'title="([^"]+)"')
-IMPORTED = (
-    "launch.common.command",
-    "ssd_jax.analysis.optimal_process",
-    "ssd_jax.metrics",
-    "matplotlib.figure",
-    "tests.pixels",
-)
 SEPARATORS = ("\n", "&&", ";", "|")
 
 
@@ -79,32 +61,14 @@ def launched(command: list[str]) -> tuple[str, list[str]] | None:
     return None
 
 
-@contextmanager
-def forks(**environment: str) -> Iterator[Any]:
-    """Yields do(task, folder, *arguments) -> (status, what it said); a task is a function of this module by its name."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg", **environment}
-    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-m", "tests.documents"], cwd=ROOT, env=env, **pipes) as process:
-        requests: Any = process.stdin
-        answers: Any = process.stdout
-
-        def do(task: str, folder: Path, *arguments: Any) -> tuple[int, str]:
-            print(json.dumps([task, str(folder), arguments]), file=requests, flush=True)
-            status, said = json.loads(answers.readline())
-            return status, said
-
-        yield do
-        requests.close()
-
-
-def run(module: str, arguments: list[str]) -> None:
-    """python -m launch.MODULE."""
-    sys.argv = ["-m", *arguments]
-    runpy.run_module(f"launch.{module}", run_name="__main__", alter_sys=True)
+def command(module: str, *arguments: str) -> None:
+    """python -m launch.MODULE, where the network of the test's runs is known."""
+    importlib.import_module("tests.pixels")
+    run_module(f"launch.{module}", *arguments)
 
 
 def parse(module: str, arguments: list[str]) -> None:
-    """The same, but for main(): flags are parsed, modules of --import imported, the config is made and validated."""
+    """python -m launch.MODULE but for main(): flags are parsed, modules of --import imported, the config is validated."""
     from absl import app
 
     from launch.common.config_flag import FIELDS, read_config
@@ -116,7 +80,7 @@ def parse(module: str, arguments: list[str]) -> None:
             read_config()
 
     app.run = stand_in
-    run(module, arguments)
+    run_module(f"launch.{module}", *arguments)
 
 
 def python(path: str, blocks: list[tuple[int, str]], steps: int) -> None:
@@ -124,6 +88,7 @@ def python(path: str, blocks: list[tuple[int, str]], steps: int) -> None:
     import ssd_jax
     from ssd_jax.data.sources import make_split, recorded
 
+    importlib.import_module("tests.pixels")
     train = ssd_jax.train
 
     def shortly(config, workdir, *, source=None) -> None:
@@ -156,38 +121,3 @@ def write_fresh(workdir: Path, config: Any) -> None:
     parameters = init_parameters(config.model, shapes, config.data.channels, jax.random.key(0))
     with new_folder(workdir) as folder:
         write_model(Trained(experiment, experiment.denoiser(parameters), 1), folder)
-
-
-def _main() -> None:
-    for module in IMPORTED:
-        importlib.import_module(module)
-
-    warnings.filterwarnings("ignore", "os.fork")
-    for request in sys.stdin:
-        task, folder, arguments = json.loads(request)
-        with tempfile.TemporaryFile("w+") as said:
-            if not (child := os.fork()):
-                status = 1
-                try:
-                    for stream in (1, 2):
-                        os.dup2(said.fileno(), stream)
-                    os.chdir(folder)
-                    sys.path[0] = folder
-                    sys.path.append(str(ROOT))
-                    globals()[task](*arguments)
-                    status = 0
-                except SystemExit as end:
-                    status = int(end.code or 0)
-                except BaseException:
-                    traceback.print_exc()
-                finally:
-                    sys.stdout.flush()
-                    sys.stderr.flush()
-                    os._exit(status)
-            _, status = os.waitpid(child, 0)
-            said.seek(0)
-            print(json.dumps([os.waitstatus_to_exitcode(status), said.read()]), flush=True)
-
-
-if __name__ == "__main__":
-    _main()

@@ -27,7 +27,8 @@ from ssd_jax.data.openmoji_classes import CLASSES
 from ssd_jax.files.images import write_png
 from tests.commands import TINY
 from tests.conftest import FAST_COMPILE
-from tests.documents import ROOT, blocks, commands, forks, launched, write_fresh
+from tests.documents import blocks, commands, launched, write_fresh
+from tests.forks import ROOT, Completed, forked
 from tests.pixels import PixelsConfig
 
 GUIDES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("index", "gallery", "troubleshooting"))]
@@ -75,14 +76,12 @@ NOT_RUN = {
 }
 
 
+def launch_here(module: str, *arguments: str, folder: Path) -> Completed:
+    return forked("tests.documents:command", module, *arguments, folder=folder, XLA_FLAGS=FAST_COMPILE)
+
+
 def named(document: Path) -> str:
     return str(document.relative_to(ROOT))
-
-
-@pytest.fixture(scope="module")
-def do():
-    with forks(XLA_FLAGS=FAST_COMPILE) as do:
-        yield do
 
 
 @pytest.fixture(scope="module")
@@ -129,15 +128,15 @@ def _mask(side: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=named)
-def test_commands_are_understood(document, do, desk):
+def test_commands_are_understood(document, desk):
     folder = desk(document)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for block in blocks(document, "bash"):
         for command in commands(block):
             where = f"{named(document)}:{block.line}: {' '.join(command)}"
             if ours := launched(command):
-                status, said = do("parse", folder, *ours)
-                assert status == 0, f"{where}\n{said}"
+                result = forked("tests.documents:parse", *ours, folder=folder, XLA_FLAGS=FAST_COMPILE)
+                assert result.returncode == 0, f"{where}\n{result.stderr}"
             elif command[0] == "pytest":
                 assert all((ROOT / word).exists() for word in command if word.startswith("tests")), where
             elif command[0] == "bash":
@@ -150,17 +149,17 @@ def test_commands_are_understood(document, do, desk):
 
 @pytest.mark.parametrize("steps", [0, pytest.param(2, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("document", [each for each in GUIDES if blocks(each, "python")], ids=named)
-def test_python_blocks_run(document, steps, do, run, desk):
+def test_python_blocks_run(document, steps, run, desk):
     folder = desk(document, run)
     (folder / "wandb.py").write_text(WANDB)
     (folder / "samples" / "sixteen").mkdir(parents=True)
     shutil.copy(folder / "cat.png", folder / "samples" / "sixteen" / "000000.png")
     if "bundles/emoji" in document.read_text():
-        status, said = do("run", folder, "export", ["--workdir=runs/emoji", "--out=bundles/emoji", "--num_steps=4"])
-        assert status == 0, said
+        result = launch_here("export", "--workdir=runs/emoji", "--out=bundles/emoji", "--num_steps=4", folder=folder)
+        assert result.returncode == 0, result.stderr
     session = [(block.line, block.text) for block in blocks(document, "python") if not block.title]
-    status, said = do("python", folder, named(document), session, steps)
-    assert status == 0, said
+    result = forked("tests.documents:python", named(document), session, steps, folder=folder, XLA_FLAGS=FAST_COMPILE)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("notebook", sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")), ids=named)
@@ -181,7 +180,7 @@ def init(project):
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("document", [each for each in GUIDES if blocks(each, "bash")], ids=named)
-def test_commands_run(document, do, run, desk):
+def test_commands_run(document, run, desk):
     folder = desk(document, run)
     lay_data_sets(folder)
     typed = [(block.line, command) for block in blocks(document, "bash") for command in commands(block)]
@@ -191,8 +190,8 @@ def test_commands_run(document, do, run, desk):
         line = " ".join(command)
         if (ours := launched(command)) and not any(part in line for part in NOT_RUN):
             module, arguments = ours
-            status, said = do("run", folder, module, [*arguments, *SHORTLY.get(module, [])])
-            assert status == 0, f"{named(document)}:{number}: {line}\n{said}"
+            result = launch_here(module, *arguments, *SHORTLY.get(module, []), folder=folder)
+            assert result.returncode == 0, f"{named(document)}:{number}: {line}\n{result.stderr}"
 
 
 def trained_by(command: list[str]) -> list[str]:
