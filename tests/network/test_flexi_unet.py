@@ -40,7 +40,6 @@ def call(model, in_level, out_level, x=None, label=(0, 1), **kwargs):
 
 
 @pytest.mark.parametrize(("in_level", "out_level"), [(0, 0), (1, 1), (2, 2), (1, 0), (2, 1), (2, 0)])
-@pytest.mark.smoke
 def test_every_path_has_the_shape_of_its_out_level(model, in_level, out_level):
     out = call(model, in_level, out_level)
     assert out.shape == (2, 16 >> out_level, 24 >> out_level, 3) and out.dtype == jnp.float32

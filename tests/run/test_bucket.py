@@ -50,6 +50,7 @@ def assert_same(found, expected) -> None:
         np.testing.assert_array_equal(found[name], array)
 
 
+@pytest.mark.nightly  # trains three times
 def test_a_run_goes_on_and_equals_one_on_this_machine(images, bucket, tmp_path, caplog):
     """Two steps and two more in a bucket; four here. Config, checkpoints, averages, curves, samples: all of it."""
     short = tiny_config(images, steps=2, checkpoint_every=2, snapshot_every=2, sample_every=2)

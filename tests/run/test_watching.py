@@ -26,8 +26,7 @@ BEST = "frechet/random_convolutions-0"
 def config_of(holdout: int = 10, **train):
     settings = {"steps": 6, "evaluate_every": 2, "evaluate_num": 32, "checkpoint_every": 2, "learning_rate": 0.5}
     config = tiny_config(**settings | {"keep_latest": 1, "keep_best": BEST} | train)
-    data = replace(config.data, holdout=holdout, balance=True)
-    return replace(config, data=data, model=replace(config.model, num_classes=2, label_dropout=0.1))
+    return replace(config, data=replace(config.data, holdout=holdout, balance=True))
 
 
 def lines(workdir: Path) -> list[dict]:
