@@ -79,11 +79,16 @@ def denoising_strip(
     return enlarged_grid(np.concatenate(rows), len(states), background)
 
 
+def png(image: UInt8[np.ndarray, "h w channels"]) -> bytes:
+    """What a PNG file of uint8 [h, w, 1, 3 or 4] holds."""
+    order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}.get(image.shape[-1])
+    return cv2.imencode(".png", image if order is None else cv2.cvtColor(image, order))[1].tobytes()
+
+
 def write_png(path: Path, image: UInt8[np.ndarray, "h w channels"]) -> None:
     """Writes uint8 [h, w, 1, 3 or 4], whole or not at all; parent folders are made."""
-    order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}.get(image.shape[-1])
-    encoded = cv2.imencode(".png", image if order is None else cv2.cvtColor(image, order))[1]
-    write_atomically(path, lambda file: file.write(encoded.tobytes()))
+    encoded = png(image)
+    write_atomically(path, lambda file: file.write(encoded))
 
 
 def read_image(path: Path, channels: int | None = None, background: Colour = WHITE) -> UInt8[np.ndarray, "h w _"]:
