@@ -17,7 +17,7 @@ from .common.serving import Batcher, served
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
 PORT = flags.DEFINE_integer("port", 8000, "Port of this machine; 0 for any.", lower_bound=0, upper_bound=2**16 - 1)
-BATCH = flags.DEFINE_integer("batch", 16, "Images at a time, at most.", lower_bound=1, upper_bound=1024)
+BATCH = flags.DEFINE_integer("batch", 4, "Images at a time, at most.", lower_bound=1, upper_bound=1024)
 
 
 def main() -> None:

@@ -68,6 +68,7 @@ NOT_RUN = {
     "export_onnx": "jax2onnx wants an environment of its own; tests/interop/test_onnx_stages.py has it",
     "import_inception": "its weights are not at hand",
     "launch.studies.": "takes hours",
+    "launch.serve": "only a signal ends it; tests/launch/test_serve.py has it",
     "runs/dense": "a python block of its page makes this run; tests/run/test_own_network.py samples one",
     "runs/averaged": "widths need hundreds of steps; tests/run/test_averages.py has them",
     "--step best": "nothing is evaluated in three steps; tests/run/test_watching.py has it",
