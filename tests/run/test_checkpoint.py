@@ -4,6 +4,7 @@ import json
 import resource
 import shutil
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 
 import chex
@@ -14,6 +15,7 @@ import pytest
 
 import ssd_jax
 from ssd_jax.build import build
+from ssd_jax.config import FlexiUNetConfig
 from ssd_jax.errors import InputError
 from ssd_jax.network.parameterisation import DataStatistics
 from ssd_jax.run import checkpoint, restore
@@ -31,9 +33,14 @@ def experiment_of(**changes):
     return build(config, DataStatistics(tuple(np.linspace(0.3, 1, 20).tolist())))
 
 
+@cache
+def initial_state(model: FlexiUNetConfig):
+    return init_state(experiment_of(model=model).init_parameters, 0, make_mesh()).as_dict()
+
+
 def state_of(experiment, step: int):
     """A state whose averages are all `step`."""
-    state = init_state(experiment.init_parameters, 0, make_mesh()).as_dict()
+    state = initial_state(experiment.config.model)
     return state | {"ema": jax.tree.map(lambda leaf: jnp.full_like(leaf, step), state["ema"])}
 
 
