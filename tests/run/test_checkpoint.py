@@ -27,6 +27,7 @@ from ssd_jax.training.state import abstract_state, init_state
 from tests.conftest import mesh_of, tiny_config
 
 
+@cache
 def experiment_of(**changes):
     config = tiny_config()
     config = replace(config, data=replace(config.data, channels=3), **changes)
