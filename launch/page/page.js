@@ -15,6 +15,7 @@ function warn(text) {
 
 async function main() {
   if (!hasSimd()) {
+    tell("");
     warn("This browser has no WebAssembly SIMD, which drawing needs; all browsers have had it since 2023: update it.");
     return;
   }
@@ -42,6 +43,7 @@ async function draw(model, denoise, provider) {
   try {
     const plan = readPlan(await (await file(`plans/${solver}-${calls}.json`)).json());
     element("film").replaceChildren();
+    element("drawn").hidden = false;
     tellSaved(plan);
     const guided = (stage, x, t) => denoise(stage, x, t, Number(label));
     let made = 0;

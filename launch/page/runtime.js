@@ -83,10 +83,10 @@ async function greatestDifference(model, one, other) {
   return greatest;
 }
 
-/** A file beside the page. Throws an error that names it if it is not there. */
+/** A file beside the page. Throws an error that names it if it does not come. */
 export async function file(name) {
-  const answer = await fetch(new URL(name, import.meta.url));
-  if (!answer.ok) throw new Error(`${name} is missing (${answer.status}); python -m launch.demo writes all files of this page`);
+  const answer = await fetch(new URL(name, import.meta.url)).catch(() => null);
+  if (!answer?.ok) throw new Error(`${name} cannot be loaded (${answer?.status ?? "no answer"}); python -m launch.demo serves it.`);
   return answer;
 }
 
