@@ -228,6 +228,10 @@ def test_browsers_that_cannot(page):
     assert "has no WebAssembly SIMD" in seen["notice"] and not seen["drawable"]
     seen = page(webgpu=0.0)
     assert seen["status"] == "ready, on WebGPU" and not seen["notice"]
-    for webgpu, message in ((0.1, "WebGPU computes predictions that are 0.10 off"), ("fails", "WebGPU fails in this browser")):
+    for webgpu, message in (
+        (0.1, "WebGPU computes predictions that are 0.20 off in this browser"),  # guided
+        ("NaN", "WebGPU computes predictions that are no numbers"),
+        ("fails", "WebGPU fails in this browser, so WASM draws: no such device"),
+    ):
         seen = page(webgpu=webgpu)
         assert seen["status"] == "ready, on WASM" and message in seen["notice"] and seen["drawable"]
