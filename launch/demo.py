@@ -5,8 +5,8 @@ python -m launch.demo
 python -m launch.demo --workdir runs/x --onnx exported/x --port 8080
 python -m launch.demo --out site
 
-The page has no server code: --out writes its files for any static host, and nothing is asked of another. Graphs are those of
-`launch.export_onnx`; pictures are those of the library, of the same seed. The first line gets onnxruntime-web, which
+The page has no server code: --out writes its files for any static host, and nothing is asked of another. Graphs are those
+of `launch.export_onnx`; pictures are those of the library, of the same seed. The first line gets onnxruntime-web, which
 launch/page/package-lock.json pins.
 """
 

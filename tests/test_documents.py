@@ -36,7 +36,7 @@ GUIDES += sorted((ROOT / "docs" / "guides").glob("*.md"))
 DOCUMENTS = [*GUIDES, *(path for path in sorted((ROOT / "docs").glob("*.md")) if path not in GUIDES)]
 DOCUMENTS.append(ROOT / "launch" / "cluster" / "README.md")
 OTHERS = {"pip", "pytest", "tensorboard", "sbatch", "mkdocs", "jupyter", "cd", "docker"}  # programs that are not ours
-OTHERS |= {"apt-get", "ls", "xargs"}
+OTHERS |= {"apt-get", "ls", "npm", "xargs"}
 SIZE = 16
 SAMPLE = SampleConfig(solver="dpmpp_2m_sde", num_steps=8, guidance=2.0)
 # What a command is told after its own words, so that it takes seconds.
@@ -66,6 +66,7 @@ NOT_RUN = {
     "import_reference": "a released file is not at hand; tests/interop makes files of its kind",
     "runs/celeba64": "for the same reason",
     "export_onnx": "jax2onnx wants an environment of its own; tests/interop/test_onnx_stages.py has it",
+    "launch.demo": "it serves until it is ended, what npm installs; tests/launch/test_demo.py has it",
     "import_inception": "its weights are not at hand",
     "launch.studies.": "takes hours",
     "launch.serve": "only a signal ends it; tests/launch/test_serve.py has it",

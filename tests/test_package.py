@@ -34,7 +34,7 @@ def wheel(tmp_path_factory) -> Path:
     """Built from a copy, so that what earlier builds left in the checkout does not count."""
     copy = tmp_path_factory.mktemp("source")
     for folder in FOLDERS:
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
     for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, copy)
     pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir=dist", ".", folder=copy)
@@ -48,7 +48,7 @@ def test_wheel_holds_one_package(wheel):
     for folder, place in FOLDERS.items():
         for path in (ROOT / folder).rglob("*.py"):
             assert f"{place}/{path.relative_to(ROOT / folder).as_posix()}" in names
-    assert "ssd_jax/py.typed" in names
+    assert {"ssd_jax/py.typed", "ssd_jax/launch/page/index.html", "ssd_jax/launch/page/package-lock.json"} <= set(names)
 
 
 @pytest.mark.nightly

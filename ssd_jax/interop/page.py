@@ -1,8 +1,8 @@
-"""What the page in `launch/page/` draws with: a model's graphs, and its plans as tables, so that no coefficient is computed there.
+"""What the page in `launch/page/` draws with: a model's graphs, and its plans as tables: it computes no coefficient.
 
     model.json                      classes, levels, stages, guidance, and which solvers and calls there are plans of
-    plans/dpmpp_2m-30.json ..       a plan each: of every stage timesteps, coefficients, matrices and operations
-    graphs/stay2.onnx .. weights.bin    `interop.onnx_stages`
+    plans/dpmpp_2m-30.json, ..      a plan each: of every stage timesteps, coefficients, matrices and operations
+    graphs/                         those of `interop.onnx_stages`
 
 Every step of a plan, within a level or up to the next, is the same few lines, those of `sampling.reference`:
 

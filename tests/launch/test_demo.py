@@ -1,6 +1,8 @@
-"""The page that draws in the browser: its noise and steps against the library's in node, and the whole of it in Chromium."""
+"""The page that draws in the browser: its noise and steps against the library in node, and the whole of it in Chromium."""
 
+import importlib
 import json
+import os
 import re
 import shutil
 import socket
@@ -10,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +28,9 @@ from ssd_jax.process.matrix_free import MatrixFreeOperator
 from ssd_jax.process.operators import OPERATORS
 from ssd_jax.sampling.guidance import clipped
 from ssd_jax.sampling.solvers import SOLVERS, Solver
-from tests.commands import ROOT, TIMEOUT, run
+from tests.commands import run
 from tests.conftest import FAST_COMPILE
+from tests.forks import ROOT, TIMEOUT, forked
 from tests.networks import randomised
 from tests.pixels import PixelsConfig
 from tests.sampling.test_reference import three_predictions
@@ -36,8 +40,6 @@ SCRIPTS = Path(__file__).parent / "page"
 EMOJI = ROOT / "docs" / "models" / "emoji"
 RUNTIME = ("ort.wasm.min.mjs", "ort.webgpu.min.mjs", *(f"ort-wasm-simd-threaded{each}" for each in (".mjs", ".wasm")))
 RUNTIME += tuple(f"ort-wasm-simd-threaded.asyncify{each}" for each in (".mjs", ".wasm"))
-# launch.demo with another onnxruntime-web, so that the tests of all else need none.
-DEMO = "import sys, pathlib; import launch.demo as demo; demo.RUNTIME = pathlib.Path(sys.argv.pop(1)); demo.run(demo.main)"
 
 
 def node(script: str, *arguments: str) -> dict:
@@ -93,7 +95,7 @@ def test_noise_and_steps_are_the_librarys(process, tmp_path, monkeypatch):
         key = jax.random.key(seed)
         found = node("draw.mjs", str(page), solver, "12", str(seed))
         expected = ssd_jax.sample(bounded, trained.plan(solver=solver, num_steps=12), key, 1)[0]
-        noise = jax.random.normal(jax.random.fold_in(key, 5), 1000)
+        noise = jax.random.normal(jax.random.fold_in(key, 5), (1000,))
         assert found["calls"] == 12 and found["shape"] == [*trained.process.shape, 3]
         np.testing.assert_allclose(found["noise"], noise, atol=1e-6)
         np.testing.assert_allclose(found["image"], np.ravel(expected), atol=2e-4)
@@ -132,35 +134,42 @@ def runtime(tmp_path) -> Path:
     return folder
 
 
-def demo_command(runtime: Path, workdir: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-c", DEMO, str(runtime), "--import=tests.pixels", f"--workdir={workdir}", *arguments]
+def command(runtime: str, *arguments: str) -> None:
+    """python -m launch.demo, with another onnxruntime-web, so that the tests of all else need none."""
+    sys.argv = ["-m", *arguments]
+    demo: Any = importlib.import_module("launch.demo")
+    demo.RUNTIME = Path(runtime)
+    demo.run(demo.main)
 
 
 def test_errors_of_the_command(workdir, runtime, tmp_path):
+    run_flags, new = ("--import=tests.pixels", f"--workdir={workdir}"), f"--out={tmp_path}/new"
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         cases = [
-            (tmp_path / "nowhere", [], "onnxruntime-web is not installed .*; npm ci --prefix .*launch/page"),
+            (tmp_path, [new], "onnxruntime-web is not installed .*; npm ci --prefix .*launch/page"),
             (runtime, [f"--port={port}"], f"--port is {port}, but that is taken or not yours; choose another"),
-            (runtime, [f"--onnx={tmp_path}", f"--out={tmp_path}/new"], "lacks stay1.onnx, up1to0.onnx, stay0.onnx, weights.bin"),
-            (runtime, [f"--out={tmp_path}/new", "--port=1"], "--port is given, but --out writes the page"),
+            (runtime, [f"--onnx={tmp_path}", new], "lacks stay1.onnx, up1to0.onnx, stay0.onnx, weights.bin"),
+            (runtime, [f"--out={workdir}"], "is not an empty folder"),
+            (runtime, [new, "--port=1"], "--port is given, but --out writes the page"),
         ]
         for folder, arguments, message in cases:
-            result = run(demo_command(folder, workdir, *arguments), PYTHONPATH=str(ROOT))
+            result = forked("tests.launch.test_demo:command", str(folder), *run_flags, *arguments)
             assert result.returncode == 2 and len(result.stderr.splitlines()) == 1, result.stderr
             assert re.search(message, result.stderr), result.stderr
     assert not (tmp_path / "new").exists()
 
 
 def test_what_is_written_and_served(workdir, runtime, tmp_path):
-    result = run(demo_command(runtime, workdir, f"--out={tmp_path}/site"), PYTHONPATH=str(ROOT))
+    arguments = (str(runtime), "--import=tests.pixels", f"--workdir={workdir}")
+    result = forked("tests.launch.test_demo:command", *arguments, f"--out={tmp_path}/site")
     assert result.returncode == 0 and "onnxruntime-web, WASM" in result.stdout, result.stderr
     names = {str(path.relative_to(tmp_path / "site")) for path in (tmp_path / "site").rglob("*") if path.is_file()}
     assert {"index.html", "page.js", "model.json", "graphs/up1to0.onnx", "plans/ddim-12.json"} <= names
     assert {f"ort/{name}" for name in RUNTIME} <= names and not {"package.json", "plans/ddim-30.json"} & names
-    with served(demo_command(runtime, workdir)) as url:
+    with served(*arguments) as url:
         for name, kind in (("", "text/html"), ("page.js", "text/javascript"), ("ort/ort.wasm.min.mjs", "text/javascript")):
             with urllib.request.urlopen(url + name) as answer:
                 assert answer.headers.get_content_type() == kind
@@ -170,10 +179,13 @@ def test_what_is_written_and_served(workdir, runtime, tmp_path):
 
 
 @contextmanager
-def served(command: list[str]) -> Iterator[str]:
-    """The address that launch.demo says it serves at, while it does."""
-    environment = ["env", f"PYTHONPATH={ROOT}", "JAX_PLATFORMS=cpu", f"XLA_FLAGS={FAST_COMPILE}"]
-    serving = subprocess.Popen([*environment, *command, "--port=0"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def served(*arguments: str) -> Iterator[str]:
+    """The address that `command` says it serves at, while it does."""
+    code = "import sys; from tests.launch.test_demo import command; command(*sys.argv[1:])"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FAST_COMPILE}
+    serving = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments, "--port=0"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert serving.stdout is not None
         said = next((line for line in serving.stdout if "http" in line), "")
@@ -187,11 +199,11 @@ def served(command: list[str]) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def page():
     """browse(**settings): the shipped model's page in Chromium, see `page/browse.mjs`."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    playwright = PAGE / "node_modules" / "playwright-core"
+    chromium, packages = shutil.which("chromium"), PAGE / "node_modules"
+    playwright = packages / "playwright-core"
     if not chromium or not playwright.is_dir():
         pytest.skip("there is no Chromium, or no npm ci --prefix launch/page")
-    with served([sys.executable, "-m", "launch.demo"]) as url:
+    with served(str(packages / "onnxruntime-web" / "dist")) as url:
         settings = {"playwright": str(playwright), "chromium": chromium, "url": url, "choices": None, "simd": True}
 
         def browse(**own) -> dict:
@@ -208,9 +220,10 @@ def page():
 )
 def test_the_page_draws_the_librarys_image(label, seed, solver, calls, page):
     trained = ssd_jax.load(EMOJI)
+    assert trained.config.data.classes is not None
     samples = trained.sample(jax.random.key(seed), 1, solver=solver, num_steps=calls, label=label)
     expected = trained.encoding.decode(samples)[0].astype(int)
-    number = str(trained.labels(label, 1)[0])
+    number = str(trained.config.data.classes.index(label))
     seen = page(choices={"label": number, "seed": str(seed), "solver": solver, "calls": str(calls)})
     for shown in ("image", "prediction"):  # the last prediction is the image
         assert np.abs(np.reshape(seen[shown], (32, 32, 4))[..., :3] - expected).max() <= 2
