@@ -20,9 +20,9 @@ import numpy as np
 from ssd_jax.analysis.cost import plan_cost
 from ssd_jax.data.encoding import PixelEncoding
 from ssd_jax.errors import InputError, few
-from ssd_jax.files.json_file import write_json
+from ssd_jax.files.json_file import read_json, write_json
 from ssd_jax.interop.model_card import LICENCES, UNKNOWN
-from ssd_jax.interop.onnx_stages import WEIGHTS
+from ssd_jax.interop.onnx_stages import MODEL, WEIGHTS
 from ssd_jax.network.protocol import null_label
 from ssd_jax.process.stages import Stage
 from ssd_jax.run.trained import Trained
@@ -52,9 +52,11 @@ def check_shown(trained: Trained, graphs: pathlib.Path) -> None:
             f"the operator of {few(functions)} is only a function, which is no table; write it as a SeparableOperator if "
             "it is one, or draw with launch.sample"
         )
-    missing = [name for name in _graph_names(trained) if not (graphs / name).is_file()]
+    missing = [name for name in (*_graph_names(trained), MODEL) if not (graphs / name).is_file()]
     if missing:
         raise InputError(f"{str(graphs)!r} lacks {few(missing)}; launch.export_onnx --workdir RUN --out FOLDER writes it")
+    if read_json(graphs / MODEL) != {"digest": trained.digest}:
+        raise InputError(f"the graphs in {str(graphs)!r} are of another model; launch.export_onnx writes those of this one")
 
 
 def write_page_data(trained: Trained, graphs: pathlib.Path, folder: pathlib.Path) -> None:
