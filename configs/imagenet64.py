@@ -13,7 +13,9 @@ each class does as well: `--config.data.source=folder --config.data.folder=PATH`
 `imagenet_resized/64x64`, which were made small in another way.
 
 92.2 million parameters, those of configs/celeba64.py and classes. A step costs what 256 images of one level do, whatever
-the levels. Not forecast yet; this says memory, operations and hours at least:
+the levels; with four it is of 461 draws. 30 calls of sampling take 0.78 of one level's operations. On 8 H100 the largest
+program of training needs 3.4 GiB a GPU (one level: 4.8); 1,000,000 steps take at least 1.9 hours (one level: 2.0), at
+published peaks that are never reached and with the traffic of that program alone:
 
 python -m launch.forecast --config imagenet64 --hardware h100:8 --quick
 
