@@ -24,7 +24,7 @@ from ssd_jax.config import DataConfig, ProcessConfig, SampleConfig
 from ssd_jax.errors import InputError
 from ssd_jax.files.json_file import write_json
 from ssd_jax.interop.bundle import write_model
-from ssd_jax.interop.page import write_page_data
+from ssd_jax.interop.page import check_shown, write_page_data
 from ssd_jax.process.matrix_free import MatrixFreeOperator
 from ssd_jax.process.operators import OPERATORS
 from ssd_jax.sampling.guidance import clipped
@@ -127,6 +127,10 @@ def test_models_that_the_page_cannot_show(workdir, tmp_path, monkeypatch):
     function = ProcessConfig(image_size=8, num_levels=2, num_timesteps=20, operator="halve")
     trained = write_run(tmp_path / "function", function)
     refused(trained, tmp_path / "function" / "onnx", "the operator of up1to0 is only a function")
+
+
+def test_the_shipped_graphs_are_of_the_shipped_model():
+    check_shown(ssd_jax.load(EMOJI), EMOJI / "onnx")
 
 
 @pytest.fixture
