@@ -87,8 +87,7 @@ class Batcher:
 
     def __init__(self, trained: ssd_jax.Trained, largest: int):
         """For batches of at most `largest` images. Raises InputError for a process that does not end in noise."""
-        if not trained.process.prior_is_noise:
-            raise InputError("the run's process does not end in noise: what its samples start from cannot be asked for")
+        trained.check_prior_is_noise("a service")
         self.trained, self.sizes = trained, batch_sizes(largest)
         self._plan, self._denoise = trained.plan(), trained.guided()
         self._waiting: deque[Request] = deque()

@@ -65,11 +65,7 @@ def write_bundle(
     folder = to_path(folder)
     check_new(folder)
     process = trained.process
-    if not process.prior_is_noise:
-        raise InputError(
-            f"x_T-1 of this process is not noise (its log-SNR is {process.log_snr[-1]:.2f}), so that drawing begins with "
-            "images of the training data, which a bundle has not; train with process.zero_terminal_snr=True"
-        )
+    trained.check_prior_is_noise("a bundle")
     if plan.process is not process or plan.timesteps[0] != process.num_timesteps - 1:
         raise InputError("the plan is of another process, or does not begin at T - 1; make it by trained.plan()")
     if not any(_is_of(trained, each) for each in jax.tree.leaves(denoise, is_leaf=partial(_is_of, trained))):

@@ -35,17 +35,13 @@ CALLS = (12, 20, 30, 60)  # that a visitor may choose, where the process allows 
 
 def check_shown(trained: Trained, graphs: pathlib.Path) -> None:
     """Raises InputError unless the page can draw with a model, whose `graphs` are in a folder."""
-    process, encoding = trained.process, trained.encoding
+    encoding = trained.encoding
     if not isinstance(encoding, PixelEncoding) or len(encoding.shape) != 2:
         raise InputError(
             f"x_0 of the model is {type(encoding).__name__} of shape {encoding.shape}, but the page shows pixels of flat "
             "pictures only; draw with launch.sample"
         )
-    if not process.prior_is_noise:
-        raise InputError(
-            f"x_T-1 of this process is not noise (its log-SNR is {process.log_snr[-1]:.2f}), so that drawing begins with "
-            "images of the training data, which a page has not; train with process.zero_terminal_snr=True"
-        )
+    trained.check_prior_is_noise("a page")
     functions = [str(part.stage) for part in trained.plan().stages if not isinstance(part, StayPlan | UpPlan)]
     if functions:
         raise InputError(

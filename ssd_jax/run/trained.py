@@ -86,6 +86,14 @@ class Trained:
         """`network`, clipped to the range of x_0, for `ssd_jax.sample` and friends."""
         return clipped(self.network, self.experiment.bounds)
 
+    def check_prior_is_noise(self, what: str) -> None:
+        """Raises InputError if samples start from images of the training data, which `what`, e.g. "a bundle", has not."""
+        if not self.process.prior_is_noise:
+            raise InputError(
+                f"x_T-1 of this process is not noise (log-SNR {self.process.log_snr[-1]:.2f}), so that drawing begins "
+                f"with images of the training data, which {what} has not; train with process.zero_terminal_snr=True"
+            )
+
     @checked_arguments
     def guided(
         self, guidance: float | None = None, interval: Interval | None = None, threshold_quantile: float | None = None

@@ -69,6 +69,14 @@ def test_sizes_of_batches():
     assert [batch_sizes(largest) for largest in (1, 2, 4, 5, 64)] == [[1], [1, 2], [1, 4], [1, 4, 5], [1, 4, 16, 64]]
 
 
+def test_samples_that_start_from_images_are_not_served():
+    process = ProcessConfig(image_size=8, num_levels=1, num_timesteps=20, noise_schedule="constant", blur=2.0)
+    experiment = ssd_jax.build(ssd_jax.Config(process=process, model=PixelsConfig()))
+    heat = ssd_jax.Trained(experiment, experiment.denoiser(experiment.init_parameters(jax.random.key(0))), 1)
+    with pytest.raises(InputError, match="x_T-1 of this process is not noise .* which a service has not; train with"):
+        Batcher(heat, 4)
+
+
 def test_images_are_those_of_the_library_whatever_they_are_drawn_with(trained, batcher):
     queries = ["label=dogs&seed=3", "", f"label=2&seed={SEED_LIMIT - 1}"]
     drawn = batcher.draw([parse_request(trained, query) for query in queries])
