@@ -22,7 +22,7 @@ from absl import flags
 
 from ssd_jax.errors import InputError, few
 from ssd_jax.files.paths import check_new, new_folder, to_local_path, to_path
-from ssd_jax.interop.page import check_shown, write_page_data
+from ssd_jax.interop.page import write_page_data
 
 from .common import report, run_flags
 from .common.command import run
@@ -90,7 +90,6 @@ def assemble(folder: pathlib.Path) -> list[report.Row]:
     """
     trained = run_flags.load(WORKDIR.value)
     graphs = to_local_path(ONNX.value if ONNX.value is not None else str(pathlib.Path(WORKDIR.value) / "onnx"))
-    check_shown(trained, graphs)
     for path in PAGE.iterdir():
         if path.suffix in (".html", ".css", ".js"):
             shutil.copy(path, folder)

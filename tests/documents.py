@@ -113,11 +113,9 @@ def write_fresh(workdir: Path, config: Any) -> None:
     import ssd_jax
     from ssd_jax.files.paths import new_folder
     from ssd_jax.interop.bundle import write_model
-    from ssd_jax.network import init_parameters
     from ssd_jax.run.trained import Trained
 
     experiment = ssd_jax.build(config)
-    shapes = tuple(experiment.process.level_shape(level) for level in range(config.process.num_levels))
-    parameters = init_parameters(config.model, shapes, config.data.channels, jax.random.key(0))
+    parameters = experiment.init_parameters(jax.random.key(0))
     with new_folder(workdir) as folder:
         write_model(Trained(experiment, experiment.denoiser(parameters), 1), folder)

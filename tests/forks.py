@@ -19,6 +19,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 900  # seconds: no command of the tests takes a fifth of it
 IMPORTED = ("launch.common.command", "ssd_jax.analysis.optimal_process", "ssd_jax.metrics", "matplotlib.figure")
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg"}
 Completed = subprocess.CompletedProcess[str]
 
 
@@ -31,7 +32,7 @@ def forked(function: str, *arguments: Any, folder: Path = ROOT, **environment: s
     server = _server()
     requests: Any = server.stdin
     answers: Any = server.stdout
-    request = [function, arguments, str(folder), {**os.environ, **_environment(), **environment}]
+    request = [function, arguments, str(folder), {**os.environ, **ENVIRONMENT, **environment}]
     print(json.dumps(request), file=requests, flush=True)
     return Completed(arguments, *json.loads(answers.readline()))
 
@@ -42,15 +43,11 @@ def module(name: str, *arguments: str) -> None:
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
-def _environment() -> dict[str, str]:
-    return {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg"}
-
-
 @cache
 def _server() -> subprocess.Popen[str]:
     """The one of this process, with whose end its own comes."""
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-m", "tests.forks"], cwd=ROOT, env={**os.environ, **_environment()}, **pipes)
+    return subprocess.Popen([sys.executable, "-m", "tests.forks"], cwd=ROOT, env={**os.environ, **ENVIRONMENT}, **pipes)
 
 
 def _serve() -> None:

@@ -35,8 +35,8 @@ GUIDES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("index
 GUIDES += sorted((ROOT / "docs" / "guides").glob("*.md"))
 DOCUMENTS = [*GUIDES, *(path for path in sorted((ROOT / "docs").glob("*.md")) if path not in GUIDES)]
 DOCUMENTS.append(ROOT / "launch" / "cluster" / "README.md")
-OTHERS = {"pip", "pytest", "tensorboard", "sbatch", "mkdocs", "jupyter", "cd", "docker"}  # programs that are not ours
-OTHERS |= {"apt-get", "ls", "npm", "xargs"}
+# Programs that are not ours.
+OTHERS = {"pip", "pytest", "tensorboard", "sbatch", "mkdocs", "jupyter", "cd", "docker", "apt-get", "ls", "npm", "xargs"}
 SIZE = 16
 SAMPLE = SampleConfig(solver="dpmpp_2m_sde", num_steps=8, guidance=2.0)
 # What a command is told after its own words, so that it takes seconds.

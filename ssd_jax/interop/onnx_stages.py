@@ -6,7 +6,7 @@
         label   int32 [batch]
         z       float32 [batch, height, width, channels], the prediction at stage.out_level, neither guided nor clipped
     weights.bin                     ONNX's external data: an array stands there once, whichever graphs read it
-    model.json                      the digest of the parameters that were exported, as `Trained.digest`
+    digest.json                     the digest of the parameters that were exported, as `Trained.digest`
 
 All operators are ONNX's own. Converting asks for jax2onnx (`launch/onnx_environment.sh`), running only for onnxruntime.
 """
@@ -36,7 +36,7 @@ from ssd_jax.run.trained import Trained
 from ssd_jax.sampling.denoise import Denoise, as_pytree
 
 OPSET = 21
-WEIGHTS, MODEL = "weights.bin", "model.json"
+WEIGHTS, DIGEST = "weights.bin", "digest.json"
 PLAIN = {"dtype": "float32", "precision": "highest", "remat": "none"}  # of a network's settings
 ALIGNMENT = 64  # bytes; what is smaller stays in the graphs
 NEEDED = (
@@ -89,7 +89,7 @@ def export_stages(trained: Trained, folder: pathlib.Path, quantize: str | None =
             model = _graph(network, stage, shape, bool(trained.config.model.num_classes))
             _move_weights(model, quantized, weights, places)
             (folder / f"{stage}.onnx").write_bytes(model.SerializeToString())
-    write_json(folder / MODEL, {"digest": trained.digest})
+    write_json(folder / DIGEST, {"digest": trained.digest})
     return network
 
 

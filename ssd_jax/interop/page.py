@@ -22,7 +22,7 @@ from ssd_jax.data.encoding import PixelEncoding
 from ssd_jax.errors import InputError, few
 from ssd_jax.files.json_file import read_json, write_json
 from ssd_jax.interop.model_card import LICENCES, UNKNOWN
-from ssd_jax.interop.onnx_stages import MODEL, WEIGHTS
+from ssd_jax.interop.onnx_stages import DIGEST, WEIGHTS
 from ssd_jax.network.protocol import null_label
 from ssd_jax.process.stages import Stage
 from ssd_jax.run.trained import Trained
@@ -48,10 +48,10 @@ def check_shown(trained: Trained, graphs: pathlib.Path) -> None:
             f"the operator of {few(functions)} is only a function, which is no table; write it as a SeparableOperator if "
             "it is one, or draw with launch.sample"
         )
-    missing = [name for name in (*_graph_names(trained), MODEL) if not (graphs / name).is_file()]
+    missing = [name for name in (*_graph_names(trained), DIGEST) if not (graphs / name).is_file()]
     if missing:
         raise InputError(f"{str(graphs)!r} lacks {few(missing)}; launch.export_onnx --workdir RUN --out FOLDER writes it")
-    if read_json(graphs / MODEL) != {"digest": trained.digest}:
+    if read_json(graphs / DIGEST) != {"digest": trained.digest}:
         raise InputError(f"the graphs in {str(graphs)!r} are of another model; launch.export_onnx writes those of this one")
 
 
@@ -136,7 +136,7 @@ def _tables(trained: Trained, part: Part) -> dict[str, Any]:
 
 
 def _description(trained: Trained, stage: Stage) -> dict[str, Any]:
-    """What is the same in all plans; no bound is null."""
+    """What is the same in all plans."""
     process = trained.process
     return {
         "name": str(stage),

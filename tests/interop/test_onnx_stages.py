@@ -135,7 +135,7 @@ def test_a_run_is_exported_by_the_command(tmp_path):
     assert {path.name for path in (tmp_path / "onnx").iterdir()} == {
         *("stay1.onnx", "up1to0.onnx", "stay0.onnx"),
         onnx_stages.WEIGHTS,
-        onnx_stages.MODEL,
+        onnx_stages.DIGEST,
     }
     again = launch("launch.export_onnx", *arguments)
     assert again.returncode == 2 and "is not an empty folder" in again.stderr

@@ -61,7 +61,7 @@ def write_run(workdir: Path, process: ProcessConfig) -> ssd_jax.Trained:
     (workdir / "onnx").mkdir()
     for name in (*(f"{stage}.onnx" for stage in trained.process.stages), "weights.bin"):
         (workdir / "onnx" / name).touch()
-    write_json(workdir / "onnx" / "model.json", {"digest": trained.digest})
+    write_json(workdir / "onnx" / "digest.json", {"digest": trained.digest})
     return trained
 
 
@@ -113,9 +113,9 @@ def test_models_that_the_page_cannot_show(workdir, tmp_path, monkeypatch):
         assert "\n" not in str(error.value) and not list((tmp_path / "page").iterdir())
 
     trained = ssd_jax.load(workdir)
-    refused(trained, tmp_path, r"lacks stay1.onnx, up1to0.onnx, stay0.onnx, weights.bin, model.json; launch")
+    refused(trained, tmp_path, r"lacks stay1.onnx, up1to0.onnx, stay0.onnx, weights.bin, digest.json; launch")
     shutil.copytree(workdir / "onnx", tmp_path / "another")
-    write_json(tmp_path / "another" / "model.json", {"digest": "0" * 16})
+    write_json(tmp_path / "another" / "digest.json", {"digest": "0" * 16})
     refused(trained, tmp_path / "another", "another' are of another model; launch.export_onnx writes those of this one")
     heat = ProcessConfig(image_size=8, num_levels=1, num_timesteps=20, noise_schedule="constant", blur=2.0)
     refused(write_run(tmp_path / "heat", heat), tmp_path / "heat" / "onnx", "x_T-1 of this process is not noise")
