@@ -126,7 +126,7 @@ BAD = {
     },
     "data.holdout is -1, but must be >= 0": {"data": {"holdout": -1}},
     "data.split_file is given, but data.source 'tfds' takes none": {"data": {"source": "tfds", "split_file": "x"}},
-    "data.crop is adm, but the emoji of data.source openmoji are drawn at their size: area": {"data": {"crop": "adm"}},
+    "data.crop is adm, but what data.source openmoji gives is drawn at its size: area": {"data": {"crop": "adm"}},
     "data.crop is 'middle', but must be one of: area, adm": {"data": {"crop": "middle"}},
     "train.stage_sampling is 'all', but must be one of: mixed, single": {"train": {"stage_sampling": "all"}},
     "process.noise_schedule is 'quadratic'.*linear, cosine": {"process": {"noise_schedule": "quadratic"}},

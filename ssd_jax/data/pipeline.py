@@ -56,7 +56,7 @@ def make_iterator(source: Source, *, batch_size: int, seed: int, flip: bool) -> 
         source: the images; those that cannot be read are replaced as in `ReadableSource`.
         batch_size: images per batch over all processes; divisible by their number.
         seed: of the order and the flips, 0 <= seed < 2^32.
-        flip: mirror half of the images at random.
+        flip: mirror half of the images at random, along the last spatial axis: left to right.
 
     Yields:
         {"image": uint8 [batch, *shape, channels], "label": int32 [batch]} with batch = batch_size / processes.
@@ -90,5 +90,6 @@ class _Read(grain.transforms.Map):
 
     def map(self, element: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
         items = [self.source[index] for index in element[0]]
-        images = [item["image"][:, ::-1] if flip else item["image"] for item, flip in zip(items, element[1], strict=True)]
+        pairs = zip((item["image"] for item in items), element[1], strict=True)
+        images = [image[..., ::-1, :] if flip else image for image, flip in pairs]
         return {"image": np.stack(images), "label": np.array([item["label"] for item in items], np.int32)}

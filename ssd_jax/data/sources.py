@@ -9,17 +9,21 @@ import numpy as np
 from ssd_jax.data.array_record import ArrayRecordSource
 from ssd_jax.data.arrays import ArraySource, balanced, divided
 from ssd_jax.data.classes import check_distinct, compare_classes
+from ssd_jax.data.clips import ClipSource
 from ssd_jax.data.folder import FolderSource
 from ssd_jax.data.huggingface import HuggingFaceSource
 from ssd_jax.data.openmoji import OpenMojiSource
 from ssd_jax.data.protocol import CHANNELS, Source
+from ssd_jax.data.signals import SignalSource
 from ssd_jax.data.tfds import TfdsSource
+from ssd_jax.data.volumes import VolumeSource
 from ssd_jax.data.webdataset import WebDatasetSource
 from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name, check_range, section
 from ssd_jax.files.channels import WHITE, Colour
 from ssd_jax.files.crops import CROPS
 
-WITHOUT_SPLIT_FILE = ("openmoji", "array_record", "tfds", "huggingface", "webdataset")
+WITHOUT_SPLIT_FILE = ("openmoji", "array_record", "tfds", "huggingface", "webdataset", "clips", "volumes", "signals")
+DRAWN = ("openmoji", "clips", "volumes", "signals")  # at their size, so that nothing is cut
 MAX_HOLDOUT = 2**31
 PYTHON = "python"  # the source of runs that were trained on an object of the caller's
 
@@ -27,10 +31,11 @@ PYTHON = "python"  # the source of runs that were trained on an object of the ca
 @section("data")
 @dataclass(frozen=True)
 class DataConfig:
-    """Where images come from.
+    """Where images come from, or clips, volumes and signals, which have more axes or fewer.
 
     Attributes:
-        source: a key of SOURCES, e.g. "openmoji" (embedded), "folder" or "array_record".
+        source: a key of SOURCES, e.g. "openmoji" (embedded), "folder" or "array_record"; "clips" of (frames, h, w),
+            "volumes" of (depth, h, w) and "signals" of (length,) are made when they are asked for.
         folder: root of the files. Of "folder" images, searched recursively, first-level sub-folders being classes; of
             "array_record" what `launch.prepare` wrote; of "webdataset" tar files.
         split_file: optional text file with one path a line, relative to folder or absolute: only these images are used.
@@ -41,7 +46,7 @@ class DataConfig:
             of a model with classes. Data with others are refused.
         channels: 1 (grey), 3 (RGB) or 4 (RGB and alpha); what the source has if not given, and recorded in the run.
         background: RGB, 0..255 each: what shows through transparent images where they have no channel for it.
-        flip: mirror half of the images at random.
+        flip: mirror half of the images at random, left to right; not of signals.
         balance: draw all classes equally often.
         holdout: images that are kept out of training, for the loss on them (`train.evaluate_every`); which of the data they
             are depends on their number alone, and a run keeps it.
@@ -65,9 +70,9 @@ class DataConfig:
         check_name("data.crop", self.crop, CROPS)
         if self.split_file is not None and self.source in WITHOUT_SPLIT_FILE:
             raise InputError(f"data.split_file is given, but data.source {self.source!r} takes none; only folder does")
-        if self.source == "openmoji" and self.crop != "area":
+        if self.source in DRAWN and self.crop != "area":
             raise InputError(
-                f"data.crop is {self.crop}, but the emoji of data.source openmoji are drawn at their size: area"
+                f"data.crop is {self.crop}, but what data.source {self.source} gives is drawn at its size: area"
             )
         if self.channels is not None:
             check_name("data.channels", self.channels, CHANNELS)
@@ -106,18 +111,54 @@ def _openmoji(config: DataConfig, shape: Shape) -> Source:
     return OpenMojiSource(shape, channels=config.channels or 3, background=config.background)
 
 
+def _clips(config: DataConfig, shape: Shape) -> Source:
+    return ClipSource(shape, channels=config.channels or 3, background=config.background)
+
+
+def _volumes(config: DataConfig, shape: Shape) -> Source:
+    _check_channels(config, VolumeSource.channels, "volumes are of RGB and opacity")
+    return VolumeSource(shape)
+
+
+def _signals(config: DataConfig, shape: Shape) -> Source:
+    _check_channels(config, SignalSource.channels, "signals are of one value")
+    return SignalSource(shape)
+
+
+def _check_channels(config: DataConfig, channels: int, why: str) -> None:
+    if config.channels not in (None, channels):
+        raise InputError(f"data.channels is {config.channels}, but {why}; set --config.data.channels={channels}")
+
+
 def _looks(config: DataConfig) -> dict[str, Any]:
     return {"channels": config.channels, "background": config.background, "crop": config.crop}
 
 
+def _of_axes(axes: str, make: Callable[[DataConfig, Shape], Source]) -> Callable[[DataConfig, Shape], Source]:
+    """`make` for shapes of such `axes` alone, e.g. "h, w". Raises InputError for others."""
+
+    def checked(config: DataConfig, shape: Shape) -> Source:
+        if len(shape) != len(axes.split(", ")):
+            raise InputError(
+                f"process.shape is {shape}, but data.source {config.source} has the axes ({axes}); set "
+                "--config.process.shape"
+            )
+        return make(config, shape)
+
+    return checked
+
+
 # From a config and the spatial shape of the images to a source.
 SOURCES: dict[str, Callable[[DataConfig, Shape], Source]] = {
-    "openmoji": _openmoji,
-    "folder": _folder,
-    "array_record": _array_record,
-    "tfds": _tfds,
-    "huggingface": _huggingface,
-    "webdataset": _webdataset,
+    "openmoji": _of_axes("h, w", _openmoji),
+    "folder": _of_axes("h, w", _folder),
+    "array_record": _of_axes("h, w", _array_record),
+    "tfds": _of_axes("h, w", _tfds),
+    "huggingface": _of_axes("h, w", _huggingface),
+    "webdataset": _of_axes("h, w", _webdataset),
+    "clips": _of_axes("frames, h, w", _clips),
+    "volumes": _of_axes("depth, h, w", _volumes),
+    "signals": _of_axes("length", _signals),
 }
 
 
@@ -132,8 +173,14 @@ def make_split(config: DataConfig, shape: Shape, given: Source | np.ndarray | No
     """The data of a config, images of spatial `shape`, or a source or an array `given` by the caller.
 
     Raises:
-        InputError: as `python_source`; if the source cannot be read, has no images to hold out or classes to balance.
+        InputError: as `python_source`; if the source cannot be read, has no images to hold out or classes to balance, or is
+            to be mirrored without a width.
     """
+    if config.flip and len(shape) == 1:
+        raise InputError(
+            f"data.flip mirrors left to right, but process.shape is {shape}, of signals, whose order means something; set "
+            "--config.data.flip=False"
+        )
     source, holdout = _named_source(config, shape) if given is None else python_source(given, config, shape), None
     if config.holdout:
         source, holdout = divided(source, config.holdout)

@@ -1,7 +1,7 @@
 """Channels of images: 1 is grey, 3 RGB, 4 RGB and alpha (0 transparent, 255 opaque)."""
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from ssd_jax.errors import InputError
 
@@ -83,3 +83,23 @@ def with_channels(
     if channels == 1:
         return np.rint(colour @ np.array(LUMA, np.float32)[:, None]).astype(np.uint8)
     return colour if channels == 3 else np.concatenate([colour, np.full_like(colour[..., :1], 255)], axis=-1)
+
+
+def premultiplied(images: UInt8[np.ndarray, "*n h w 4"]) -> Float[np.ndarray, "*n h w 4"]:
+    """Colour times opacity, 0..255, and opacity, 0..1: float32. In this form images can be averaged and interpolated, and
+    what is transparent lends its colour to no neighbour."""
+    opacity = images[..., 3:] / np.float32(255)
+    return np.concatenate([images[..., :3] * opacity, opacity], axis=-1)
+
+
+def from_premultiplied(
+    images: Float[np.ndarray, "*n h w 4"], channels: int, background: Colour = WHITE
+) -> UInt8[np.ndarray, "*n h w {channels}"]:
+    """What `premultiplied` was given, with 4 channels, or as `with_channels` shows it with 1 or 3 on a background."""
+    colour, opacity = images[..., :3], images[..., 3:].clip(0, 1)
+    if channels == 4:
+        colour = np.divide(colour, opacity, out=np.zeros_like(colour), where=opacity > 0)
+        return np.rint(np.concatenate([colour.clip(0, 255), 255 * opacity], axis=-1)).astype(np.uint8)
+    seen = colour + (1 - opacity) * np.array(background, np.float32)
+    seen = seen @ np.array(LUMA, np.float32)[:, None] if channels == 1 else seen
+    return np.rint(seen.clip(0, 255)).astype(np.uint8)

@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ssd_jax.errors import InputError
+from ssd_jax.files.channels import from_premultiplied, premultiplied
 from ssd_jax.files.decode import LARGEST
 
 
@@ -30,11 +31,7 @@ def area(
     how = cv2.INTER_AREA if height * width > h * w else cv2.INTER_CUBIC
     if image.shape[-1] < 4:
         return cv2.resize(image, (w, h), interpolation=how).reshape(h, w, -1)
-    opacity = image[..., 3:] / np.float32(255)
-    resized = cv2.resize(np.concatenate([image[..., :3] * opacity, opacity], axis=-1), (w, h), interpolation=how)
-    opacity = resized[..., 3:].clip(0, 1)
-    colour = np.divide(resized[..., :3], opacity, out=np.zeros_like(resized[..., :3]), where=opacity > 0)
-    return np.rint(np.concatenate([colour.clip(0, 255), 255 * opacity], axis=-1)).astype(np.uint8)
+    return from_premultiplied(cv2.resize(premultiplied(image), (w, h), interpolation=how), 4)
 
 
 def adm(
