@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,6 +14,8 @@ from ssd_jax.errors import InputError
 from ssd_jax.files.channels import WHITE, Colour
 from ssd_jax.files.crops import CROPS
 from ssd_jax.files.decode import decode
+
+T = TypeVar("T")
 
 PROBED = 32  # images that tell how many channels data have
 logger = logging.getLogger(__name__)
@@ -35,6 +38,31 @@ class ImageLook:
     crop: str = "area"
 
 
+class Readable:
+    """Says what cannot be read: each of it once, by name, with the reason and a running count.
+
+    Args:
+        what: it is, e.g. "image".
+        names: of all that is below `where`.
+        where: it lies.
+    """
+
+    def __init__(self, what: str, names: Sequence[str], where: str):
+        self._what, self._names, self._where = what, names, where
+        self._unreadable: set[int] = set()
+
+    def tried(self, index: int, function: Callable[[], T]) -> T | None:
+        """What the function makes of one of them; None, having said why, if it raises InputError."""
+        try:
+            return function()
+        except InputError as error:
+            if index not in self._unreadable:
+                self._unreadable.add(index)
+                file = os.path.join(self._where, self._names[index])
+                logger.warning("%s %r is left out: %s (%d so far)", self._what, file, error, len(self._unreadable))
+            return None
+
+
 class EncodedImages:
     """Images of one size and number of channels. One that cannot be read is reported by name, with the reason and a running
     count, and is None.
@@ -51,12 +79,12 @@ class EncodedImages:
     """
 
     def __init__(self, read: Callable[[int], bytes], names: Sequence[str], where: str, look: ImageLook):
-        self._read, self._names, self._where, self._look = read, names, where, look
-        self._unreadable: set[int] = set()
+        self._read, self._count, self._where, self._look = read, len(names), where, look
+        self._tried = Readable("image", names, where).tried
         self.channels = self._probe(look.channels)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return self._count
 
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "..."] | None:
         return self._tried(index, lambda: CROPS[self._look.crop](self._decoded(index, self.channels), self._look.shape))
@@ -64,17 +92,6 @@ class EncodedImages:
     def _decoded(self, index: int, channels: int | None = None) -> np.ndarray:
         """The image as it is, with its own channels unless told."""
         return decode(self._read(index), channels, self._look.background)
-
-    def _tried(self, index: int, function: Callable[[], np.ndarray]) -> np.ndarray | None:
-        """What the function makes of an image; None, having said why, if it cannot be read."""
-        try:
-            return function()
-        except InputError as error:
-            if index not in self._unreadable:
-                self._unreadable.add(index)
-                file = os.path.join(self._where, self._names[index])
-                logger.warning("image %r is left out: %s (%d so far)", file, error, len(self._unreadable))
-            return None
 
     def _probe(self, channels: int | None) -> int:
         """The channels to read: those asked for, or those that the images have."""

@@ -52,9 +52,9 @@ class FolderSource:
     ):
         self._root = to_path(folder)
         listed = list_images(self._root)
-        self.class_names = tuple(sorted({path[: path.index("/")] for path in listed if "/" in path}))
+        self.class_names = class_folders(listed)
         self._paths = _split(self._root, listed, to_path(split_file)) if split_file else listed
-        self.labels = _labels(self._paths, self.class_names)
+        self.labels = labels_of(self._paths, self.class_names)
         self._warn_of_classes()
         look, self._crop = ImageLook(shape, channels, background, crop), crop
         self._images = EncodedImages(
@@ -97,7 +97,12 @@ class FolderSource:
                 logger.warning("%r: %s: %s", folder, what, few(names))
 
 
-def _labels(paths: list[str], class_names: tuple[str, ...]) -> np.ndarray:
+def class_folders(paths: list[str]) -> tuple[str, ...]:
+    """The first-level folders of relative paths, sorted: the classes."""
+    return tuple(sorted({path[: path.index("/")] for path in paths if "/" in path}))
+
+
+def labels_of(paths: list[str], class_names: tuple[str, ...]) -> np.ndarray:
     """The number of each path's class, int32 [len(paths)]: -1 without one, 0 if there are no classes."""
     if not class_names:
         return np.zeros(len(paths), np.int32)

@@ -10,19 +10,31 @@ from ssd_jax.data.array_record import ArrayRecordSource
 from ssd_jax.data.arrays import ArraySource, balanced, divided
 from ssd_jax.data.classes import check_distinct, compare_classes
 from ssd_jax.data.clips import ClipSource
+from ssd_jax.data.encoded import ImageLook
 from ssd_jax.data.folder import FolderSource
 from ssd_jax.data.huggingface import HuggingFaceSource
 from ssd_jax.data.openmoji import OpenMojiSource
 from ssd_jax.data.protocol import CHANNELS, Source
 from ssd_jax.data.signals import SignalSource
 from ssd_jax.data.tfds import TfdsSource
+from ssd_jax.data.video import VideoSource
 from ssd_jax.data.volumes import VolumeSource
 from ssd_jax.data.webdataset import WebDatasetSource
 from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name, check_range, section
 from ssd_jax.files.channels import WHITE, Colour
 from ssd_jax.files.crops import CROPS
 
-WITHOUT_SPLIT_FILE = ("openmoji", "array_record", "tfds", "huggingface", "webdataset", "clips", "volumes", "signals")
+WITHOUT_SPLIT_FILE = (
+    "openmoji",
+    "array_record",
+    "tfds",
+    "huggingface",
+    "webdataset",
+    "clips",
+    "volumes",
+    "signals",
+    "video",
+)
 DRAWN = ("openmoji", "clips", "volumes", "signals")  # at their size, so that nothing is cut
 MAX_HOLDOUT = 2**31
 PYTHON = "python"  # the source of runs that were trained on an object of the caller's
@@ -35,9 +47,10 @@ class DataConfig:
 
     Attributes:
         source: a key of SOURCES, e.g. "openmoji" (embedded), "folder" or "array_record"; "clips" of (frames, h, w),
-            "volumes" of (depth, h, w) and "signals" of (length,) are made when they are asked for.
-        folder: root of the files. Of "folder" images, searched recursively, first-level sub-folders being classes; of
-            "array_record" what `launch.prepare` wrote; of "webdataset" tar files.
+            "volumes" of (depth, h, w) and "signals" of (length,) are made when they are asked for, "video" takes clips of
+            (frames, h, w) from files.
+        folder: root of the files. Of "folder" images, of "video" GIF, WebP and MP4 files, searched recursively, first-level
+            sub-folders being classes; of "array_record" what `launch.prepare` wrote; of "webdataset" tar files.
         split_file: optional text file with one path a line, relative to folder or absolute: only these images are used.
         name: of a data set of "tfds", e.g. "celeb_a", or "huggingface", there also a folder.
         split: of the data set of that name.
@@ -125,6 +138,10 @@ def _signals(config: DataConfig, shape: Shape) -> Source:
     return SignalSource(shape)
 
 
+def _video(config: DataConfig, shape: Shape) -> Source:
+    return VideoSource(_given("data.folder", config.folder), ImageLook(shape, **_looks(config)))
+
+
 def _check_channels(config: DataConfig, channels: int, why: str) -> None:
     if config.channels not in (None, channels):
         raise InputError(f"data.channels is {config.channels}, but {why}; set --config.data.channels={channels}")
@@ -159,6 +176,7 @@ SOURCES: dict[str, Callable[[DataConfig, Shape], Source]] = {
     "clips": _of_axes("frames, h, w", _clips),
     "volumes": _of_axes("depth, h, w", _volumes),
     "signals": _of_axes("length", _signals),
+    "video": _of_axes("frames, h, w", _video),
 }
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ssd_jax.data.encoded import EncodedImages, ImageLook
 from ssd_jax.errors import InputError, one_line
 from ssd_jax.files.channels import WHITE, Colour
-from ssd_jax.files.listing import OTHER_SUFFIXES, SUFFIXES, fingerprint, objects_below
+from ssd_jax.files.listing import IMAGES, fingerprint, objects_below
 from ssd_jax.files.paths import Path, in_bucket, local_copy, to_path
 
 CLASS = ".cls"  # suffix of a class's number, as text
@@ -120,12 +120,12 @@ def _listed(number: int, tar: pathlib.Path, others: Counter[str]) -> dict[str, t
                     content = file.extractfile(each)
                     text = content.read(BLOCK).strip() if content else b""
                     classes[key] = int(text) if text.isdigit() else -1
-                elif suffix.endswith(SUFFIXES):
+                elif suffix.endswith(IMAGES.suffixes):
                     if key in images:
                         several = f"{images[key][0]}, {each.name}"
                         raise InputError(f"{str(tar)!r} has several images of one example: {several}; keep one of them")
                     images[key] = each.name, _Member(number, each.offset_data, each.size)
-                elif suffix.endswith(OTHER_SUFFIXES):
+                elif suffix.endswith(IMAGES.others):
                     others[suffix[suffix.rindex(".") :]] += 1
             end = file.offset
         with open(tar, "rb") as raw:  # tarfile takes whatever is no header for the end
@@ -149,7 +149,7 @@ def _split(name: str) -> tuple[str, str]:
 def _classes(folder: str, labels: list[int | None]) -> tuple[np.ndarray, tuple[str, ...]]:
     """The labels of all images and the names of the classes. Raises InputError unless all images have a class or none."""
     if not labels:
-        raise InputError(f"the .tar files of {folder!r} hold no image ({', '.join(SUFFIXES)})")
+        raise InputError(f"the .tar files of {folder!r} hold no image ({', '.join(IMAGES.suffixes)})")
     known = [label for label in labels if label is not None]
     if not known:
         return np.zeros(len(labels), np.int32), ()

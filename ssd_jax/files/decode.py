@@ -53,7 +53,7 @@ def decode(encoded: bytes, channels: int | None = None, background: Colour = WHI
     """
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as file:
-            _check_size(file.width, file.height, len(encoded))
+            check_size(file.width, file.height, len(encoded))
             image = _decoded(file, encoded)
     except InputError:
         raise
@@ -74,7 +74,7 @@ def decode(encoded: bytes, channels: int | None = None, background: Colour = WHI
     return converted
 
 
-def _check_size(width: int, height: int, size: int) -> None:
+def check_size(width: int, height: int, size: int) -> None:
     """Raises InputError if an image of `size` bytes has too many pixels to be one."""
     pixels = width * height
     if pixels > LARGEST or max(width, height) > LONGEST:

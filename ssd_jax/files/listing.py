@@ -1,4 +1,4 @@
-"""Which images a folder holds: the one lister for training, references, samples and fingerprints."""
+"""Which images or videos a folder holds: the one lister for training, references, samples and fingerprints."""
 
 import errno
 import hashlib
@@ -13,33 +13,55 @@ from typing import Literal
 from ssd_jax.errors import InputError, few
 from ssd_jax.files.paths import Path, as_os_errors, buckets, exists, in_bucket, is_folder
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-OTHER_SUFFIXES = (
-    *(".avif", ".bmp", ".dng", ".exr", ".gif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jpe", ".jxl", ".pbm", ".pgm"),
-    *(".ppm", ".psd", ".svg", ".tga", ".tif", ".tiff"),
-)  # of images that are not read
-PRODUCTS = ("grid.png", "animation.gif", "animation.webp")  # what our commands write beside the images that they draw
+
+@dataclass(frozen=True)
+class Kind:
+    """Of files: what they are called, by which suffixes they are listed, and by which those that are not read are known."""
+
+    name: str
+    suffixes: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+IMAGES = Kind(
+    "image",
+    (".png", ".jpg", ".jpeg", ".webp"),
+    (
+        *(".avif", ".bmp", ".dng", ".exr", ".gif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jpe", ".jxl", ".pbm"),
+        *(".pgm", ".ppm", ".psd", ".svg", ".tga", ".tif", ".tiff"),
+    ),
+)
+VIDEOS = Kind(
+    "video", (".gif", ".webp", ".mp4"), (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv")
+)
+PRODUCTS = (
+    "grid.png",
+    "grid.webp",
+    "animation.gif",
+    "animation.webp",
+)  # what our commands write beside the images that they draw
 RECORD = "samples.json"  # and what says that they did
 WORKDIR = ("config.json", "checkpoints")  # what shows that a folder is a workdir,
 IN_WORKDIR = ("samples.png", "denoising.png")  # and what our commands write there
-GRID = re.compile(r"step_\d{7,}\.png")  # and, of training, into the folder samples in it
+GRID = re.compile(r"step_\d{7,}\.(png|webp)")  # and, of training, into the folder samples in it
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class _Noticed:
-    """What a walk leaves out, to be told once."""
+    """What a walk for files of a kind leaves out, to be told once."""
 
+    kind: Kind
     dangling: list[str] = field(default_factory=list)
     products: list[str] = field(default_factory=list)
     suffixes: Counter[str] = field(default_factory=Counter)
 
-    def is_image(self, path: str) -> bool:
-        """Whether a file is an image to list, by its name; notes what it is otherwise."""
+    def is_listed(self, path: str) -> bool:
+        """Whether a file is one to list, by its name; notes what it is otherwise."""
         lower = path.lower()
-        if lower.endswith(OTHER_SUFFIXES):
+        if lower.endswith(self.kind.others):
             self.suffixes[lower[lower.rindex(".") :]] += 1
-        if not lower.endswith(SUFFIXES):
+        if not lower.endswith(self.kind.suffixes):
             return False
         if path.rpartition("/")[2] in PRODUCTS:
             self.products.append(path)
@@ -61,15 +83,24 @@ def list_images(folder: Path) -> list[str]:
 
     Links are followed, but not around a loop. Left out are hidden names and `__MACOSX`, the grids and animations that our
     commands write beside the images that they draw and into workdirs and, with a warning, what has a name of theirs
-    (PRODUCTS) elsewhere, links that lead nowhere and images of other suffixes than SUFFIXES. Whether an image can be read
-    shows when it is read.
+    (PRODUCTS) elsewhere, links that lead nowhere and images of other suffixes than those of IMAGES. Whether an image can be
+    read shows when it is read.
 
     Raises:
         InputError: if there is no such folder, it or one below it cannot be read, or it holds no image.
     """
+    return _listed(folder, IMAGES)
+
+
+def list_videos(folder: Path) -> list[str]:
+    """The GIF, WebP and MP4 files below a folder, as `list_images` lists images."""
+    return _listed(folder, VIDEOS)
+
+
+def _listed(folder: Path, kind: Kind) -> list[str]:
     if not is_folder(folder):
-        raise InputError(f"{str(folder)!r} is not a folder that can be read; give a folder of images")
-    noticed = _Noticed()
+        raise InputError(f"{str(folder)!r} is not a folder that can be read; give a folder of {kind.name}s")
+    noticed = _Noticed(kind)
     paths = list(_walk_bucket(folder, noticed) if in_bucket(folder) else _walk(str(folder), noticed))
     others = ", ".join(f"{count} {suffix}" for suffix, count in sorted(noticed.suffixes.items()))
     if noticed.dangling:
@@ -78,9 +109,9 @@ def list_images(folder: Path) -> list[str]:
         logger.warning("%r: left out %s, a grid or animation by its name; rename it", str(folder), few(noticed.products))
     if not paths:
         instead = f", but {others}, which are not read; convert them" if others else ""
-        raise InputError(f"{str(folder)!r} holds no image ({', '.join(SUFFIXES)}) at any depth{instead}")
+        raise InputError(f"{str(folder)!r} holds no {kind.name} ({', '.join(kind.suffixes)}) at any depth{instead}")
     if others:
-        logger.warning("%r: left out images that are not read: %s; convert them to use them", str(folder), others)
+        logger.warning("%r: left out %ss that are not read: %s; convert them to use them", str(folder), kind.name, others)
     return paths
 
 
@@ -98,7 +129,7 @@ def _walk(root: str, noticed: _Noticed) -> Iterator[str]:
                 break
             if kind == "nothing":
                 noticed.dangling.append(here.prefix + name)
-            elif kind == "file" and noticed.is_image(here.prefix + name):
+            elif kind == "file" and noticed.is_listed(here.prefix + name):
                 yield here.prefix + name
         else:
             visits.pop()
@@ -120,7 +151,7 @@ def _walk_bucket(root: Path, noticed: _Noticed) -> Iterator[str]:
     for path in paths:
         folder, _, name = path.rpartition("/")
         left_out = any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
-        if not left_out and name not in ours[folder] and noticed.is_image(path):
+        if not left_out and name not in ours[folder] and noticed.is_listed(path):
             yield path
 
 
