@@ -52,6 +52,7 @@ def main() -> None:
     check_new(out)
     task, label, _ = _task(), sampler_flags.label(), sampler_flags.interval()
     trained = run_flags.load(WORKDIR.value)
+    trained.check_is_of_images("launch.edit")
     if INTERPOLATE.value and label is None and trained.config.model.num_classes:
         raise InputError("--label is all, but an interpolation needs one class: its name or number")
     labels = trained.labels(label, num)

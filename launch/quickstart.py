@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 import ssd_jax
 from ssd_jax.data import make_source
+from ssd_jax.errors import InputError
 from ssd_jax.files import images
 from ssd_jax.files.paths import to_path
 from ssd_jax.sampling.sampler import with_progress
@@ -25,6 +26,10 @@ WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the run."
 
 def main() -> None:
     config, workdir = read_config(), to_path(WORKDIR.value)
+    if len(config.process.shape) != 2:
+        raise InputError(
+            f"process.shape is {config.process.shape}, but the quickstart shows images of (h, w); train with launch.train"
+        )
     times = [time.perf_counter()]
     make_source(config.data, config.process.shape)  # rendered once, then cached
     times.append(time.perf_counter())

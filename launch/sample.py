@@ -1,9 +1,10 @@
-"""Samples a trained run: one PNG per image, a grid of the first ones and an .npz of all.
+"""Samples a trained run: one PNG per image, a grid of the first ones and an .npz of all; of clips one animated WebP each.
 
 python -m launch.sample --workdir runs/x --num 64 --solver dpmpp_2m --num_steps 30 --seed 0 --animation gif --out samples/x
 python -m launch.sample --workdir runs/x --label food --guidance 2 --guidance_interval=-4,4 --out samples/food
 python -m launch.sample --workdir runs/x --num 50000 --batch 512 --out samples/many
 
+Clips and volumes are lossless animated WebP files, and so is their grid; a signal is a PNG one pixel high.
 Each image is written as soon as it is drawn. The same command again, or with another --num or --batch, goes on where it
 stopped and draws only what is not there. All devices share a batch.
 """
@@ -13,7 +14,7 @@ from functools import partial
 import numpy as np
 from absl import flags
 
-from ssd_jax.files import images
+from ssd_jax.files import images, pictures
 from ssd_jax.files.paths import to_path
 from ssd_jax.processes import first_does
 
@@ -36,6 +37,8 @@ def main() -> None:
     out, num = to_path(OUT.value), NUM.value
     label, _ = sampler_flags.label(), sampler_flags.interval()  # mistakes in flags show before the model is loaded
     trained = run_flags.load(WORKDIR.value)
+    if ANIMATION.value:
+        trained.check_is_of_images("--animation, which shows how images come about,")
     trained.labels(label, 1)
     plan, denoise = sampler_flags.plan(trained), sampler_flags.denoiser(trained)
     folders.claim(out, sampler_flags.record(trained))
@@ -49,12 +52,12 @@ def main() -> None:
         first_does(lambda: images.write_animation(animation, images.growing(states, predictions, background=background)))
 
     def write() -> None:
-        read = partial(images.read_image, channels=encoding.channels)
-        images.write_png(out / "grid.png", images.grid(np.stack(list(map(read, paths[:SHOWN]))), background=background))
+        read = partial(pictures.read_array, shape=encoding.shape, channels=encoding.channels)
+        grid = pictures.write_picture(out / "grid", pictures.picture(np.stack(list(map(read, paths[:SHOWN]))), background))
         images.write_npz(out / "samples.npz", map(read, paths), (num, *encoding.shape, encoding.channels))
+        print(f"{num} images at step {trained.step}: {paths[0]} .., {grid}, {out}/samples.npz")
 
     first_does(write)
-    print(f"{num} images at step {trained.step}: {paths[0]} .., {out}/grid.png, {out}/samples.npz")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Folders of images: claimed for what they will hold, filled without drawing anything twice, read in batches."""
+"""Folders of images or clips: claimed for what they will hold, filled without drawing anything twice, read in batches."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +14,7 @@ from ssd_jax.config import as_dict
 from ssd_jax.data.encoding import Encoding
 from ssd_jax.data.protocol import CHANNELS
 from ssd_jax.errors import InputError, one_line
-from ssd_jax.files import images
+from ssd_jax.files import pictures
 from ssd_jax.files.json_file import json_text, parse_json, read_json, write_json
 from ssd_jax.files.listing import fingerprint, list_images
 from ssd_jax.files.npz import stored_arrays
@@ -72,6 +72,8 @@ def fill(
 ) -> list[Path]:
     """Draws the images 0 .. num - 1 that are not whole in `out`, and writes each as soon as it is drawn.
 
+    Those of other axes than two are what `files.pictures.write_array` makes of them: clips, or images one pixel high.
+
     Args:
         out: folder, claimed already.
         num: images.
@@ -83,10 +85,11 @@ def fill(
     Returns:
         All files in order.
     """
-    paths, shape = [_path(out, index) for index in range(num)], (*encoding.shape, encoding.channels)
+    shape, channels = encoding.shape, encoding.channels
+    paths = [_path(out, index, shape) for index in range(num)]
     check_sizes(out, num, encoding)
-    there = _there(out, num)
-    missing = {index for index in range(num) if index not in there or not images.is_whole(there[index], shape)}
+    there = _there(out, num, shape)
+    missing = {i for i in range(num) if i not in there or not pictures.is_whole(there[i], shape, channels)}
     devices = jax.device_count()
     batch = -(-min(batch, num) // devices) * devices
     firsts = batches_of(missing, batch)
@@ -98,29 +101,30 @@ def fill(
     return paths
 
 
-def _write(pictures: np.ndarray, first: int, paths: dict[int, Path]) -> None:
-    """Those of the pictures first .. that have a path."""
-    for index, picture in enumerate(pictures, first):
+def _write(drawn: np.ndarray, first: int, paths: dict[int, Path]) -> None:
+    """Those of the images first .. that have a path."""
+    for index, array in enumerate(drawn, first):
         if index in paths:
-            images.write_png(paths[index], picture)
+            pictures.write_array(paths[index], array)
 
 
 def check_sizes(out: Path, num: int, encoding: Encoding) -> None:
     """Raises InputError if one of the images 0 .. num - 1 in `out` is of another size than those that are to be drawn."""
-    for path in _there(out, num).values():
-        if (size := _size_if_any(path)) is not None:
-            _check_size(path, size, encoding.shape, "the images drawn are")
+    shape = pictures.file_shape(encoding.shape)
+    for path in _there(out, num, encoding.shape).values():
+        if (size := _size_if_any(path, len(shape))) is not None:
+            _check_size(path, size, shape, "the images drawn are")
 
 
-def _there(out: Path, num: int) -> dict[int, Path]:
+def _there(out: Path, num: int, shape: tuple[int, ...]) -> dict[int, Path]:
     """The files of the images 0 .. num - 1 that are there, by number, of one listing."""
     names = {path.name for path in out.iterdir()} if is_folder(out) else set()
-    paths = {index: _path(out, index) for index in range(num)}
+    paths = {index: _path(out, index, shape) for index in range(num)}
     return {index: path for index, path in paths.items() if path.name in names}
 
 
-def _path(out: Path, index: int) -> Path:
-    return out / f"{index:06d}.png"
+def _path(out: Path, index: int, shape: tuple[int, ...]) -> Path:
+    return out / f"{index:06d}{pictures.suffix_of(shape)}"
 
 
 def batches_of(missing: Iterable[int], batch: int) -> list[int]:
@@ -137,39 +141,37 @@ def image_files(folder: Path) -> list[Path]:
     return [folder / path for path in list_images(folder)]
 
 
-def read_batches(paths: list[Path]) -> Iterator[np.ndarray]:
-    """The images of files as they are, uint8 RGB and alpha [batch, h, w, 4]. Raises InputError if their sizes differ."""
-    first = images.read_image(paths[0], channels=4).shape[:2]
+def read_batches(paths: list[Path], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """The images or clips of files as they are, uint8 RGB and alpha [batch, *shape, 4]. Raises InputError for others."""
     for start in range(0, len(paths), READ_AT_A_TIME):
-        batch = {path: images.read_image(path, channels=4) for path in paths[start : start + READ_AT_A_TIME]}
-        for path, image in batch.items():
-            _check_size(path, image.shape[:2], first, f"{paths[0]} is")
-        yield np.stack(list(batch.values()))
+        yield np.stack([pictures.read_array(path, shape, channels=4) for path in paths[start : start + READ_AT_A_TIME]])
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images that lie on disk.
+    """Images or clips that lie on disk.
 
     Attributes:
         name: says which they are, and changes when they do.
         count: how many.
-        shape: (h, w) of each.
-        batches: reads them, uint8 [n, h, w, 1, 3 or 4].
+        shape: (h, w) of each, or (frames, h, w).
+        batches: reads them, uint8 [n, *shape, 1, 3 or 4].
     """
 
     name: str
     count: int
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     batches: Callable[[], Iterator[np.ndarray]]
 
 
 def open_images(path: Path, shape: tuple[int, ...] | None = None) -> ImageSet:
     """The images below a folder, or in an .npz file as "arr_0" (ADM's sample batches) or "images" (`launch.sample`'s).
 
+    A folder whose first file is an animated WebP is one of clips. Elsewhere such a file is its first frame.
+
     Args:
         path: of the folder or file.
-        shape: (h, w) that they must have; by default that of the first.
+        shape: (h, w), or (frames, h, w) of clips, that they must have; by default that of the first.
 
     Raises:
         InputError: naming the first image of another size, or if there are none; no image is decoded for it.
@@ -177,11 +179,10 @@ def open_images(path: Path, shape: tuple[int, ...] | None = None) -> ImageSet:
     if path.is_dir():
         listed = list_images(path)
         paths = [path / each for each in listed]
-        sizes = {each: images.size_of(each) for each in paths}
-        expected, like = (sizes[paths[0]], f"{paths[0]} is") if shape is None else ((shape[0], shape[1]), "the images are")
-        for each, size in sizes.items():
-            _check_size(each, size, expected, like)
-        return ImageSet(f"files {fingerprint(path, listed)}", len(paths), expected, partial(read_batches, paths))
+        expected, like = (pictures.shape_of(paths[0]), f"{paths[0]} is") if shape is None else (shape, "the images are")
+        for each in paths:
+            _check_size(each, pictures.shape_of(each, len(expected)), expected, like)
+        return ImageSet(f"files {fingerprint(path, listed)}", len(paths), expected, partial(read_batches, paths, expected))
     try:
         arrays, status = stored_arrays(path), local_copy(path).stat()
     except OSError as error:
@@ -189,32 +190,38 @@ def open_images(path: Path, shape: tuple[int, ...] | None = None) -> ImageSet:
             f"{str(path)!r} cannot be read: {error.strerror}; give a folder of images or an .npz file"
         ) from error
     found = next((arrays[name] for name in ("arr_0", "images") if name in arrays), None)
-    if found is None or found.dtype != np.uint8 or len(found.shape) != 4 or found.shape[3] not in CHANNELS:
+    if found is None or found.dtype != np.uint8 or len(found.shape) not in (4, 5) or found.shape[-1] not in CHANNELS:
         held = ", ".join(f"{each.name} ({each.dtype} {list(each.shape)})" for each in arrays.values())
         raise InputError(
-            f"{str(path)!r} holds {one_line(held) or 'nothing'}, but must hold images, uint8 [n, h, w, 1, 3 or 4], as "
-            "arr_0 or images"
+            f"{str(path)!r} holds {one_line(held) or 'nothing'}, but must hold images, uint8 [n, h, w, 1, 3 or 4], "
+            "or clips, [n, frames, h, w, 1, 3 or 4], as arr_0 or images"
         )
-    count, height, width, _ = found.shape
+    count, *sides, _ = found.shape
     if not found.size:
         raise InputError(f"{str(path)!r} holds no image: {found.name} is {list(found.shape)}")
     if shape is not None:
-        _check_size(path, (height, width), shape, "the images are")
+        _check_size(path, tuple(sides), shape, "the images are")
     name = f"{path} {status.st_size} {status.st_mtime_ns}"
-    return ImageSet(name, count, (height, width), partial(found.batches, READ_AT_A_TIME))
+    return ImageSet(name, count, tuple(sides), partial(found.batches, READ_AT_A_TIME))
 
 
-def _size_if_any(path: Path) -> tuple[int, ...] | None:
-    """That of an image file; None if there is none, or only a part of one."""
+def _size_if_any(path: Path, axes: int) -> tuple[int, ...] | None:
+    """That of a file of an image or a clip; None if there is none, or only a part of one."""
     try:
-        return images.size_of(path)
+        return pictures.shape_of(path, axes)
     except InputError:
         return None
 
 
 def _check_size(path: Path, size: tuple[int, ...], expected: tuple[int, ...], others: str) -> None:
     if size != expected:
-        found, wanted = (f"{width}x{height}" for height, width in (size, expected))
+        found, wanted = map(_size_text, (size, expected))
         raise InputError(
             f"{path} is {found} pixels, but {others} {wanted}; crop or resize it to {wanted}: images are taken as they are"
         )
+
+
+def _size_text(shape: tuple[int, ...]) -> str:
+    """ "32x16" of (h, w) = (16, 32), "8 frames of 32x16" of clips."""
+    *frames, height, width = shape
+    return "".join(f"{each} frames of " for each in frames) + f"{width}x{height}"

@@ -88,6 +88,7 @@ class Batcher:
     def __init__(self, trained: ssd_jax.Trained, largest: int):
         """For batches of at most `largest` images. Raises InputError for a process that does not end in noise."""
         trained.check_prior_is_noise("a service")
+        trained.check_is_of_images("a service")
         self.trained, self.sizes = trained, batch_sizes(largest)
         self._plan, self._denoise = trained.plan(), trained.guided()
         self._waiting: deque[Request] = deque()

@@ -53,7 +53,7 @@ def measured(workdir: Path, num: int, batch: int, ema_width: float | None = None
     paths = folders.fill(out, num, batch, trained.encoding, plan.calls, lambda num, first: draw(num=num, first_index=first))
     feature_sets = [low_pass_pixels(), random_convolutions()]
     reference = data_reference(trained.config.data, feature_sets, trained.process.shape)
-    metrics = evaluate(feature_sets, lambda: folders.read_batches(paths), reference)
+    metrics = evaluate(feature_sets, lambda: folders.read_batches(paths, trained.process.shape), reference)
     cost = plan_cost(plan, trained.config.model, channels=trained.encoding.channels)
     result = {"metrics": metrics, "gflops": cost.flops / 1e9, "relative_flops": cost.relative_flops}
     write_json(file, result)

@@ -39,8 +39,10 @@ def prepare(source: Source, out: Path, *, shape: tuple[int, ...], crop: str, bac
         background: RGB, 0..255.
 
     Raises:
-        InputError: if none of the images can be read, or `out` holds anything else, or other data.
+        InputError: if none of the images can be read, or `out` holds anything else, or other data; of other axes.
     """
+    if len(shape) != 2:
+        raise InputError(f"process.shape is {shape}, but only images of (h, w) can be prepared; train on the source itself")
     asked = {"shape": shape, "channels": source.channels, "crop": crop, "background": background}
     asked |= {"class_names": source.class_names, "source": getattr(source, "fingerprint", None)}
     asked = parse_json(json_text({"format": FORMAT, **asked}))

@@ -114,14 +114,6 @@ def size_of(path: Path) -> tuple[int, int]:
         raise InputError(f"{path} is no image that can be read; give a PNG, JPEG or WebP file") from error
 
 
-def is_whole(path: Path, shape: tuple[int, ...]) -> bool:
-    """Whether `path` holds an image of `shape`, (h, w, channels)."""
-    try:
-        return read_image(path).shape == shape
-    except InputError:
-        return False
-
-
 def growing(
     states: Sequence[UInt8[np.ndarray, "n _ _ channels"]],
     predictions: Sequence[UInt8[np.ndarray, "n _ _ channels"]] | None = None,
@@ -151,7 +143,7 @@ def growing(
 
 def write_animation(
     path: Path,
-    frames: UInt8[np.ndarray, "frames h w channels"],
+    frames: UInt8[np.ndarray, "frames h w _"],
     milliseconds: int = 80,
     hold: int = 2000,
     background: Colour = WHITE,
@@ -171,13 +163,14 @@ def write_animation(
     write_atomically(path, lambda file: first.save(file, format=path.suffix[1:].upper(), **options))
 
 
-def write_npz(path: Path, images: Iterable[UInt8[np.ndarray, "h w channels"]], shape: tuple[int, ...]) -> None:
-    """Writes images one by one as the array "images" of a compressed .npz, so that they need not fit into memory.
+def write_npz(path: Path, images: Iterable[UInt8[np.ndarray, "*shape channels"]], shape: tuple[int, ...]) -> None:
+    """Writes images, or arrays of other axes, one by one as the array "images" of a compressed .npz: they need not fit into
+    memory.
 
     Args:
         path: for `np.load(path)["images"]`.
-        images: uint8 [h, w, channels], in order.
-        shape: (number of images, h, w, channels).
+        images: uint8 [*shape, channels], in order.
+        shape: (number of images, *shape, channels).
     """
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
 

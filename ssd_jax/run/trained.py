@@ -94,6 +94,14 @@ class Trained:
                 f"with images of the training data, which {what} has not; train with process.zero_terminal_snr=True"
             )
 
+    def check_is_of_images(self, what: str) -> None:
+        """Raises InputError unless the model draws images, of two axes, which `what`, e.g. "a service", takes alone."""
+        if len(self.process.shape) != 2:
+            raise InputError(
+                f"the model draws arrays of shape {self.process.shape}, but {what} takes images of (h, w) alone; draw with "
+                "launch.sample"
+            )
+
     @checked_arguments
     def guided(
         self, guidance: float | None = None, interval: Interval | None = None, threshold_quantile: float | None = None

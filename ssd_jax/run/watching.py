@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ssd_jax.build import Experiment
 from ssd_jax.data.protocol import Source
-from ssd_jax.files import images
+from ssd_jax.files import images, pictures
 from ssd_jax.files.events import Events
 from ssd_jax.files.paths import Path
 from ssd_jax.metrics import FeatureSet, Moments, available_feature_sets, data_reference, frechet_distance, measure
@@ -83,13 +83,14 @@ class Watch:
         return found
 
     def write_samples(self, state: TrainState, step: int) -> None:
-        """A grid of samples, always from the same seed."""
+        """A grid of samples, always of the same seed; of clips it moves, and TensorBoard has rows of their frames."""
         trained = self._trained(state, step)
-        pictures = trained.encoding.decode(trained.sample(jax.random.key(0), trained.config.sample.num, progress=True))
+        drawn = trained.encoding.decode(trained.sample(jax.random.key(0), trained.config.sample.num, progress=True))
         if jax.process_index() == 0:
-            grid = images.enlarged_grid(pictures, background=trained.config.data.background)
-            images.write_png(self.workdir / "samples" / f"step_{step:07d}.png", grid)
-            self.events.picture("samples", grid, step)
+            background = trained.config.data.background
+            grid = pictures.picture(drawn, background, images.enlarged_grid)
+            pictures.write_picture(self.workdir / "samples" / f"step_{step:07d}", grid)
+            self.events.picture("samples", pictures.strip(drawn, background), step)
 
     def _trained(self, state: TrainState, step: int) -> Trained:
         parameters = jax.device_put(state.ema[MAIN], replicated(make_mesh()))
@@ -97,14 +98,14 @@ class Watch:
 
     def _frechet_distances(self, trained: Trained, real: Real) -> dict[str, float]:
         """Of samples to the training data, by feature set."""
-        pictures, background, found = list(_pictures(trained)), trained.config.data.background, {}
+        samples, background, found = list(_samples(trained)), trained.config.data.background, {}
         for each in real.feature_sets:
-            drawn = measure(each, pictures, keep=0, background=background).statistics.moments["pool"]
+            drawn = measure(each, samples, keep=0, background=background).statistics.moments["pool"]
             found[each.name] = frechet_distance(drawn, real.moments[each.name])
         return found
 
 
-def _pictures(trained: Trained) -> Iterator[UInt8[np.ndarray, "n h w channels"]]:
+def _samples(trained: Trained) -> Iterator[UInt8[np.ndarray, "n *shape channels"]]:
     """config.train.evaluate_num samples of one seed, in batches as large as those of training."""
     num, size = trained.config.train.evaluate_num, trained.config.train.batch_size
     plan, denoise = trained.plan(), trained.guided()

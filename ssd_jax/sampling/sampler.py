@@ -130,7 +130,7 @@ def with_progress(snapshots: Iterator[Snapshot], bar: tqdm) -> Iterator[Snapshot
             pending.x.block_until_ready()
             bar.update(pending.calls - done)
             done = pending.calls
-        bar.set_postfix_str(f"{snapshot.x.shape[1]} px", refresh=False)
+        bar.set_postfix_str(f"{snapshot.x.shape[-2]} px", refresh=False)
         pending = snapshot
         yield snapshot
     if pending is not None:

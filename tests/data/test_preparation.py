@@ -248,3 +248,8 @@ def test_two_at_once_are_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(preparation, "encode_record", while_it_prepares)
     assert prepared(config, tmp_path / "out").images == 11 and tried
+
+
+def test_only_images_are_prepared(tmp_path):
+    with pytest.raises(InputError, match=r"process.shape is \(4, 8, 8\), but only images of \(h, w\) can be prepared"):
+        prepare(ArraySource(np.zeros((2, 4, 8, 8, 3), np.uint8)), tmp_path, shape=(4, 8, 8), crop="area", background=WHITE)

@@ -10,7 +10,6 @@ from ssd_jax.files.images import (
     enlarged_grid,
     grid,
     growing,
-    is_whole,
     read_image,
     write_animation,
     write_npz,
@@ -77,9 +76,7 @@ def test_png_round_trip(tmp_path, channels):
     write_png(tmp_path / "new" / "x.png", image)
     np.testing.assert_array_equal(decode((tmp_path / "new" / "x.png").read_bytes()), image)
     np.testing.assert_array_equal(read_image(tmp_path / "new" / "x.png"), image)
-    assert is_whole(tmp_path / "new" / "x.png", (5, 7, channels))
     for others in {1, 3, 4} - {channels}:
-        assert not is_whole(tmp_path / "new" / "x.png", (5, 7, others))
         assert read_image(tmp_path / "new" / "x.png", others).shape == (5, 7, others)
 
 
@@ -145,10 +142,3 @@ def test_npz_of_a_stream(tmp_path, channels):
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 6, channels), np.uint8)
     write_npz(tmp_path / "x.npz", iter(images), images.shape)
     np.testing.assert_array_equal(np.load(tmp_path / "x.npz")["images"], images)
-
-
-def test_what_is_whole(tmp_path):
-    write_png(tmp_path / "x.png", np.zeros((4, 6, 3), np.uint8))
-    assert is_whole(tmp_path / "x.png", (4, 6, 3)) and not is_whole(tmp_path / "x.png", (4, 4, 3))
-    (tmp_path / "x.png").write_bytes((tmp_path / "x.png").read_bytes()[:40])
-    assert not is_whole(tmp_path / "x.png", (4, 6, 3)) and not is_whole(tmp_path / "y.png", (4, 6, 3))

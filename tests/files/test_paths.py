@@ -11,7 +11,7 @@ from etils import epath
 
 from ssd_jax.errors import InputError
 from ssd_jax.files import events as events_module
-from ssd_jax.files import images, lease, shared_file
+from ssd_jax.files import images, lease, pictures, shared_file
 from ssd_jax.files.events import METRICS, open_events
 from ssd_jax.files.json_file import append_json, read_json, write_json
 from ssd_jax.files.listing import fingerprint, list_images
@@ -102,7 +102,7 @@ def test_json_and_images(bucket):
     picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     images.write_png(bucket / "p.png", picture)
     np.testing.assert_array_equal(images.read_image(bucket / "p.png"), picture)
-    assert images.size_of(bucket / "p.png") == (5, 7) and images.is_whole(bucket / "p.png", (5, 7, 3))
+    assert images.size_of(bucket / "p.png") == (5, 7) and pictures.is_whole(bucket / "p.png", (5, 7), 3)
 
 
 def test_copies_follow_what_the_bucket_holds(bucket, tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +14,10 @@ import ssd_jax
 from ssd_jax.data.arrays import ArraySource
 from ssd_jax.data.sources import make_split
 from ssd_jax.errors import InputError
+from ssd_jax.files.pictures import shape_of, strip
 from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
+from ssd_jax.run.watching import Watch
+from ssd_jax.training.state import TrainState
 from tests.conftest import tiny_config
 
 SOURCE = ArraySource(
@@ -99,3 +104,21 @@ def test_a_run_that_goes_on_is_evaluated_the_same(watched, tmp_path):
 def test_what_is_held_out_stays_so(watched):
     with pytest.raises(InputError, match=r"data.holdout = 10, but this config says 0; .*--config.data.holdout"):
         ssd_jax.train(config_of(0, steps=8), watched, source=SOURCE)
+
+
+def test_samples_are_shown_by_their_axes(tmp_path):
+    """Images in a PNG; clips in a WebP that moves, and for TensorBoard, where nothing does, their frames in rows."""
+    random = np.random.default_rng(0)
+    for step, (shape, suffix) in enumerate({(8, 8): "png", (4, 8, 8): "webp", (32,): "png"}.items()):
+        drawn, shown = random.integers(0, 256, (3, *shape, 3), np.uint8), []
+        trained: Any = SimpleNamespace(
+            config=tiny_config(),
+            encoding=SimpleNamespace(decode=lambda _, drawn=drawn: drawn),
+            sample=lambda *_, **__: None,
+        )
+        events: Any = SimpleNamespace(picture=lambda _, picture, step, shown=shown: shown.append((picture, step)))
+        watch: Any = SimpleNamespace(workdir=tmp_path, events=events, _trained=lambda *_, trained=trained: trained)
+        Watch.write_samples(watch, object.__new__(TrainState), step)
+        assert shape_of(tmp_path / "samples" / f"step_{step:07d}.{suffix}")[:-2] == shape[:-2]
+        np.testing.assert_array_equal(shown[0][0], strip(drawn))
+        assert len(shown) == 1 and shown[0][1] == step

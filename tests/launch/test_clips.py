@@ -1,0 +1,87 @@
+"""A model of clips, with the network of `tests.run.test_own_network`: what the commands draw, show and refuse."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from ssd_jax.build import build
+from ssd_jax.config import ProcessConfig
+from ssd_jax.errors import InputError
+from ssd_jax.files.clips import clip_shape, read_clip
+from ssd_jax.interop.bundle import write_model
+from ssd_jax.network.denoiser import Denoiser
+from ssd_jax.run.trained import Trained
+from tests.commands import launch
+from tests.run.test_own_network import config
+
+SHAPE = (4, 8, 8)
+OWN = "--import=tests.run.test_own_network"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Weights as they begin, of clips with opacity."""
+    workdir, start = tmp_path_factory.mktemp("clips"), config(2)
+    process = ProcessConfig(shape=SHAPE, num_levels=2, num_timesteps=20)
+    experiment = build(replace(start, data=replace(start.data, channels=4), process=process))
+    parameters = experiment.init_parameters(jax.random.key(0))
+    write_model(Trained(experiment, experiment.denoiser(parameters), 0), workdir)
+    return workdir
+
+
+@pytest.mark.nightly  # two commands; `tests.launch.test_folders` has what they do with files
+def test_clips_are_drawn_into_files_of_their_own(run, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["launch.sample", f"--workdir={run}", "--num_steps=4", "--batch=2", OWN, f"--out={out}"]
+    done = launch(*arguments, "--num=3")
+    assert done.returncode == 0 and f"{out}/000000.webp .., {out}/grid.webp" in done.stdout, done.stderr
+    drawn = np.load(out / "samples.npz")["images"]
+    assert drawn.shape == (3, *SHAPE, 4) and drawn.std() > 10
+    for i in range(3):
+        np.testing.assert_array_equal(read_clip(out / f"{i:06d}.webp"), drawn[i])
+    first = (out / "000000.webp").stat().st_mtime_ns
+    (out / "000001.webp").write_bytes((out / "000001.webp").read_bytes()[:-9])
+    (out / "000002.webp").unlink()
+    done = launch(*arguments, "--num=3")
+    assert done.returncode == 0 and (out / "000000.webp").stat().st_mtime_ns == first, done.stderr
+    np.testing.assert_array_equal(np.load(out / "samples.npz")["images"], drawn)
+    assert clip_shape(out / "grid.webp")[0] == 4
+
+
+@pytest.mark.nightly  # three commands
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        (["launch.sample", "--num=1", "--animation=gif"], "--animation"),
+        (["launch.edit", "--num=1", "--interpolate=0,1"], "launch.edit"),
+        (["launch.serve"], "a service"),
+    ],
+)
+def test_what_is_of_images_alone_says_so(run, tmp_path, command, what):
+    out = [] if command[0] == "launch.serve" else [f"--out={tmp_path}/out"]
+    done = launch(*command, *out, f"--workdir={run}", OWN)
+    said = f"the model draws arrays of shape {SHAPE}, but {what}"
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.nightly  # two commands
+def test_what_starts_of_a_config_says_so_before_anything_is_made(tmp_path):
+    clips = ["--config.data.source=clips", "--config.process.shape=(4,8,8)"]
+    for command in (["launch.quickstart", f"--workdir={tmp_path}/out"], ["launch.prepare", f"--out={tmp_path}/out"]):
+        done = launch(*command, *clips)
+        assert done.returncode == 2 and "process.shape is (4, 8, 8), but" in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_a_model_knows_whether_it_is_of_images():
+    process = ProcessConfig(shape=SHAPE, num_levels=2, num_timesteps=20)
+    for settings, message in ((config(2), None), (replace(config(2), process=process), "but a page takes images of")):
+        trained = Trained(build(settings), object.__new__(Denoiser), 0)
+        if message is None:
+            trained.check_is_of_images("a page")
+        else:
+            with pytest.raises(InputError, match=message):
+                trained.check_is_of_images("a page")
