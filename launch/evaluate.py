@@ -1,4 +1,4 @@
-"""Draws images with a trained run and measures how good they are; or measures a folder of images as it is.
+"""Draws images or clips with a trained run and measures how good they are; or measures a folder of them as it is.
 
 python -m launch.evaluate --workdir runs/x --num 50000 --solver dpmpp_2m --num_steps 30
 python -m launch.evaluate --workdir runs/x --num 50000 --reference imagenet-stats.npz --samples samples/x
@@ -8,7 +8,8 @@ Prints a table and appends to evaluations.jsonl, in the workdir (or the folder o
 Drawing goes on where it stopped. The reference is the run's training data by default; else a file of statistics (of this
 command, pytorch-fid or ADM), images as they are (a folder, or an .npz with arr_0, as ADM's sample batches, or images, as
 `launch.sample`'s), "openmoji", or a data set of TFDS prepared as array_record. What cannot be compared is refused before
-anything is drawn; metrics that need more images than there are, are left out.
+anything is drawn; metrics that need more images than there are, are left out. Of clips every frame is an image, and their
+spectrum over time tells how they move.
 Metrics of Inception-v3 (FID, sFID, KID, Inception Score, precision, recall) need its weights: `launch.import_inception`.
 """
 
@@ -43,7 +44,7 @@ from ssd_jax.metrics import (
     load_statistics,
     measure_reference,
 )
-from ssd_jax.metrics.evaluation import Batches
+from ssd_jax.metrics.evaluation import Batches, check_axes
 from ssd_jax.metrics.inception import NAME as INCEPTION
 from ssd_jax.processes import first_does
 
@@ -61,6 +62,7 @@ REFERENCE = flags.DEFINE_string(
 
 RECORDS = "evaluations.jsonl"
 DATA_SET = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:[\d.*]+)?")  # what a name of TFDS looks like
+SPECTRA = {"spectrum": "band", "temporal": "band over time"}  # what is of no features, and the titles of their tables
 COLUMNS = {
     "frechet": "Frechet",
     "frechet_relative": "relative",
@@ -81,6 +83,8 @@ def main() -> None:
         raise InputError("--reference is missing: without --workdir there is no training data to compare with")
     # All that can be refused is refused here, before anything is measured or drawn.
     trained = None if WORKDIR.value is None else run_flags.load(WORKDIR.value)
+    if trained is not None:
+        check_axes(trained.process.shape)
     ours = _given(to_path(str(SAMPLES.value))) if trained is None else _drawn(trained)
     feature_sets = available_feature_sets()
     theirs = open_reference(REFERENCE.value, trained, feature_sets, ours.shape)
@@ -112,7 +116,7 @@ class Samples:
     """The images to measure.
 
     Attributes:
-        count, shape: how many there will be, and (h, w) of them.
+        count, shape: how many there will be, and (h, w) of them, or (frames, h, w).
         draw: gives them, and a record of what they are; slow if they are still to be drawn.
     """
 
@@ -177,7 +181,7 @@ def open_reference(
         given: a file of statistics or images, a folder, or the name of a data set; the training data if None.
         trained: the run that draws, if one does.
         feature_sets: to measure.
-        shape: (h, w) of the images that are compared.
+        shape: (h, w) of the images that are compared, (frames, h, w) of clips.
 
     Raises:
         InputError: if it is none of these, or cannot be compared with images of `shape`.
@@ -187,7 +191,7 @@ def open_reference(
         return _data_set(trained.config.data, feature_sets, shape, trained.config.model.num_classes)
     path = to_path(given)
     if path.is_file() and {"mu", "sigma"} <= set(stored_arrays(path)):
-        reference = _statistics_file(given, feature_sets, shape)
+        reference = _statistics_file(given, feature_sets, shape[-2:])
         return Real(given, None, lambda _: reference)
     if path.exists():
         images = folders.open_images(path, shape)
@@ -231,16 +235,18 @@ def _statistics_file(path: str, feature_sets: list[FeatureSet], shape: tuple[int
 
 
 def tables(results: dict[str, dict[str, float]]) -> str:
-    """One row a feature set, then the spectrum."""
-    features = {name: row for name, row in results.items() if name != "spectrum"}
+    """One row a feature set, then the spectra."""
+    features = {name: row for name, row in results.items() if name not in SPECTRA}
     shown = [column for column in COLUMNS if any(column in row for row in features.values())]
     rows = [{"features": name} | {COLUMNS[column]: row.get(column) for column in shown} for name, row in features.items()]
-    if "spectrum" not in results:
-        return report.plain(rows, digits=5)
-    bands = {name: value for name, value in results["spectrum"].items() if name != "distance"}
-    bands["distance (rms of logs)"] = results["spectrum"]["distance"]
-    spectrum = [{"band": name, "variance drawn / variance of the data": value} for name, value in bands.items()]
-    return f"{report.plain(rows, digits=5)}\n\n{report.plain(spectrum)}"
+    shown = [report.plain(rows, digits=5)]
+    for name, title in SPECTRA.items():
+        if name in results:
+            bands = {band: value for band, value in results[name].items() if band != "distance"}
+            bands["distance (rms of logs)"] = results[name]["distance"]
+            column = "variance drawn / variance of the data"
+            shown.append(report.plain([{title: band, column: value} for band, value in bands.items()]))
+    return "\n\n".join(shown)
 
 
 if __name__ == "__main__":

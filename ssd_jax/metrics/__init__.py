@@ -20,6 +20,7 @@ from ssd_jax.metrics.memorisation import Memorisation as Memorisation
 from ssd_jax.metrics.memorisation import memorisation as memorisation
 from ssd_jax.metrics.spectral import SpectralRatios as SpectralRatios
 from ssd_jax.metrics.spectral import spectral_ratios as spectral_ratios
+from ssd_jax.metrics.spectral import temporal_ratios as temporal_ratios
 from ssd_jax.metrics.statistics import Measured as Measured
 from ssd_jax.metrics.statistics import Moments as Moments
 from ssd_jax.metrics.statistics import Statistics as Statistics

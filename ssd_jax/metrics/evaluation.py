@@ -24,7 +24,7 @@ from ssd_jax.metrics.distances import (
 from ssd_jax.metrics.features import FeatureSet, low_pass_pixels, random_convolutions
 from ssd_jax.metrics.inception import inception_features
 from ssd_jax.metrics.memorisation import memorisation
-from ssd_jax.metrics.spectral import spectral_ratios
+from ssd_jax.metrics.spectral import spectral_ratios, temporal_ratios
 from ssd_jax.metrics.statistics import Measured, cached_measure, measure
 from ssd_jax.processes import everywhere
 
@@ -42,10 +42,11 @@ NEEDED = {
     "near_share": 2,
     "nearer_probability": 2,
     "spectrum": 2,
+    "temporal": 2,
 }
 logger = logging.getLogger(__name__)
 
-Batches = Callable[[], Iterable[UInt8[np.ndarray, "_ h w _"]]]
+Batches = Callable[[], Iterable[UInt8[np.ndarray, "_ *frames h w _"]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +84,13 @@ def measure_reference(
         feature_sets: the features.
         batches: reads the images.
         data: says which images these are (`cached_measure`); None if nothing does, so that they are measured anew.
-        shape: (h, w) of the images.
+        shape: (h, w) of the images, (frames, h, w) of clips.
         background: seen through transparent ones.
+
+    Raises:
+        InputError: for signals, which have no features.
     """
+    check_axes(shape)
 
     def measured(each: FeatureSet) -> Measured:
         if data is None:
@@ -116,31 +121,47 @@ def available_feature_sets() -> list[FeatureSet]:
 
 
 def evaluate(feature_sets: Sequence[FeatureSet], batches: Batches, reference: Reference) -> dict[str, dict[str, float]]:
-    """All metrics that the reference and the images' number (NEEDED) allow, by feature set; those of none under "spectrum".
+    """All metrics that the reference and the images' number (NEEDED) allow, by feature set; those of none by their names.
 
     frechet (FID for Inception), frechet_relative (over the real features' total variance), frechet_spatial (sFID), kernel
     and kernel_std (KID), precision, recall, inception_score, near_share and nearer_probability (`memorisation`, if the
-    features of all real images are kept). "spectrum" holds `SpectralRatios`: distance, and the ratio of each band.
+    features of all real images are kept). "spectrum" holds `SpectralRatios`: distance, and the ratio of each band. Of clips
+    every frame counts as an image for all of these, and "temporal" holds the `SpectralRatios` over time.
 
     Args:
         feature_sets: those of the reference.
-        batches: reads the generated images, uint8 [n, h, w, 1, 3 or 4], in batches of one size if compiling is to happen
-            once.
+        batches: reads the generated images, uint8 [n, h, w, 1, 3 or 4], or clips, [n, frames, h, w, 1, 3 or 4], in batches
+            of one size if compiling is to happen once.
         reference: what to compare with.
     """
     results = {}
     for each in feature_sets:
         generated = measure(each, batches(), KEEP, reference.background)
         results[each.name] = _compare(generated, reference.measured[each.name])
-    if reference.batches is not None:
+    return results if reference.batches is None else results | _spectra(batches, reference.batches, reference.background)
+
+
+def check_axes(shape: tuple[int, ...]) -> None:
+    """Raises InputError unless arrays of spatial `shape` are images, or clips of images."""
+    if len(shape) < 2:
+        raise InputError(f"process.shape is {shape}, but only images and clips, (h, w) and (frames, h, w), can be measured")
+
+
+def _spectra(generated: Batches, real: Batches, background: Colour) -> dict[str, dict[str, float]]:
+    """Spectra over space and, of clips, over time, by the names of the results; those that cannot be measured left out."""
+    kinds = [("spectrum", "space", spectral_ratios)]
+    if next(iter(real())).ndim > 4:
+        kinds.append(("temporal", "time", temporal_ratios))
+    found = {}
+    for name, axis, ratios_of in kinds:
         try:
-            spectrum = spectral_ratios(batches(), reference.batches(), reference.background)
+            ratios = ratios_of(generated(), real(), background)
         except InputError as error:
-            warnings.warn(f"the spectrum is left out: {error}", stacklevel=2)
-            return results
-        bands = dict(zip(spectrum.bands, spectrum.ratios.tolist(), strict=True))
-        results["spectrum"] = {"distance": spectrum.distance, **bands}
-    return results
+            warnings.warn(f"the spectrum over {axis} is left out: {error}", stacklevel=2)
+            continue
+        bands = dict(zip(ratios.bands, ratios.ratios.tolist(), strict=True))
+        found[name] = {"distance": ratios.distance, **bands}
+    return found
 
 
 def _compare(generated: Measured, real: Measured) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Which detail generated images lack: their spectrum against that of real ones."""
+"""Which detail generated images lack, or which motion generated clips: their spectrum against that of real ones."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from ssd_jax.process.spectrum import frequencies, measured_spectrum
 
 @dataclass(frozen=True, eq=False)
 class SpectralRatios:
-    """Variance of generated images over variance of real ones, by spatial frequency.
+    """Variance of generated images over variance of real ones, by spatial frequency, or by that in time.
 
     Attributes:
         bands: what each band holds, the lowest first: "mean colour", "1 cycle", "2 cycles", "3-4 cycles", "5-8 cycles", ..
-            per shortest side, up to its highest frequency.
+            per shortest side, up to its highest frequency; in time "mean over time" and cycles per clip.
         ratios: float64 [bands]; 1 is perfect, below 1 the generated images have too little of it.
     """
 
@@ -32,23 +32,61 @@ class SpectralRatios:
 
 
 def spectral_ratios(
-    generated: Iterable[UInt8[np.ndarray, "_ h w _"]],
-    real: Iterable[UInt8[np.ndarray, "_ h w _"]],
+    generated: Iterable[UInt8[np.ndarray, "_ *frames h w _"]],
+    real: Iterable[UInt8[np.ndarray, "_ *frames h w _"]],
     background: Colour = WHITE,
 ) -> SpectralRatios:
     """Compares the radially averaged power of two sets of images as they are `shown`, each less its mean image.
 
     Args:
-        generated, real: batches of uint8 images, read once.
+        generated, real: batches of uint8 images, read once; of clips every frame is an image.
         background: seen through transparent images.
 
     Raises:
         InputError: if there are fewer than two images of either, their sizes differ, or the real ones are all alike.
     """
-    ours, theirs = (measured_spectrum(shown(batch, background) for batch in batches) for batches in (generated, real))
+    sets = (generated, real)
+    ours, theirs = (measured_spectrum(_frames(shown(batch, background)) for batch in batches) for batches in sets)
     if ours.shape != theirs.shape:
         raise InputError(f"generated images have {ours.shape} pixels and real ones {theirs.shape}; resize one of them")
-    names, _ = bands(theirs.shape)
+    return _ratios(bands(theirs.shape)[0], ours, theirs)
+
+
+def temporal_ratios(
+    generated: Iterable[UInt8[np.ndarray, "_ *frames h w _"]],
+    real: Iterable[UInt8[np.ndarray, "_ *frames h w _"]],
+    background: Colour = WHITE,
+) -> SpectralRatios:
+    """Compares the power over time of two sets of clips as they are `shown`, each less its mean clip: that of every pixel's
+    orthonormal DCT along the frames, averaged over pixels. What `spectral_ratios` does not see: the order of the frames.
+
+    Args:
+        generated, real: batches of uint8 clips, read once; of several axes before the height, the last is time.
+        background: seen through transparent frames.
+
+    Raises:
+        InputError: if there are fewer than two clips of either, their lengths differ, or the real ones are all alike.
+    """
+    sets = (generated, real)
+    ours, theirs = (measured_spectrum(_pixels(shown(batch, background)) for batch in batches) for batches in sets)
+    if ours.shape != theirs.shape:
+        raise InputError(f"generated clips have {ours.size} frames and real ones {theirs.size}; cut one of them")
+    return _ratios(("mean over time", *bands(theirs.shape)[0][1:]), ours, theirs)
+
+
+def _frames(clips: UInt8[np.ndarray, "n *frames h w c"]) -> UInt8[np.ndarray, "_ h w c"]:
+    return clips.reshape(-1, *clips.shape[-3:])
+
+
+def _pixels(clips: UInt8[np.ndarray, "n *frames h w c"]) -> UInt8[np.ndarray, "n frames _"]:
+    """Every pixel as a channel of a signal in time, those of other axes too."""
+    n, *_, frames, height, width, channels = clips.shape
+    return np.moveaxis(clips.reshape(n, -1, frames, height * width * channels), 1, -1).reshape(n, frames, -1)
+
+
+def _ratios(
+    names: tuple[str, ...], ours: Float[np.ndarray, "*shape"], theirs: Float[np.ndarray, "*shape"]
+) -> SpectralRatios:
     power, reference = band_means(ours), band_means(theirs)
     if not reference.all():
         raise InputError(f"the real images do not differ in {names[int(reference.argmin())]}; give more of them")

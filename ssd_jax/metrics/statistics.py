@@ -1,4 +1,7 @@
-"""Features of a stream of images as they are shown, and their mean and covariance; the files that keep these."""
+"""Features of a stream of images as they are shown, and their mean and covariance; the files that keep these.
+
+Every frame of a clip is an image.
+"""
 
 import hashlib
 import re
@@ -88,7 +91,7 @@ def _merge(a: _Sums, b: _Sums) -> _Sums:
 
 def measure(
     feature_set: FeatureSet,
-    batches: Iterable[UInt8[np.ndarray, "_ _ _ _"]],
+    batches: Iterable[UInt8[np.ndarray, "_ *frames _ _ _"]],
     keep: int = 10_000,
     background: Colour = WHITE,
 ) -> Measured:
@@ -96,8 +99,8 @@ def measure(
 
     Args:
         feature_set: compiled once; every batch is divided among the devices.
-        batches: uint8 [n, h, w, 1, 3 or 4], all images of one h and w; best of one length, to which the last one is
-            padded. In a job of several processes all must give the same.
+        batches: uint8 [n, h, w, 1, 3 or 4], all images of one h and w, or clips, [n, frames, h, w, 1, 3 or 4]; best of one
+            length, to which the last one is padded. In a job of several processes all must give the same.
         keep: of more images than this, the features of so many are kept, drawn at random with equal chances.
         background: seen through transparent images.
 
@@ -156,13 +159,14 @@ def _equal_batches(
     """The images in batches of one length, that of the first up to a multiple, and how many of each are no padding."""
     shape, length = None, 0
     for batch in batches:
-        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] not in (1, 3, 4):
+        if batch.dtype != np.uint8 or batch.ndim < 4 or batch.shape[-1] not in (1, 3, 4):
             raise InputError(f"images are {batch.dtype} {batch.shape}, but must be uint8 [n, h, w, 1, 3 or 4]")
-        shape, length = shape or batch.shape[1:3], length or max(-(-len(batch) // multiple), 1) * multiple
-        if batch.shape[1:3] != shape:
-            raise InputError(f"images of {_pixels(shape)} and of {_pixels(batch.shape[1:3])} are mixed; resize them")
-        for start in range(0, len(batch), length):
-            images = shown(batch[start : start + length], background)
+        shape, length = shape or batch.shape[-3:-1], length or max(-(-len(batch) // multiple), 1) * multiple
+        if batch.shape[-3:-1] != shape:
+            raise InputError(f"images of {_pixels(shape)} and of {_pixels(batch.shape[-3:-1])} are mixed; resize them")
+        frames = batch.reshape(-1, *batch.shape[-3:])
+        for start in range(0, len(frames), length):
+            images = shown(frames[start : start + length], background)
             yield np.pad(images, ((0, length - len(images)), *[(0, 0)] * 3)), len(images)
 
 
@@ -263,7 +267,7 @@ def _kept(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def cached_measure(
     feature_set: FeatureSet,
-    batches: Iterable[UInt8[np.ndarray, "_ _ _ _"]],
+    batches: Iterable[UInt8[np.ndarray, "_ *frames _ _ _"]],
     *,
     data: str,
     shape: tuple[int, ...],
@@ -275,12 +279,14 @@ def cached_measure(
     Args:
         batches: read only if the cache does not have it.
         data: says which images these are, e.g. "openmoji" or a folder's path.
-        shape: (h, w) of the images.
+        shape: (h, w) of the images, (frames, h, w) of clips.
         keep, background: as in `measure`.
 
     Raises:
         InputError: as `measure` does, and if the images have another shape.
     """
+    *frames, height, width = shape
+    data, shape = f"{data}{''.join(f', {each} frames' for each in frames)}", (height, width)
     digest = hashlib.sha256(f"{data} on {background}".encode()).hexdigest()[:8]
     readable, size = re.sub(r"[^\w.-]+", "_", data)[-40:], _pixels(shape).replace(" ", "")
     path = cache_folder() / "statistics" / f"{readable}-{digest}-{feature_set.name}-{size}-{keep}.npz"

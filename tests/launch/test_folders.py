@@ -35,7 +35,7 @@ def test_a_folder_is_filled_and_only_its_holes_again(tmp_path, shape):
     for path, array in zip(paths, arrays, strict=True):
         np.testing.assert_array_equal(read_array(path, shape, 4), array)
     assert fill() == paths and not drawn
-    paths[9].write_bytes(paths[9].read_bytes()[:-20])
+    paths[9].write_bytes(paths[9].read_bytes()[:60])
     paths[17].unlink()
     times = [path.stat().st_mtime_ns for path in paths if path not in (paths[9], paths[17])]
     assert fill() == paths and drawn == [(9, 8), (17, 8)]

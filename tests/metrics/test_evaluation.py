@@ -7,6 +7,7 @@ from ssd_jax.data import sources as data_sources
 from ssd_jax.data.arrays import ArraySource
 from ssd_jax.data.protocol import Source
 from ssd_jax.data.sources import DataConfig
+from ssd_jax.errors import InputError
 from ssd_jax.files.channels import shown
 from ssd_jax.metrics import (
     FeatureSet,
@@ -114,3 +115,28 @@ def test_copies_are_looked_for_only_among_all_images(cache, monkeypatch):
     monkeypatch.setattr(evaluation, "KEEP", 40)
     reference = measure_reference([PIXELS], batches(IMAGES), data="noise", shape=(4, 4))
     assert "near_share" not in evaluate([PIXELS], batches(IMAGES), reference)["low_pass"]
+
+
+def test_clips_are_measured_by_their_frames_and_over_time(cache):
+    """Distances are those of the frames as images, whatever the order of these; the spectrum over time is not."""
+    ramp = (np.arange(6) * 20)[:, None, None, None]
+    clips = (np.random.default_rng(1).integers(0, 100, (30, 1, 4, 4, 3)) + ramp).astype(np.uint8)
+    backwards = np.concatenate([clips[:, ::2], clips[:, 1::2]], axis=1)
+    reference = measure_reference([PIXELS], batches(clips), data="ramps", shape=(6, 4, 4))
+    results = evaluate([PIXELS], batches(backwards), reference)
+    images = measure_reference([PIXELS], batches(clips.reshape(-1, 4, 4, 3)), data=None, shape=(4, 4))
+    expected = evaluate([PIXELS], batches(backwards.reshape(-1, 4, 4, 3)), images)
+    assert results["low_pass"]["frechet"] == pytest.approx(expected["low_pass"]["frechet"], abs=1e-9)
+    assert reference.measured["low_pass"].statistics.moments["pool"].count == 180
+    assert results["spectrum"]["distance"] == pytest.approx(0, abs=1e-9) and "temporal" not in expected
+    kept = measure_reference([PIXELS], lambda: iter([]), data="ramps", shape=(6, 4, 4))
+    np.testing.assert_array_equal(
+        kept.measured["low_pass"].features["pool"], reference.measured["low_pass"].features["pool"]
+    )
+    other = measure_reference([PIXELS], batches(clips[:, :3]), data="ramps", shape=(3, 4, 4))  # not those that are kept
+    assert other.measured["low_pass"].statistics.moments["pool"].count == 90
+
+
+def test_signals_have_no_features():
+    with pytest.raises(InputError, match=r"process.shape is \(8,\), but only images and clips.* can be measured"):
+        measure_reference([PIXELS], lambda: iter([]), data=None, shape=(8,))
