@@ -75,6 +75,8 @@ NOT_RUN = {
     "--step best": "nothing is evaluated in three steps; tests/run/test_watching.py has it",
     "--init_from runs/emoji": "the run that is there has another network; tests/launch/test_launch.py starts from one",
     "gs://": "there is no bucket of this name; tests/run/test_bucket.py has one",
+    "--config.process.shape": "the tiny settings are of images; tests/data and tests/launch/test_clips.py have the others",
+    "runs/clips": "for the same reason",
 }
 
 

@@ -80,9 +80,9 @@ def read_clip(
     try:
         encoded = read(path)
         with Image.open(io.BytesIO(encoded), formats=("WEBP",)) as animation:
-            check_size(animation.width, animation.height * animation.n_frames, len(encoded))
-            frames = []
-            for number in range(animation.n_frames):
+            count, frames = getattr(animation, "n_frames", 1), []
+            check_size(animation.width, animation.height * count, len(encoded))
+            for number in range(count):
                 animation.seek(number)
                 frames.append(np.asarray(animation.convert(animation.mode)))
     except Exception as error:  # a broken file raises almost anything
@@ -95,7 +95,7 @@ def clip_shape(path: Path) -> tuple[int, int, int]:
     """(frames, h, w) of an animated WebP, no frame being decoded. Raises InputError if it cannot be read."""
     try:
         with opened(path) as encoded, Image.open(encoded, formats=("WEBP",)) as animation:
-            return animation.n_frames, animation.height, animation.width
+            return getattr(animation, "n_frames", 1), animation.height, animation.width
     except Exception as error:
         raise _unreadable(path, error) from error
 

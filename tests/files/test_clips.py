@@ -34,7 +34,8 @@ def test_clips_are_read_as_they_were_written(tmp_path, channels):
 def test_others_see_an_endless_animation(tmp_path):
     write_clip(tmp_path / "x.webp", clip(4))
     with Image.open(tmp_path / "x.webp") as animation:
-        assert (animation.format, animation.mode, animation.n_frames, animation.size) == ("WEBP", "RGBA", 5, (9, 7))
+        assert (animation.format, animation.mode, animation.size) == ("WEBP", "RGBA", (9, 7))
+        assert getattr(animation, "n_frames", 0) == 5
         animation.seek(3)
         animation.load()
         assert animation.info["loop"] == 0 and animation.info["duration"] == MILLISECONDS

@@ -69,7 +69,7 @@ def test_pictures_are_files_of_their_kind(tmp_path):
     frames = picture(arrays(3, 5, 4, 6, 3))
     assert write_picture(tmp_path / "a.b", frames) == tmp_path / "a.b.webp"
     with Image.open(tmp_path / "a.b.webp") as animation:
-        assert animation.n_frames == 5 and animation.info["loop"] == 0
+        assert getattr(animation, "n_frames", 0) == 5 and animation.info["loop"] == 0
         animation.seek(4)
         np.testing.assert_array_equal(np.asarray(animation.convert("RGB")), frames[4])
 
