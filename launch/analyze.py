@@ -112,7 +112,7 @@ def advised_config(
     config: ProcessConfig, whole: ScaleSpaceProcess, spectrum: np.ndarray, tolerance: float
 ) -> ProcessConfig:
     """The process whose states are as small as they can be without losing more than `tolerance` nats per pixel."""
-    levels = information_levels(whole.log_snr, spectrum, config.num_levels, tolerance, whole.dissipation)
+    levels = information_levels(whole.log_snr, spectrum, config.level_shapes, tolerance, whole.dissipation)
     return with_levels(config, levels)
 
 
@@ -203,7 +203,8 @@ def _figure(
     power.loglog(k, ring_means(natural_spectrum(spectrum.shape))[1:], "--", color="gray", label="natural, k^-2")
     power.set(xlabel="cycles per side", title="variance of a DCT coefficient")
     for level in range(1, process.num_levels):
-        values = lost_information(whole.log_snr, spectrum, level, 0.0 if whole.dissipation is None else whole.dissipation)
+        blur_time = 0.0 if whole.dissipation is None else whole.dissipation
+        values = lost_information(whole.log_snr, spectrum, process.level_shape(level), blur_time)
         (line,) = lost.semilogy(values, label=f"level {level}")
         if level in process.used_levels:
             first = process.first_timestep(level)

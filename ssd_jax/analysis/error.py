@@ -106,7 +106,7 @@ def stage_information(plan: Plan, spectrum: Float[np.ndarray, "..."]) -> tuple[S
     def row(part: Part) -> StageInformation:
         ends = np.array([part.stage.t_min, part.stage.t_max])
         blur_time = 0.0 if process.dissipation is None else process.dissipation[ends]
-        lost = lost_information(process.image_log_snr[ends], spectrum, part.stage.in_level, blur_time)
+        lost = lost_information(process.image_log_snr[ends], spectrum, process.level_shape(part.stage.in_level), blur_time)
         held = information(process.image_log_snr[ends], spectrum, blur_time) - lost
         pairs = [tuple(pair.tolist()) for pair in (ends, process.log_snr[ends], held, lost)]
         return StageInformation(str(part.stage), part.stage.in_level, part.stage.out_level, part.calls, *pairs)

@@ -95,7 +95,8 @@ def largest_leap(process: ScaleSpaceProcess, spectrum: Float[np.ndarray, "*shape
 
     def lost(t: int, level: int) -> float:
         blur_time = 0.0 if process.dissipation is None else float(process.dissipation[t])
-        return float(lost_information(float(process.image_log_snr[t]), spectrum, level, blur_time)) * spectrum.size
+        lost = lost_information(float(process.image_log_snr[t]), spectrum, process.level_shape(level), blur_time)
+        return float(lost) * spectrum.size
 
     changes = [(process.first_timestep(level), before, level) for before, level in pairwise(process.used_levels)]
     return max((lost(t, level) - lost(t, before) for t, before, level in changes), default=0.0)

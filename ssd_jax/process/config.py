@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ssd_jax.errors import HOW_TO_REGISTER, InputError, brief, check_name, check_range, checked_arguments, section
-from ssd_jax.process.operators import OPERATORS
+from ssd_jax.process.factors import Factors, check_factors, divided_shapes, factors_of
+from ssd_jax.process.operators import OPERATORS, SeparableOperator
 from ssd_jax.process.process import PRIOR_LOG_SNR, LinearOperator, ScaleSpaceProcess, preserving_shift
 from ssd_jax.process.schedules import (
     RESOLUTION_CURVES,
@@ -38,7 +39,7 @@ class ProcessConfig:
     """The scale-space process.
 
     Attributes:
-        shape: spatial shape of level 0, every side divisible by 2^(num_levels - 1).
+        shape: spatial shape of level 0, every side divisible by 2^(num_levels - 1), or by what `factors` say.
         num_levels: L >= 1; 1 is DDPM.
         num_timesteps: T >= 2.
         noise_schedule: a key of NOISE_SCHEDULES; "constant" is always noise_sigma, for little noise and much blur.
@@ -52,6 +53,8 @@ class ProcessConfig:
         operator: a key of operators.OPERATORS; a function of the spatial shape that returns the operator to the next level.
         snr_policy: "preserve" (equation 8) or "published".
         blur: standard deviation, in pixels of level 0, of a blur that grows from 0 to this within the process; 0 for none.
+        factors: by what each level's sides are divided on the way to the next, 1 or 2 an axis, e.g. ((1, 2, 2), (2, 2, 2))
+            of clips, (frames, h, w); the last entry holds for all further levels, and () halves every axis.
         image_size: the short way to a square `shape`; if given, it prevails.
     """
 
@@ -69,6 +72,7 @@ class ProcessConfig:
     operator: str = "box"
     snr_policy: str = "preserve"
     blur: float = 0.0
+    factors: Factors = ()
     image_size: InitVar[int | None] = None
 
     def __post_init__(self, image_size: int | None):
@@ -98,7 +102,6 @@ class ProcessConfig:
                 f"process.thresholds is {self.thresholds}, but {self.num_levels} levels need {self.num_levels - 1} "
                 "rising fractions of T between 0 and 1"
             )
-        factor = 2 ** (self.num_levels - 1)
         if len(self.shape) > MAX_AXES or max(self.shape, default=1) > MAX_SIDE or math.prod(self.shape) > MAX_PIXELS:
             raise InputError(
                 f"process.shape is {brief(self.shape)}, but must have at most {MAX_AXES} sides of at most {MAX_SIDE} and "
@@ -109,11 +112,17 @@ class ProcessConfig:
                 f"process.blur is {self.blur}, but shape {self.shape} and {self.num_timesteps} timesteps are too many for "
                 f"it: their product must be at most {MAX_BLURRED}; lower process.num_timesteps"
             )
-        if not self.shape or any(side < factor or side % factor for side in self.shape):
-            raise InputError(
-                f"process.shape is {self.shape}, but {self.num_levels} levels (process.num_levels) need positive "
-                f"multiples of {factor}"
-            )
+        check_factors("process.factors", self.factors)
+        _ = self.level_shapes
+
+    @property
+    def level_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Spatial shapes of the levels by `factors`, finest first; operators of the user's own may give others.
+
+        Raises:
+            InputError: if the sides of `shape` cannot be divided so.
+        """
+        return divided_shapes("process.factors", self.shape, self.factors, self.num_levels, "process.num_levels")
 
 
 @checked_arguments
@@ -152,8 +161,8 @@ def with_levels(config: ProcessConfig, levels: Int[np.ndarray, "t"]) -> ProcessC
 def _operators(config: ProcessConfig) -> tuple[LinearOperator, ...]:
     """From each level to the next, num_levels - 1; each acts on the shape that the one before gives."""
     operators, shape = [], config.shape
-    for _ in range(config.num_levels - 1):
-        operator = OPERATORS[config.operator](shape)
+    for level in range(config.num_levels - 1):
+        operator = _operator(config, shape, factors_of(level, config.factors, len(shape)))
         smaller = len(operator.out_shape) == len(shape) and operator.out_shape != shape
         if operator.in_shape != shape or not smaller or any(np.subtract(operator.out_shape, shape) > 0):
             raise InputError(
@@ -168,6 +177,21 @@ def _operators(config: ProcessConfig) -> tuple[LinearOperator, ...]:
 def _of_timesteps(function: Callable[[int], np.ndarray], config: ProcessConfig) -> Float[np.ndarray, "t"]:
     log_snr = function(config.num_timesteps)
     return zero_terminal(log_snr) if config.zero_terminal_snr else log_snr
+
+
+def _operator(config: ProcessConfig, shape: tuple[int, ...], factors: tuple[int, ...]) -> LinearOperator:
+    """That of the config on the axes whose factor is 2, and the identity on the others."""
+    halved = [factor == 2 for factor in factors]
+    operator = OPERATORS[config.operator](tuple(side for side, half in zip(shape, halved, strict=True) if half))
+    if all(halved):
+        return operator
+    if not isinstance(operator, SeparableOperator):
+        raise InputError(
+            f"process.factors is {config.factors}, but process.operator {config.operator!r} is no product of one matrix "
+            "per axis and acts on all axes; leave process.factors out"
+        )
+    matrices = iter(operator.matrices)
+    return SeparableOperator(tuple(next(matrices) if half else np.eye(n) for n, half in zip(shape, halved, strict=True)))
 
 
 # From a config to the log-SNR of the base schedule, [T].
@@ -190,7 +214,7 @@ def _along_curve(name: str, config: ProcessConfig, log_snr: Float[np.ndarray, "t
 
 def _by_information(config: ProcessConfig, log_snr: Float[np.ndarray, "t"]) -> Int[np.ndarray, "t"]:
     spectrum = natural_spectrum(config.shape, slope=config.spectrum_slope)
-    return information_levels(log_snr, spectrum, config.num_levels, config.tolerance, _dissipation(config))
+    return information_levels(log_snr, spectrum, config.level_shapes, config.tolerance, _dissipation(config))
 
 
 def _dissipation(config: ProcessConfig) -> Float[np.ndarray, "t"] | None:

@@ -1,7 +1,7 @@
 """Noise schedules and resolution schedules: host functions of the timestep, in float64.
 
 Timesteps are t = 0 .. T-1, t = 0 the least noisy. A noise schedule gives the log-SNR l_t = log(a_t^2 / sigma_t^2) with
-a_t^2 + sigma_t^2 = 1; a resolution schedule gives the level of every t, level l having 2^-l of the full resolution.
+a_t^2 + sigma_t^2 = 1; a resolution schedule gives the level of every t, level 0 being full resolution.
 """
 
 import bisect
@@ -119,7 +119,7 @@ def threshold_levels(num_timesteps: int, thresholds: Sequence[float]) -> Int[np.
 def information_levels(
     log_snr: Float[np.ndarray, "t"],
     spectrum: Float[np.ndarray, "..."],
-    num_levels: int,
+    shapes: Sequence[Sequence[int]],
     tolerance: float,
     dissipation: Float[np.ndarray, "t"] | None = None,
 ) -> Int[np.ndarray, "t"]:
@@ -128,7 +128,7 @@ def information_levels(
     Args:
         log_snr: l_t of the base noise schedule, [T].
         spectrum: the data's, as `spectrum.natural_spectrum` or `spectrum.measured_spectrum` give it.
-        num_levels: L.
+        shapes: spatial shapes of the levels, finest first.
         tolerance: nats per pixel of level 0.
         dissipation: of a process that blurs, as `growing_blur` gives it, [T]: what blur has taken, no level loses.
 
@@ -139,12 +139,12 @@ def information_levels(
     blur_times = np.zeros(len(log_snr)) if dissipation is None else dissipation
 
     def loses_little(t: int, level: int) -> bool:
-        return bool(lost_information(float(log_snr[t]), spectrum, level, float(blur_times[t])) <= tolerance)
+        return bool(lost_information(float(log_snr[t]), spectrum, shapes[level], float(blur_times[t])) <= tolerance)
 
     def first(level: int) -> int:  # what is lost falls as t rises
         return bisect.bisect_left(range(len(log_snr)), True, key=partial(loses_little, level=level))
 
-    firsts = [first(level) for level in range(num_levels)]
+    firsts = [first(level) for level in range(len(shapes))]
     levels = np.searchsorted(np.sort(firsts), np.arange(len(log_snr)), side="right") - 1  # less resolution loses more
     levels[0] = 0
     return np.maximum.accumulate(levels)

@@ -100,20 +100,20 @@ def information(
 def lost_information(
     log_snr: Num[np.ndarray, "*t"] | float,
     spectrum: Float[np.ndarray, "..."],
-    level: int,
+    smaller: Sequence[int],
     blur_time: Num[np.ndarray, "*t"] | float = 0.0,
 ) -> Float[np.ndarray, "*t"]:
-    """The part of `information` that an ideal low-pass to `level` loses: at DCT indices >= n / 2^level on any axis.
+    """The part of `information` that an ideal low-pass to a `smaller` shape loses: at DCT indices beyond it on any axis.
 
     Returns:
-        Nats per pixel of the full resolution, float64, the shape of log_snr; 0 at level 0.
+        Nats per pixel of the full resolution, float64, the shape of log_snr; 0 for the whole shape.
     """
-    return _mean_information(log_snr, spectrum, blur_time, ~kept(spectrum.shape, level))
+    return _mean_information(log_snr, spectrum, blur_time, ~kept(spectrum.shape, smaller))
 
 
-def kept(shape: Sequence[int], level: int) -> Bool[np.ndarray, "..."]:
-    """bool [*shape]: the DCT coefficients that an ideal low-pass to `level` keeps."""
-    axes = np.meshgrid(*[np.arange(n) < n / 2**level for n in shape], indexing="ij")
+def kept(shape: Sequence[int], smaller: Sequence[int]) -> Bool[np.ndarray, "..."]:
+    """bool [*shape]: the DCT coefficients that an ideal low-pass to a `smaller` shape keeps."""
+    axes = np.meshgrid(*[np.arange(n) < m for n, m in zip(shape, smaller, strict=True)], indexing="ij")
     return np.logical_and.reduce(axes)
 
 

@@ -73,15 +73,14 @@ class IdealChain:
         first = [process.first_timestep(level) for level in process.used_levels]
         gains = np.exp(-np.diff(shift[first]) / 2)
         blurs = process.dissipation is not None
-        shapes = [process.level_shape(level) for level in process.used_levels]
-        if not blurs:
-            shapes = [(2**power,) for power in range(len(gains), -1, -1)]
+        level_shapes = tuple(process.level_shape(level) for level in process.used_levels)
+        shapes = level_shapes if blurs else [(2**power,) for power in range(len(gains), -1, -1)]
         operators = tuple(float(g) * _low_pass(*pair) for g, pair in zip(gains, pairwise(shapes), strict=True))
         self.stand_in = ScaleSpaceProcess(shapes[0], process.log_snr, levels, operators, process.dissipation)
         self.solver, self._draw_unseen = solver, draw_unseen
         self._step = lru_cache(KEPT_STEPS)(self._find_step)
         given = np.asarray(spectrum, np.float64).tobytes()
-        groups = _groups(process.shape, process.used_levels, blurs, given, tuple(tilts), MAX_GROUPS)
+        groups = _groups(level_shapes, blurs, given, tuple(tilts), MAX_GROUPS)
         self.coarsest, self._rate, self.variance, self.weight, where = groups
         self._places = np.unravel_index(where, process.shape)
         if not blurs:
@@ -187,8 +186,7 @@ class IdealChain:
 
 @lru_cache(KEPT_GROUPS)
 def _groups(
-    shape: tuple[int, ...],
-    used_levels: tuple[int, ...],
+    shapes: tuple[tuple[int, ...], ...],
     blurs: bool,
     spectrum: bytes,
     tilts: tuple[float, ...],
@@ -197,14 +195,16 @@ def _groups(
     """DCT coefficients that count as one: coarsest, rate of blur, variance, weight, and the place of one of them, [groups].
 
     Args:
+        shapes: of the used levels, finest first.
         spectrum: float64 bytes, so that processes with the same levels share what takes long for large images.
         most: that are told apart exactly.
     """
+    shape = shapes[0]
     variance = np.frombuffer(spectrum).reshape(shape)
     k = np.maximum(frequencies(shape), 1.0)
     tilted = [variance * k**tilt for tilt in tilts]
     tilted = [each * variance.sum() / each.sum() for each in tilted]
-    coarsest = np.sum([kept(shape, level) for level in used_levels], axis=0) - 1
+    coarsest = np.sum([kept(shape, smaller) for smaller in shapes], axis=0) - 1
     rate = heat_rate_grid(shape, shape) if blurs else np.zeros(shape)
     one = np.ravel(coarsest), rate.ravel().round(12)
     keys = np.array([[*one, each.ravel().round(12)] for each in tilted]).swapaxes(0, 1).reshape(3, -1)

@@ -153,7 +153,7 @@ def test_the_quickstart_changes_resolution_where_its_data_allow_it():
     config = from_config_dict(load_config("openmoji32"))
     spectrum = measured_spectrum(image_batches(make_source(config.data, config.process.shape), 1024))
     process, whole = (make_process(dataclasses.replace(config.process, num_levels=n)) for n in (3, 1))
-    advised = information_levels(whole.log_snr, spectrum, 3, config.process.tolerance, whole.dissipation)
+    advised = information_levels(whole.log_snr, spectrum, process.level_shapes, config.process.tolerance, whole.dissipation)
     assert len(process.used_levels) == 3 and (process.levels != advised).mean() < 0.03
     sharp = make_process(dataclasses.replace(config.process, num_levels=1, blur=0.0))
     every, solver = list(range(process.num_timesteps))[::-1], SOLVERS["ancestral"]

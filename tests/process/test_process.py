@@ -26,6 +26,7 @@ CONFIGS = [
         {"blur": 1.5},
         {"resolution_schedule": "threshold", "thresholds": (0.4, 0.4)},
         {"zero_terminal_snr": True, "noise_schedule": "cosine"},
+        {"shape": (2, 4, 8), "factors": ((1, 2, 2), (2, 1, 2)), "blur": 0.5},
     )
     for operator in ("box", "bicubic")
 ]
@@ -43,7 +44,7 @@ def linear_maps(process, s, t, eta):
     operator = process.transition_operator(s, t)
     if level == process.levels[t]:
         basis = process.frequency_basis(level)
-        turn = np.eye(n) if basis is None else np.kron(*basis)
+        turn = np.eye(n) if basis is None else reduce(np.kron, basis)
         b, k, j = (turn * np.ravel(coefficients[..., i]) @ turn.T for i in range(3))
         return b, k @ np.linalg.inv(matrix(process.target_operator(s), n)), j
 
@@ -264,6 +265,35 @@ def test_an_operator_of_our_own(monkeypatch):
         monkeypatch.setitem(OPERATORS, name, operator)
         with pytest.raises(InputError, match=r"must take \(8, 8\) to a smaller shape"):
             make_process(replace(CONFIGS[0], operator=name))
+
+
+def test_levels_halve_the_axes_that_factors_say():
+    """Frames but not their number, then both, and so on; the operator leaves the other axes alone."""
+    config = ProcessConfig(shape=(4, 8, 16), num_levels=3, num_timesteps=50, factors=((1, 2, 2),))
+    process = make_process(config)
+    assert process.level_shapes == config.level_shapes == ((4, 8, 16), (4, 4, 8), (4, 2, 4))
+    assert replace(config, factors=((1, 2, 2), (2, 1, 2))).level_shapes == ((4, 8, 16), (4, 4, 8), (2, 4, 4))
+    x0 = jax.random.normal(jax.random.key(0), (2, 4, 8, 16, 3))
+    np.testing.assert_allclose(process.degrade(x0, 1), box((8, 16)).apply(x0), atol=1e-6)
+    np.testing.assert_allclose(process.operators[0].lambda_max, 1 / 4)  # of frames, not 1 / 8
+    kept = replace(config, resolution_schedule="information", tolerance=1e-3, num_timesteps=200)
+    assert make_process(kept).num_levels == 3
+
+
+def test_factors_that_cannot_be(monkeypatch):
+    clip = {"shape": (4, 8, 8), "num_levels": 3}
+    for factors, message in (
+        (((1, 2, 3),), r"process.factors is \(\(1, 2, 3\),\), but must hold tuples of 1 and 2"),
+        (((1, 1, 1),), "with a 2 in each"),
+        (((2, 2),), r"but process.shape is \(4, 8, 8\): give each level 3 number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ProcessConfig(**clip, factors=factors)
+    with pytest.raises(InputError, match=r"3 levels \(process.num_levels\) need positive multiples of \(1, 4, 4\), axis"):
+        ProcessConfig(shape=(3, 8, 6), num_levels=3, factors=((1, 2, 2),))
+    monkeypatch.setitem(OPERATORS, "strided", strided)
+    with pytest.raises(InputError, match="'strided' is no product of one matrix per axis.*leave process.factors out"):
+        make_process(ProcessConfig(**clip, operator="strided", factors=((1, 2, 2),)))
 
 
 def test_rectangular_processes_halve_every_axis():

@@ -82,8 +82,8 @@ def test_thresholds():
 
 
 def test_information_schedule_loses_no_more_than_the_tolerance():
-    log_snr, spectrum = linear(1000), natural_spectrum((32, 32))
-    levels = information_levels(log_snr, spectrum, 4, 0.01)
+    log_snr, spectrum, shapes = linear(1000), natural_spectrum((32, 32)), [(32 >> level,) * 2 for level in range(4)]
+    levels = information_levels(log_snr, spectrum, shapes, 0.01)
     assert levels[0] == 0 and levels[-1] == 3 and (np.diff(levels) >= 0).all() and (np.diff(levels) <= 1).all()
     for t in range(0, 1000, 50):
         low = spectrum[: 32 >> levels[t], : 32 >> levels[t]]
@@ -92,19 +92,20 @@ def test_information_schedule_loses_no_more_than_the_tolerance():
         if levels[t] < 3:  # one level more would be too coarse
             low = spectrum[: 32 >> levels[t] + 1, : 32 >> levels[t] + 1]
             assert information(log_snr[t], spectrum) - information(log_snr[t], low) * low.size / spectrum.size > 0.01
-    assert information_levels(log_snr, spectrum, 4, 1e-12)[-1] == 0
+    assert information_levels(log_snr, spectrum, shapes, 1e-12)[-1] == 0
 
 
 def test_what_blur_has_taken_no_level_loses():
     """Levels begin earlier; what is lost then is that of the blurred image's spectrum."""
     log_snr, spectrum, dissipation = linear(1000), natural_spectrum((32, 32)), growing_blur(1000, 3.0)
-    sharp = information_levels(log_snr, spectrum, 4, 0.001)
-    levels = information_levels(log_snr, spectrum, 4, 0.001, dissipation)
+    shapes = [(32 >> level,) * 2 for level in range(4)]
+    sharp = information_levels(log_snr, spectrum, shapes, 0.001)
+    levels = information_levels(log_snr, spectrum, shapes, 0.001, dissipation)
     assert (levels >= sharp).all() and levels.sum() > 1.2 * sharp.sum()
     for level in range(1, 4):
         first = int(np.argmax(levels >= level))
         for t, little in ((first, True), (first - 1, False)):
             blurred = spectrum * np.exp(-2 * dissipation[t] * heat_rate_grid((32, 32), (32, 32)))
-            lost = lost_information(log_snr[t], blurred, level)
-            np.testing.assert_allclose(lost, lost_information(log_snr[t], spectrum, level, dissipation[t]))
+            lost = lost_information(log_snr[t], blurred, shapes[level])
+            np.testing.assert_allclose(lost, lost_information(log_snr[t], spectrum, shapes[level], dissipation[t]))
             assert (lost <= 0.001) == little
