@@ -1,7 +1,9 @@
-"""Building blocks of the Flexi-UNet, those of ADM (Dhariwal & Nichol 2021). Arrays are NHWC."""
+"""Building blocks of the Flexi-UNet, those of ADM (Dhariwal & Nichol 2021). Arrays are [batch, *spatial, channels]."""
 
 import math
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,22 +12,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Key, Num
 
 from ssd_jax.compilation import has_compiler
+from ssd_jax.network.convolution import Axes, convolution
+from ssd_jax.process.operators import along_axes
 
 OLDEST_FUSED = 8.0  # compute capability of the first GPUs on which cuDNN's attention runs, Ampere
-
-
-def conv3x3(in_width: int, out_width: int, *, stride: int = 1, zero: bool = False, dtype, rngs: nnx.Rngs) -> nnx.Conv:
-    """A 3x3 convolution that pads by 1 on every side, its kernel optionally born zero."""
-    return nnx.Conv(
-        in_width,
-        out_width,
-        (3, 3),
-        strides=stride,
-        padding=1,
-        kernel_init=nnx.initializers.zeros if zero else nnx.initializers.lecun_normal(),
-        dtype=dtype,
-        rngs=rngs,
-    )
 
 
 class GroupNorm(nnx.Module):
@@ -38,12 +28,12 @@ class GroupNorm(nnx.Module):
         self.scale, self.bias = nnx.Param(jnp.ones(width)), nnx.Param(jnp.zeros(width))
         self.num_groups = math.gcd(32, width)
 
-    def __call__(self, x: Float[Array, "batch h w width"]) -> Float[Array, "batch h w width"]:
-        """[batch, h, w, width] -> the same shape and dtype."""
-        pixels, repeats = x.astype(jnp.float32), x.shape[-1] // self.num_groups
-        moments = jnp.stack([pixels.mean((1, 2)), jnp.square(pixels).mean((1, 2))])  # of every channel
+    def __call__(self, x: Float[Array, "batch *spatial width"]) -> Float[Array, "batch *spatial width"]:
+        """[batch, *spatial, width] -> the same shape and dtype."""
+        pixels, repeats, spatial = x.astype(jnp.float32), x.shape[-1] // self.num_groups, tuple(range(1, x.ndim - 1))
+        moments = jnp.stack([pixels.mean(spatial), jnp.square(pixels).mean(spatial)])  # of every channel
         moments = moments.reshape(2, x.shape[0], self.num_groups, repeats).mean(-1).repeat(repeats, -1)
-        mean, square = moments[:, :, None, None]
+        mean, square = jnp.expand_dims(moments, tuple(range(2, x.ndim)))
         scale = self.scale[...] * jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + 1e-5)
         return (x * scale + (self.bias[...] - mean * scale)).astype(x.dtype)
 
@@ -53,26 +43,25 @@ def adapter(in_width: int, out_width: int, *, dtype, rngs: nnx.Rngs) -> nnx.Line
     return nnx.Linear(in_width, out_width, dtype=dtype, rngs=rngs) if in_width != out_width else None
 
 
-def adapt(convolution: nnx.Linear | None, x: Float[Array, "batch h w in_width"]) -> Float[Array, "batch h w out_width"]:
-    """[batch, h, w, in_width] -> [batch, h, w, out_width]."""
+def adapt(
+    convolution: nnx.Linear | None, x: Float[Array, "batch *spatial in_width"]
+) -> Float[Array, "batch *spatial out_width"]:
+    """[batch, *spatial, in_width] -> [batch, *spatial, out_width]."""
     return x if convolution is None else convolution(x)
 
 
-def enlarge(
-    x: Float[Array, "batch h w width"], shape: tuple[int, ...]
-) -> Float[Array, "batch {shape[0]} {shape[1]} width"]:
-    """x enlarged bilinearly, [batch, h, w, width] -> [batch, *shape, width].
+def enlarge(x: Float[Array, "batch *spatial width"], shape: tuple[int, ...]) -> Float[Array, "batch *larger width"]:
+    """x enlarged linearly along every axis, [batch, *spatial, width] -> [batch, *shape, width].
 
     As `jax.image.resize` does it, by one matrix per axis; but made on the host, as ONNX has no batches of any size for that
     function (`interop.onnx_stages`).
     """
 
-    def matrix(n: int, larger: int) -> jax.Array:
+    def matrix(n: int, larger: int) -> np.ndarray:
         position = ((np.arange(larger) + 0.5) * n / larger - 0.5).clip(0, n - 1)
-        return jnp.asarray((1 - np.abs(position[:, None] - np.arange(n))).clip(0), x.dtype)
+        return (1 - np.abs(position[:, None] - np.arange(n))).clip(0)
 
-    matrices = (matrix(n, larger) for n, larger in zip(x.shape[1:3], shape, strict=True))
-    return jnp.einsum("bhwc,ih,jw->bijc", x, *matrices, precision=jax.lax.Precision.HIGHEST)
+    return along_axes(x, [matrix(n, larger) for n, larger in zip(x.shape[1:-1], shape, strict=True)])
 
 
 def timestep_embedding(t: Num[Array, "batch"], width: int) -> Float[Array, "batch {width}"]:
@@ -94,31 +83,50 @@ def drop(x: Float[Array, "batch *shape"], rate: float, keys: Key[Array, "batch"]
     return jnp.where(kept, x / (1 - rate), 0)
 
 
+@dataclass(frozen=True)
+class BlockSettings:
+    """What all blocks of a network share.
+
+    Attributes:
+        axes: of its arrays.
+        embedding: width of that of the timestep.
+        dropout: 0 <= rate < 1.
+        dtype: that it computes in.
+    """
+
+    axes: Axes
+    embedding: int
+    dropout: float
+    dtype: Any
+
+
 class ResBlock(nnx.Module):
     """GroupNorm, SiLU, conv twice, scaled and shifted by the embedding, around a skip connection.
 
     The second convolution is born zero, so that a new block is its skip connection whatever the network's depth.
     """
 
-    def __init__(self, in_width: int, out_width: int, embedding: int, dropout: float, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, in_width: int, out_width: int, settings: BlockSettings, rngs: nnx.Rngs):
+        axes, kinds = settings.axes, {"dtype": settings.dtype, "rngs": rngs}
         self.norm1 = GroupNorm(in_width)
-        self.conv1 = conv3x3(in_width, out_width, dtype=dtype, rngs=rngs)
-        self.scale_shift = nnx.Linear(embedding, 2 * out_width, dtype=dtype, rngs=rngs)
+        self.conv1 = convolution(in_width, out_width, axes=axes, **kinds)
+        self.scale_shift = nnx.Linear(settings.embedding, 2 * out_width, **kinds)
         self.norm2 = GroupNorm(out_width)
-        self.dropout = dropout
-        self.conv2 = conv3x3(out_width, out_width, zero=True, dtype=dtype, rngs=rngs)
-        self.skip = adapter(in_width, out_width, dtype=dtype, rngs=rngs)
+        self.dropout = settings.dropout
+        self.conv2 = convolution(out_width, out_width, zero=True, axes=axes, **kinds)
+        self.skip = adapter(in_width, out_width, **kinds)
 
     def __call__(
         self,
-        x: Float[Array, "batch h w in_width"],
+        x: Float[Array, "batch *spatial in_width"],
         embedding: Float[Array, "batch embedding"],
         *,
         dropout_keys: Key[Array, "batch"] | None,
-    ) -> Float[Array, "batch h w out_width"]:
-        """x: [batch, h, w, in_width], embedding: [batch, embedding] -> [batch, h, w, out_width]."""
+    ) -> Float[Array, "batch *spatial out_width"]:
+        """x: [batch, *spatial, in_width], embedding: [batch, embedding] -> [batch, *spatial, out_width]."""
         h = self.conv1(nnx.silu(self.norm1(x)))
-        scale, shift = jnp.split(self.scale_shift(nnx.silu(embedding))[:, None, None], 2, axis=-1)
+        scale_shift = jnp.expand_dims(self.scale_shift(nnx.silu(embedding)), tuple(range(1, x.ndim - 1)))
+        scale, shift = jnp.split(scale_shift, 2, axis=-1)
         h = nnx.silu(self.norm2(h) * (1 + scale) + shift)
         h = self.conv2(drop(h, self.dropout, dropout_keys))
         return h + adapt(self.skip, x)
@@ -159,40 +167,48 @@ def _cudnn_can(query: jax.Array | jax.ShapeDtypeStruct) -> bool:
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention over all pixels, born as the identity."""
+    """Multi-head self-attention, born as the identity.
 
-    def __init__(self, width: int, num_heads: int, *, dtype, rngs: nnx.Rngs):
-        self.num_heads = num_heads
+    Over all pixels, or with factorised axes `over` "space", all pixels of a frame, or "time", all frames of a pixel.
+    """
+
+    def __init__(self, width: int, num_heads: int, over: str | None = None, *, dtype, rngs: nnx.Rngs):
+        self.num_heads, self.over = num_heads, over
         self.norm = GroupNorm(width)
         self.query_key_value = nnx.Linear(width, 3 * width, dtype=dtype, rngs=rngs)
         self.out = nnx.Linear(width, width, kernel_init=nnx.initializers.zeros, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "batch h w width"]) -> Float[Array, "batch h w width"]:
-        """[batch, h, w, width] -> the same shape."""
-        batch, height, width, channels = x.shape
+    def __call__(self, x: Float[Array, "batch *spatial width"]) -> Float[Array, "batch *spatial width"]:
+        """[batch, *spatial, width] -> the same shape."""
+        batch, frames, *_, channels = x.shape
         qkv = self.query_key_value(self.norm(x))
-        per_head = channels // self.num_heads
-        qkv = qkv.reshape(batch, height * width, self.num_heads, 3, per_head)
-        attended = attend(*jnp.moveaxis(qkv, 3, 0))
+        qkv = qkv.reshape(batch, frames if self.over else 1, -1, 3 * channels)  # [batch, sequences, tokens, ..]
+        qkv = qkv.swapaxes(1, 2) if self.over == "time" else qkv
+        sequences, tokens = qkv.shape[1:3]
+        qkv = qkv.reshape(batch * sequences, tokens, self.num_heads, 3, channels // self.num_heads)
+        attended = attend(*jnp.moveaxis(qkv, 3, 0)).reshape(batch, sequences, tokens, channels)
+        attended = attended.swapaxes(1, 2) if self.over == "time" else attended
         return x + self.out(attended.reshape(x.shape))
 
 
 class AttentiveResBlock(nnx.Module):
-    """A ResBlock, followed by attention where `num_heads` is not 0."""
+    """A ResBlock, followed by attention where `num_heads` is not 0: with factorised axes over space, then over time."""
 
-    def __init__(
-        self, in_width: int, out_width: int, embedding: int, dropout: float, num_heads: int, *, dtype, rngs: nnx.Rngs
-    ):
-        self.residual = ResBlock(in_width, out_width, embedding, dropout, dtype=dtype, rngs=rngs)
-        self.attention = Attention(out_width, num_heads, dtype=dtype, rngs=rngs) if num_heads else None
+    def __init__(self, in_width: int, out_width: int, num_heads: int, settings: BlockSettings, rngs: nnx.Rngs):
+        self.residual = ResBlock(in_width, out_width, settings, rngs)
+        overs = ("space", "time") if settings.axes.factorised else (None,)
+        attentions = [Attention(out_width, num_heads, over, dtype=settings.dtype, rngs=rngs) for over in overs if num_heads]
+        self.attention, self.attention_over_time = (*attentions, None, None)[:2]
 
     def __call__(
         self,
-        x: Float[Array, "batch h w in_width"],
+        x: Float[Array, "batch *spatial in_width"],
         embedding: Float[Array, "batch embedding"],
         *,
         dropout_keys: Key[Array, "batch"] | None,
-    ) -> Float[Array, "batch h w out_width"]:
+    ) -> Float[Array, "batch *spatial out_width"]:
         """As ResBlock."""
         x = self.residual(x, embedding, dropout_keys=dropout_keys)
-        return x if self.attention is None else self.attention(x)
+        for attention in (self.attention, self.attention_over_time):
+            x = x if attention is None else attention(x)
+        return x

@@ -33,17 +33,17 @@ class Denoiser:
 
     def __call__(
         self,
-        x: Float[Array, "batch h w channels"],
+        x: Float[Array, "batch *in_shape channels"],
         t: Num[Array, "batch"],
         label: Int[Array, "batch"] | None = None,
         *,
         stage: Stage,
         dropout_keys: Key[Array, "batch"] | None = None,
-    ) -> Float[Array, "batch height width channels"]:
+    ) -> Float[Array, "batch *out_shape channels"]:
         """z-hat at stage.out_level.
 
         Args:
-            x: states at stage.in_level, [batch, h, w, channels].
+            x: states at stage.in_level, [batch, *spatial, channels].
             t: timesteps, [batch].
             label: classes, int [batch], exactly if the network has classes.
             stage: which path of the network to take.

@@ -1,17 +1,18 @@
 """The Flexi-UNet: one set of weights, entered and left at any level (Mukhopadhyay et al. 2026).
 
-Level 0 is full resolution, level l has 2^-l of it; parameters belong to levels, never to pixel sizes. The path through the
-network is chosen by two static ints, so that each is a compiled program of its own:
+Level 0 is full resolution, every further level has half the sides of the one before, or of some of them; parameters belong
+to levels, never to pixel sizes. Arrays have one, two or three spatial axes: signals, images, clips and volumes. The path
+through the network is chosen by two static ints, so that each is a compiled program of its own:
 
     stem -> adapter -> encoders in_level.. -> middle -> decoders ..in_level
          -> (ascend, decoder)* up to out_level, with zero skips -> adapter -> head
 
-An up-step into level 0 resizes the state bilinearly and takes path (0, 0) instead, as the published model does.
+An up-step into level 0 resizes the state linearly and takes path (0, 0) instead, as the published model does.
 """
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import count, pairwise, starmap
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,18 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key, Num
 
 from ssd_jax.errors import InputError, brief, check_name, check_range, section
-from ssd_jax.network.blocks import AttentiveResBlock, GroupNorm, adapt, adapter, conv3x3, enlarge, timestep_embedding
+from ssd_jax.network.blocks import (
+    AttentiveResBlock,
+    BlockSettings,
+    GroupNorm,
+    adapt,
+    adapter,
+    enlarge,
+    timestep_embedding,
+)
+from ssd_jax.network.convolution import Axes, convolution
 from ssd_jax.network.protocol import Shapes, num_labels
+from ssd_jax.process.factors import Factors, check_factors, divided_shapes, factors_between
 
 PRECISIONS = ("default", "high", "highest")
 REMATS = ("none", "full_resolution", "all")
@@ -45,6 +56,8 @@ class FlexiUNetConfig:
             TPUs), "high" (three of these) or "highest" (float32 throughout). CPUs compute in float32 always.
         remat: which blocks training computes again for the gradient instead of keeping what they made: "none",
             "full_resolution" (those at level 0, which make the most) or "all".
+        factorised: of clips, (frames, h, w): convolutions and attention act on space, and then on time.
+        factors: as `process.factors`, for a network with more levels than the process; () goes on as the process does.
     """
 
     widths: tuple[int, ...] = (32, 64, 64, 64)
@@ -57,6 +70,8 @@ class FlexiUNetConfig:
     dtype: str = "float32"
     precision: str = "default"
     remat: str = "none"
+    factorised: bool = False
+    factors: Factors = ()
 
     def __post_init__(self):
         if not self.widths or min(self.widths) < 1:
@@ -72,6 +87,7 @@ class FlexiUNetConfig:
         check_name("model.dtype", self.dtype, ("float32", "bfloat16"))
         check_name("model.precision", self.precision, PRECISIONS)
         check_name("model.remat", self.remat, REMATS)
+        check_factors("model.factors", self.factors)
         check_range("model.num_heads", self.num_heads, low=1, high=MAX_WIDTH + 1)
         for level in self.attention_levels:
             if level not in range(len(self.widths)):
@@ -88,29 +104,29 @@ class FlexiUNet(nnx.Module):
 
     Args:
         config: widths, blocks, attention, classes, compute dtype.
-        shapes: of the levels of the process, (h, w) each; the network may have more levels below.
+        shapes: of the levels of the process; the network may have more levels below.
         in_channels, out_channels: of states and predictions.
         rngs: for initialisation.
 
     Raises:
-        InputError: if the network has too few levels, or the shapes are not halved from level to level.
+        InputError: if the network has too few levels, or cannot go from the shape of one level to the next.
     """
 
     def __init__(self, config: FlexiUNetConfig, *, shapes: Shapes, in_channels: int, out_channels: int, rngs: nnx.Rngs):
         self.shapes = _all_shapes(config, shapes)
         widths, num_levels = config.widths, len(config.widths)
         dtype = jnp.dtype(config.dtype)
-        embedding = 4 * widths[0]
+        axes, embedding = Axes(len(shapes[0]), config.factorised), 4 * widths[0]
+        settings = BlockSettings(axes, embedding, config.dropout, dtype)
         below = (*widths[1:], widths[-1])  # width of what a decoder gets from the level below it, or from the middle
         entry = (widths[0], *widths[:-1])  # width of what an encoder gets from the level above it, or from the stem
-        conv = partial(conv3x3, dtype=dtype, rngs=rngs)
+        conv = partial(convolution, axes=axes, dtype=dtype, rngs=rngs)
         linear = partial(nnx.Linear, dtype=dtype, rngs=rngs)
         width_adapter = partial(adapter, dtype=dtype, rngs=rngs)
 
         def block(in_width: int, level: int, attend: bool | None = None) -> AttentiveResBlock:
             attend = level in config.attention_levels if attend is None else attend
-            heads = config.num_heads if attend else 0
-            return AttentiveResBlock(in_width, widths[level], embedding, config.dropout, heads, dtype=dtype, rngs=rngs)
+            return AttentiveResBlock(in_width, widths[level], config.num_heads if attend else 0, settings, rngs)
 
         self.config, self.in_channels = config, in_channels
         self.embed_1, self.embed_2 = linear(widths[0], embedding), linear(embedding, embedding)
@@ -124,7 +140,8 @@ class FlexiUNet(nnx.Module):
                 for level in range(num_levels)
             ]
         )
-        self.descends = nnx.List([conv(width, width, stride=2) for width in widths[:-1]])
+        factors = list(starmap(factors_between, pairwise(self.shapes)))
+        self.descends = nnx.List([conv(n, n, strides=each) for n, each in zip(widths[:-1], factors, strict=True)])
         self.middle = nnx.List([block(widths[-1], -1, attend=True), block(widths[-1], -1, attend=False)])
         self.decoders = nnx.List(
             [
@@ -158,7 +175,7 @@ class FlexiUNet(nnx.Module):
         in_level: int,
         out_level: int,
         dropout_keys: Key[Array, "batch"] | None = None,
-    ) -> Float[Array, "batch height width channels"]:
+    ) -> Float[Array, "batch *shape channels"]:
         """One path through the network.
 
         Args:
@@ -203,7 +220,7 @@ class FlexiUNet(nnx.Module):
             def apply(h: jax.Array, *skip: jax.Array) -> jax.Array:
                 return block(jnp.concatenate([h, *skip], axis=-1), embedding, dropout_keys=keys)
 
-            again = remat == "all" or (remat == "full_resolution" and h.shape[1:3] == self.shapes[0])
+            again = remat == "all" or (remat == "full_resolution" and h.shape[1:-1] == self.shapes[0])
             return (jax.checkpoint(apply) if again else apply)(h, *skip)
 
         def decode(h: jax.Array, level: int, skips: list[jax.Array]) -> jax.Array:
@@ -213,7 +230,9 @@ class FlexiUNet(nnx.Module):
 
         def ascend(h: jax.Array, level: int, skip: jax.Array) -> jax.Array:
             h = run(self.ascend_blocks[level - 1], h, skip)
-            return self.ascend_convs[level - 1](h.repeat(2, axis=1).repeat(2, axis=2))
+            for axis, factor in enumerate(factors_between(*self.shapes[level - 1 : level + 1]), 1):
+                h = h.repeat(factor, axis=axis) if factor > 1 else h
+            return self.ascend_convs[level - 1](h)
 
         def zeros(h: jax.Array, level: int) -> jax.Array:
             return jnp.zeros((*h.shape[:-1], widths[level]), h.dtype)
@@ -246,7 +265,7 @@ class FlexiUNet(nnx.Module):
                 f"{self.num_levels - 1} >= in_level >= out_level >= 0"
             )
         expected = (*self.shapes[in_level], self.in_channels)
-        if x.ndim != 4 or x.shape[1:] != expected:
+        if x.shape[1:] != expected:
             raise InputError(f"x has shape {x.shape}, but at level {in_level} it must be [batch, {str(expected)[1:-1]}]")
         if (label is None) != (self.embed_label is None):
             raise InputError(
@@ -255,21 +274,20 @@ class FlexiUNet(nnx.Module):
 
 
 def _all_shapes(config: FlexiUNetConfig, shapes: Shapes) -> Shapes:
-    """Of all levels of the network: those of the process, then halved on. Raises InputError if they cannot be so."""
-    num_levels = len(config.widths)
+    """Of all levels of the network: those of the process, and on. Raises InputError if they cannot be so."""
+    num_levels, axes = len(config.widths), len(shapes[0])
     if len(shapes) > num_levels:
         raise InputError(
             f"process.num_levels is {len(shapes)}, but the network has {num_levels} levels (entries of model.widths); "
             "lower the one or lengthen the other"
         )
-    if len(shapes[0]) != 2:
-        raise InputError(f"process.shape is {shapes[0]}, but the network flexi_unet takes images of two axes, (h, w)")
-    factor = 2 ** (num_levels - 1)
-    if any(side % factor for side in shapes[0]):
-        raise InputError(
-            f"process.shape is {shapes[0]}, but {num_levels} levels (entries of model.widths) need multiples of {factor}"
-        )
-    halved = tuple(tuple(side >> level for side in shapes[0]) for level in range(num_levels))
-    if halved[: len(shapes)] != shapes:
-        raise InputError(f"the levels of the process have shapes {shapes}, but the network flexi_unet takes {halved}")
-    return halved
+    if axes > 3 or (config.factorised and axes != 3):
+        allowed = "three axes, (frames, h, w)" if config.factorised else "one, two or three axes"
+        factorised = " with model.factorised" if config.factorised else ""
+        raise InputError(f"process.shape is {shapes[0]}, but the network flexi_unet{factorised} takes {allowed}")
+    between = tuple(map(factors_between, shapes, shapes[1:]))
+    factors = config.factors or tuple(each for each in between if set(each) <= {1, 2})
+    divided = divided_shapes("model.factors", shapes[0], factors, num_levels, "entries of model.widths")
+    if divided[: len(shapes)] != shapes:
+        raise InputError(f"the levels of the process have shapes {shapes}, but the network flexi_unet takes {divided}")
+    return divided

@@ -23,7 +23,7 @@ def stage_loss(
     denoiser: Callable[..., jax.Array],
     process: ScaleSpaceProcess,
     stage: Stage,
-    images: Float[Array, "batch h w channels"],
+    images: Float[Array, "batch *shape channels"],
     label: Int[Array, "batch"] | None,
     keys: Key[Array, "batch"],
     weighting: str,

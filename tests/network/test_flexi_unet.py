@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -10,7 +11,8 @@ from flax import nnx
 
 from ssd_jax.config import FlexiUNetConfig
 from ssd_jax.errors import InputError
-from ssd_jax.network.blocks import AttentiveResBlock, ResBlock, drop, timestep_embedding
+from ssd_jax.network.blocks import AttentiveResBlock, BlockSettings, ResBlock, drop, timestep_embedding
+from ssd_jax.network.convolution import Axes
 from ssd_jax.network.flexi_unet import FlexiUNet
 from tests.networks import randomised
 
@@ -73,7 +75,7 @@ def test_a_new_network_predicts_zero_whatever_its_depth():
 
 def test_a_new_block_is_its_skip_connection_and_a_used_one_is_scaled_and_shifted():
     x, embedding = jnp.ones((1, 4, 4, 8)).at[0, 0].set(3.0), jnp.ones((1, 6))
-    block = ResBlock(8, 8, 6, 0.0, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    block = ResBlock(8, 8, BlockSettings(Axes(), 6, 0.0, jnp.float32), nnx.Rngs(0))
 
     def run(block):
         return block(x, embedding, dropout_keys=None)
@@ -127,8 +129,9 @@ def test_dropout_differs_from_block_to_block(monkeypatch):
 def test_bfloat16_computes_small_and_answers_in_float32():
     config = FlexiUNetConfig(widths=(8,), attention_levels=(), num_heads=1, dtype="bfloat16")
     model = make(config, (4, 4))
-    assert model.stem.kernel[...].dtype == jnp.float32
-    assert model.stem(jnp.zeros((1, 4, 4, 3))).dtype == jnp.bfloat16
+    stem = cast(nnx.Conv, model.stem)
+    assert stem.kernel[...].dtype == jnp.float32
+    assert stem(jnp.zeros((1, 4, 4, 3))).dtype == jnp.bfloat16
     assert model(jnp.zeros((1, 4, 4, 3)), jnp.zeros(1), in_level=0, out_level=0).dtype == jnp.float32
 
 
@@ -162,13 +165,43 @@ def test_channels_are_arguments():
 def test_shapes_that_the_network_cannot_take():
     config = FlexiUNetConfig(widths=(8, 8, 8), attention_levels=(), num_heads=1)
     for shapes, message in (
-        (((18, 16),), r"process.shape is \(18, 16\), but 3 levels \(entries of model.widths\) need multiples of 4"),
+        (
+            ((18, 16),),
+            r"process.shape is \(18, 16\), but 3 levels \(entries of model.widths\) need positive multiples of 4",
+        ),
         (((16, 16), (8, 8), (4, 4), (2, 2)), "process.num_levels is 4, but the network has 3 levels"),
-        (((16, 16), (8, 16)), r"levels of the process have shapes \(\(16, 16\), \(8, 16\)\)"),
-        (((16, 16, 16),), "images of two axes"),
+        (((16, 16), (4, 4)), r"levels of the process have shapes \(\(16, 16\), \(4, 4\)\)"),
+        (((16, 16, 16, 16),), "takes one, two or three axes"),
     ):
         with pytest.raises(InputError, match=message):
             FlexiUNet(config, shapes=shapes, in_channels=3, out_channels=3, rngs=nnx.Rngs(0))
+
+    for clips, shape, message in (
+        ({"factorised": True}, (16, 16), r"model.factorised takes three axes, \(frames, h, w\)"),
+        ({"factors": ((2, 2),)}, (4, 8, 8), "model.factors is .*give each level 3 number"),
+        ({"factors": ((1, 2, 2),)}, (3, 8, 6), r"multiples of \(1, 4, 4\), axis by axis"),
+    ):
+        with pytest.raises(InputError, match=message):
+            make(replace(config, **clips), shape)
+
+
+@pytest.mark.parametrize(
+    "shapes, factorised", [(((16,), (8,)), False), (((4, 4, 8), (2, 2, 4)), False), (((3, 8, 8), (3, 4, 4)), True)]
+)
+def test_signals_volumes_and_clips_are_the_same_network(shapes, factorised):
+    """Every path has the shape of its out level, and every pixel tells of every other; further levels shrink alike."""
+    config = FlexiUNetConfig(widths=(8, 8, 8), attention_levels=(1,), num_heads=1, factorised=factorised)
+    kinds = {"in_channels": 2, "out_channels": 2}
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: FlexiUNet(config, shapes=shapes, rngs=nnx.Rngs(0), **kinds)))
+    model = nnx.merge(graphdef, randomised(nnx.to_pure_dict(state)))
+    assert model.shapes[2] == ((3, 2, 2) if factorised else tuple(n // 4 for n in shapes[0]))
+    for in_level, out_level in ((1, 1), (1, 0)):
+        x = jax.random.normal(jax.random.key(0), (2, *shapes[in_level], 2))
+        call = jax.jit(partial(model, in_level=in_level, out_level=out_level))
+        out, first = call(x, jnp.zeros(2)), (0,) * (x.ndim - 2)
+        assert out.shape == (2, *shapes[out_level], 2) and out.std() > 0.01
+        moved = np.abs(out - call(x.at[(0, *first)].add(1), jnp.zeros(2)))
+        assert moved[0].min(axis=-1).all() and moved[1].max() == 0
 
 
 @pytest.mark.parametrize("remat", ["full_resolution", pytest.param("all", marks=pytest.mark.nightly)])
