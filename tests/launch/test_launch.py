@@ -143,7 +143,7 @@ def test_evaluate(quickstart, tmp_path):
     workdir, _ = quickstart
     evaluate = ["launch.evaluate", f"--workdir={workdir}", "--num=16", "--num_steps=4", f"--samples={tmp_path}/samples"]
     result = launch(*evaluate)
-    assert result.returncode == 0 and "launch.import_inception" in result.stdout, result.stderr
+    assert result.returncode == 0 and "launch.import_inception" in result.stderr, result.stderr
     assert "mean colour" in result.stdout and "warning: 16 images for" in result.stderr
     assert "drawn by dpmpp_2m_sde, 4 calls, guidance 2" in result.stdout  # the run's own, but for the calls
     times = [path.stat().st_mtime_ns for path in sorted((tmp_path / "samples").iterdir())]
