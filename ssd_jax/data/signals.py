@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 COUNT = 8192  # signals
-AMPLITUDE = 120  # of 127.5, so that none is cut
+RANGE = (8, 247)  # of 0..255: from the least value to the largest that a signal may have; 0 is in the middle
 
 
 Time = Float[np.ndarray, "length"]  # 0 <= time < 1
@@ -52,7 +52,7 @@ FAMILIES: dict[str, Callable[[Time, np.random.Generator], np.ndarray]] = {
 class SignalSource:
     """COUNT signals, signal i of family i % 4; the FAMILIES are the classes. A signal depends on its number alone.
 
-    0 is grey level 127.5, and the largest absolute value of a signal is AMPLITUDE / 127.5.
+    The largest absolute value of a signal is at one end of RANGE.
 
     Args:
         shape: (length,).
@@ -75,5 +75,5 @@ class SignalSource:
     def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray]:
         label = self.labels[index]
         signal = FAMILIES[self.class_names[label]](self._time, np.random.default_rng(int(index) % COUNT))
-        scaled = AMPLITUDE * signal / (np.abs(signal).max() or 1) + 127.5
-        return {"image": np.rint(scaled).astype(np.uint8)[:, None], "label": label}
+        levels = np.interp(signal / (np.abs(signal).max() or 1), (-1, 1), RANGE)
+        return {"image": np.rint(levels).astype(np.uint8)[:, None], "label": label}
