@@ -1,17 +1,23 @@
-"""Draws with a trained run from what one has: an image, a part of it, a thumbnail, or two seeds.
+"""Draws with a trained run from what one has: an image or a clip, a part of it, a thumbnail, or two seeds.
 
 python -m launch.edit --workdir runs/x --image cat.png --strength 0.4 --out edits/variations
 python -m launch.edit --workdir runs/x --image cat.png --mask hole.png --resample 4 --out edits/inpainted
 python -m launch.edit --workdir runs/x --thumbnail cat8.png --out edits/large
 python -m launch.edit --workdir runs/x --interpolate 3,17 --num 30 --label 0 --out edits/path
+python -m launch.edit --workdir runs/clips --image cat.gif --keep_frames 3 --out edits/future
 
 A variation is the noisier the greater its strength. A mask is white where to paint, or opaque if it is of one colour. A
 thumbnail has the size of one of the model's lower resolutions, and keeps its pixels. Interpolation passes through the
 images of the seed that it names, and makes an animation as well.
+
+With a model of clips, images are GIF, WebP or MP4 files, of which the first frames are taken, as many as the model draws. A
+thumbnail is then one of a lower level, which may have fewer frames; a mask is the same for all frames, and --keep_frames
+predicts what follows the first ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 
 import jax
 import numpy as np
@@ -20,10 +26,12 @@ from tqdm import tqdm
 
 import ssd_jax
 from ssd_jax.errors import InputError
-from ssd_jax.files import images
+from ssd_jax.files import images, pictures
 from ssd_jax.files.channels import mask_of, with_channels
+from ssd_jax.files.clips import is_clip
 from ssd_jax.files.crops import CROPS
 from ssd_jax.files.paths import Path, check_new, to_path
+from ssd_jax.files.videos import read_frames
 from ssd_jax.sampling import editing
 from ssd_jax.sampling.denoise import Denoise
 from ssd_jax.sampling.noise import NoiseSource, interpolated
@@ -34,6 +42,7 @@ from .common.command import run
 
 IMAGE = flags.DEFINE_string("image", None, "Image to vary, or to paint in; cropped and resized to the model's size.")
 STRENGTH = flags.DEFINE_float("strength", None, "How much to vary the image: a share of all timesteps, > 0 and <= 1.")
+KEEP_FRAMES = flags.DEFINE_integer("keep_frames", None, "First frames of a clip to keep.", lower_bound=1)
 MASK = flags.DEFINE_string("mask", None, "Where to paint in the image: white, or opaque; of the model's size.")
 RESAMPLE = flags.DEFINE_integer("resample", 1, "Makes every step of inpainting so many times, for better seams.")
 THUMBNAIL = flags.DEFINE_string("thumbnail", None, "Image to enlarge.")
@@ -42,6 +51,9 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", requi
 OUT = flags.DEFINE_string("out", None, "Folder for the images.", required=True)
 NUM = flags.DEFINE_integer("num", 16, "Images.", lower_bound=1, upper_bound=2**16)
 
+
+MOVIES = (".gif", ".mp4")
+Picture = np.ndarray | Iterator[np.ndarray]
 
 # What `iterate` needs: denoiser, plan, noise, and the state to start from.
 Drawing = tuple[Denoise, ssd_jax.Plan, NoiseSource, jax.Array | None]
@@ -52,7 +64,8 @@ def main() -> None:
     check_new(out)
     task, label, _ = _task(), sampler_flags.label(), sampler_flags.interval()
     trained = run_flags.load(WORKDIR.value)
-    trained.check_is_of_images("launch.edit")
+    if len(trained.process.shape) not in (2, 3):
+        raise InputError(f"the model draws arrays of shape {trained.process.shape}; only images and clips can be edited")
     if INTERPOLATE.value and label is None and trained.config.model.num_classes:
         raise InputError("--label is all, but an interpolation needs one class: its name or number")
     labels = trained.labels(label, num)
@@ -65,31 +78,44 @@ def main() -> None:
             denoise, plan, noise, label=labels, start=start, channels=channels, memory_limit=limit, every=every
         )
         *_, last = with_progress(snapshots, bar)
-    pictures, background = trained.encoding.decode(last.x), trained.config.data.background
-    for index, picture in enumerate(pictures):
-        images.write_png(out / f"{index:06d}.png", picture)
-    images.write_png(out / "grid.png", images.grid(pictures, background=background))
-    if INTERPOLATE.value:
-        there_and_back = np.concatenate([pictures, pictures[-2:0:-1]])
-        shape = (8 * pictures.shape[1], 8 * pictures.shape[2])
-        images.write_animation(out / "animation.gif", images.enlarge(there_and_back, shape), hold=80)
-    print(f"{num} images: {out}/000000.png .., {out}/grid.png{', animation.gif' if INTERPOLATE.value else ''}")
+    drawn, background = trained.encoding.decode(last.x), trained.config.data.background
+    paths = [out / f"{index:06d}{pictures.suffix_of(drawn.shape[1:-1])}" for index in range(num)]
+    for path, array in zip(paths, drawn, strict=True):
+        pictures.write_array(path, array)
+    written = [paths[0], pictures.write_picture(out / "grid", pictures.picture(drawn, background))]
+    if INTERPOLATE.value and drawn.ndim == 4:
+        there_and_back = np.concatenate([drawn, drawn[-2:0:-1]])
+        shape = (8 * drawn.shape[1], 8 * drawn.shape[2])
+        written.append(out / "animation.gif")
+        images.write_animation(written[-1], images.enlarge(there_and_back, shape), hold=80)
+    print(f"{num} images: {' .., '.join(map(str, written[:2]))}{''.join(f', {path}' for path in written[2:])}")
 
 
 def _task() -> Callable[[ssd_jax.Trained, NoiseSource], Drawing]:
     """What the flags ask for, its files read."""
     tasks = []
     if IMAGE.value and STRENGTH.value is not None:
-        tasks.append(partial(_vary, images.read_image(to_path(IMAGE.value)), STRENGTH.value))
+        tasks.append(partial(_vary, _read(to_path(IMAGE.value)), STRENGTH.value))
     if IMAGE.value and MASK.value:
-        tasks.append(partial(_inpaint, images.read_image(to_path(IMAGE.value)), _mask(to_path(MASK.value))))
+        tasks.append(partial(_inpaint, _read(to_path(IMAGE.value)), _mask(to_path(MASK.value))))
+    if IMAGE.value and KEEP_FRAMES.value:
+        tasks.append(partial(_continue, _read(to_path(IMAGE.value)), KEEP_FRAMES.value))
     if THUMBNAIL.value:
-        tasks.append(partial(_enlarge, images.read_image(to_path(THUMBNAIL.value))))
+        tasks.append(partial(_enlarge, _read(to_path(THUMBNAIL.value))))
     if INTERPOLATE.value:
         tasks.append(partial(_interpolate, _indices(INTERPOLATE.value)))
     if len(tasks) != 1:
-        raise InputError("give one of: --image and --strength; --image and --mask; --thumbnail; --interpolate")
+        raise InputError(
+            "give one of: --image and --strength; --image and --mask; --image and --keep_frames; --thumbnail; --interpolate"
+        )
     return tasks[0]
+
+
+def _read(path: Path) -> Picture:
+    """An image, uint8 [h, w, channels], or the frames of an animation or a movie, read one by one."""
+    if path.suffix.lower() in MOVIES or is_clip(path):
+        return read_frames(path, 0, channels=4)
+    return images.read_image(path)
 
 
 def _mask(path: Path) -> np.ndarray:
@@ -102,21 +128,40 @@ def _mask(path: Path) -> np.ndarray:
     return mask
 
 
-def _vary(image: np.ndarray, strength: float, trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
-    plan = sampler_flags.plan(trained, editing.timestep_of(trained.process, strength))
-    return sampler_flags.denoiser(trained), plan, noise, editing.noised(plan, _fitted(image, trained), noise)
+def _vary(image: Picture, strength: float, trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
+    plan, x0 = sampler_flags.plan(trained, editing.timestep_of(trained.process, strength)), _whole(image, trained)
+    return sampler_flags.denoiser(trained), plan, noise, editing.noised(plan, x0, noise)
 
 
-def _inpaint(image: np.ndarray, mask: np.ndarray, trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
-    process, x0 = trained.process, _fitted(image, trained)
-    denoise = editing.inpainting(sampler_flags.denoiser(trained), process, x0, ~mask)
+def _inpaint(image: Picture, mask: np.ndarray, trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
+    shape = trained.process.shape
+    if mask.shape != shape[-2:]:
+        raise InputError(f"the mask is {mask.shape} pixels, but must be {shape[-2:]}, as the image is")
+    return _keep(_whole(image, trained), np.broadcast_to(~mask, shape), trained, noise)
+
+
+def _continue(clip: Picture, frames: int, trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
+    shape, given = trained.process.shape, _fitted(clip, trained)
+    if len(shape) != 3 or not frames < shape[0] or len(given) < frames:
+        has = f", and of the file {len(given)} are there" if len(shape) == 3 else ""
+        raise InputError(f"--keep_frames is {frames}, but the model draws arrays of shape {shape}{has}; keep fewer frames")
+    rest = np.zeros((shape[0] - len(given), *given.shape[1:]), given.dtype)
+    known = np.broadcast_to(np.arange(shape[0])[:, None, None] < frames, shape)
+    return _keep(_encoded(np.concatenate([given, rest]), trained), known, trained, noise)
+
+
+def _keep(x0: jax.Array, known: np.ndarray, trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
+    """What is known stays, the rest is drawn."""
+    process = trained.process
+    denoise = editing.inpainting(sampler_flags.denoiser(trained), process, x0, known)
     plan = sampler_flags.plan(trained)
     start = None if process.prior_is_noise else editing.noised(plan, x0, noise)
     return denoise, editing.resampled(plan, RESAMPLE.value), noise, start
 
 
-def _enlarge(image: np.ndarray, trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
-    process, thumbnail = trained.process, _encoded(image, trained)
+def _enlarge(image: Picture, trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
+    process, given = trained.process, image if isinstance(image, np.ndarray) else np.stack(list(image))
+    thumbnail = _encoded(given, trained)
     level = editing.level_of(process, thumbnail.shape[1:-1], "thumbnail")
     plan = sampler_flags.plan(trained, process.first_timestep(level))
     denoise = editing.matching(sampler_flags.denoiser(trained), process, thumbnail)
@@ -134,13 +179,30 @@ def _indices(given: list[str]) -> list[int]:
     return [int(index) for index in given]
 
 
-def _fitted(image: np.ndarray, trained: ssd_jax.Trained) -> jax.Array:
-    """x_0 of an image of any size, [1, *shape, channels]."""
-    return _encoded(CROPS[trained.config.data.crop](image, trained.process.shape), trained)
+def _whole(image: Picture, trained: ssd_jax.Trained) -> jax.Array:
+    """x_0 of an image or of the beginning of a clip, of any size, [1, *shape, channels]."""
+    fitted, shape = _fitted(image, trained), trained.process.shape
+    if fitted.shape[:-1] != shape:
+        raise InputError(f"the clip has {len(fitted)} frames, but the model draws {shape[0]}; give a longer one")
+    return _encoded(fitted, trained)
+
+
+def _fitted(image: Picture, trained: ssd_jax.Trained) -> np.ndarray:
+    """An image of any size as large as the model's, or so the first frames of a clip, as many as the model draws."""
+    shape, crop = trained.process.shape, CROPS[trained.config.data.crop]
+    if isinstance(image, np.ndarray) != (len(shape) == 2):
+        given, needed = ("an image", "a GIF, MP4 or animated WebP file") if len(shape) == 3 else ("a clip", "an image")
+        raise InputError(f"the model draws arrays of shape {shape}, but {given} is given; give {needed}")
+    if isinstance(image, np.ndarray):
+        return crop(image, shape)
+    frames = [crop(frame, shape[-2:]) for frame in islice(image, shape[0])]
+    if not frames:
+        raise InputError("the clip has no frame that can be read; give a GIF, MP4 or animated WebP file")
+    return np.stack(frames)
 
 
 def _encoded(image: np.ndarray, trained: ssd_jax.Trained) -> jax.Array:
-    """x_0 of an image as it is, with the channels of the run, [1, h, w, channels]."""
+    """x_0 of an image or a clip as it is, with the channels of the run, [1, *spatial, channels]."""
     image = with_channels(image, trained.encoding.channels, trained.config.data.background)
     return trained.encoding.encode(image[None])
 

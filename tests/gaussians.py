@@ -57,8 +57,7 @@ class GaussianData:
     def denoise(self, x, t, label=None, *, stage):
         matrix = self.stacked[stage][t - stage.t_min]
         z = jnp.einsum("bij,bjc->bic", matrix, x.reshape(x.shape[0], -1, x.shape[-1]), precision="highest")
-        side = round(z.shape[1] ** 0.5)
-        return z.reshape(x.shape[0], side, side, x.shape[-1])
+        return z.reshape(x.shape[0], *self.process.level_shape(stage.out_level), x.shape[-1])
 
     def sampled_covariance(self, plan: Plan) -> np.ndarray:
         """Covariance of what a plan draws with the exact denoiser, from its own coefficients, in float64.

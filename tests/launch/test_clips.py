@@ -1,5 +1,6 @@
 """A model of clips, with the network of `tests.run.test_own_network`: what the commands draw, show and refuse."""
 
+import re
 from dataclasses import replace
 
 import jax
@@ -9,7 +10,8 @@ import pytest
 from ssd_jax.build import build
 from ssd_jax.config import ProcessConfig
 from ssd_jax.errors import InputError
-from ssd_jax.files.clips import clip_shape, read_clip
+from ssd_jax.files.clips import clip_shape, read_clip, write_clip
+from ssd_jax.files.images import write_png
 from ssd_jax.interop.bundle import write_model
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.run.trained import Trained
@@ -55,7 +57,6 @@ def test_clips_are_drawn_into_files_of_their_own(run, tmp_path):
     ("command", "what"),
     [
         (["launch.sample", "--num=1", "--animation=gif"], "--animation"),
-        (["launch.edit", "--num=1", "--interpolate=0,1"], "launch.edit"),
         (["launch.serve"], "a service"),
     ],
 )
@@ -65,6 +66,32 @@ def test_what_is_of_images_alone_says_so(run, tmp_path, command, what):
     said = f"the model draws arrays of shape {SHAPE}, but {what}"
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.nightly  # four commands
+def test_what_follows_the_first_frames_is_drawn(run, tmp_path):
+    given = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 4), np.uint8)
+    write_clip(tmp_path / "given.webp", given)
+    edit = ["launch.edit", f"--workdir={run}", OWN, "--num=2", "--num_steps=4", f"--image={tmp_path}/given.webp"]
+    done = launch(*edit, "--keep_frames=2", f"--out={tmp_path}/out")
+    assert done.returncode == 0, done.stderr
+    drawn = [read_clip(tmp_path / "out" / f"00000{i}.webp") for i in range(2)]
+    for clip in drawn:
+        assert clip.shape == (*SHAPE, 4)
+        np.testing.assert_array_equal(clip[:2], given[:2])
+    assert np.abs(drawn[0][2:].astype(int) - drawn[1][2:]).max() > 10
+    for flags, message in (
+        (
+            "--keep_frames=4",
+            "--keep_frames is 4, but the model draws arrays of shape .*of the file 3 are there",
+        ),
+        ("--strength=0.5", "the clip has 3 frames, but the model draws 4; give a longer one"),
+    ):
+        done = launch(*edit, flags, f"--out={tmp_path}/other")
+        assert done.returncode == 2 and re.search(message, done.stderr) and "Traceback" not in done.stderr, done.stderr
+    write_png(tmp_path / "one.png", given[0])
+    done = launch(*edit[:-1], f"--image={tmp_path}/one.png", "--keep_frames=1", f"--out={tmp_path}/other")
+    assert "but an image is given; give a GIF, MP4 or animated WebP file" in done.stderr, done.stderr
 
 
 @pytest.mark.nightly  # two commands
