@@ -286,7 +286,7 @@ def test_the_command(tmp_path):
 def test_the_command_prints_tables():
     text = launch("launch.forecast", "--config=openmoji32", *TINY, "--hardware=cpu:4", "--quick", devices=4)
     assert text.returncode == 0, text.stderr
-    assert re.search(r"(?m)^stay1 +2 ", text.stdout) and "Training: whether it fits is not known." in text.stdout
+    assert re.search(r"(?m)^stay1 +[1-9]", text.stdout) and "Training: whether it fits is not known." in text.stdout
 
 
 # What takes the compilers of other hardware, gigabytes: .ci/nightly installs them.
