@@ -1,6 +1,7 @@
-"""Building blocks of the Flexi-UNet, those of ADM (Dhariwal & Nichol 2021). Arrays are [batch, *spatial, channels]."""
+"""Building blocks of networks, those of ADM (Dhariwal & Nichol 2021). Arrays are [batch, *spatial, channels]."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,14 +20,19 @@ OLDEST_FUSED = 8.0  # compute capability of the first GPUs on which cuDNN's atte
 
 
 class GroupNorm(nnx.Module):
-    """GroupNorm of 32 groups, or of the largest number that divides both 32 and the width; statistics in float32.
+    """GroupNorm; statistics in float32.
 
     One multiplication and addition per pixel: on CPUs that is faster than Flax's, which broadcasts over groups.
+
+    Args:
+        width: channels.
+        num_groups: a divisor of them; the largest that also divides 32 if not given.
+        epsilon: added to the variance.
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, num_groups: int | None = None, epsilon: float = 1e-5):
         self.scale, self.bias = nnx.Param(jnp.ones(width)), nnx.Param(jnp.zeros(width))
-        self.num_groups = math.gcd(32, width)
+        self.num_groups, self.epsilon = num_groups or math.gcd(32, width), epsilon
 
     def __call__(self, x: Float[Array, "batch *spatial width"]) -> Float[Array, "batch *spatial width"]:
         """[batch, *spatial, width] -> the same shape and dtype."""
@@ -34,7 +40,7 @@ class GroupNorm(nnx.Module):
         moments = jnp.stack([pixels.mean(spatial), jnp.square(pixels).mean(spatial)])  # of every channel
         moments = moments.reshape(2, x.shape[0], self.num_groups, repeats).mean(-1).repeat(repeats, -1)
         mean, square = jnp.expand_dims(moments, tuple(range(2, x.ndim)))
-        scale = self.scale[...] * jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + 1e-5)
+        scale = self.scale[...] * jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + self.epsilon)
         return (x * scale + (self.bias[...] - mean * scale)).astype(x.dtype)
 
 
@@ -167,14 +173,23 @@ def _cudnn_can(query: jax.Array | jax.ShapeDtypeStruct) -> bool:
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention, born as the identity.
+    """Multi-head self-attention after a norm of its width, born as the identity.
 
     Over all pixels, or with factorised axes `over` "space", all pixels of a frame, or "time", all frames of a pixel.
     """
 
-    def __init__(self, width: int, num_heads: int, over: str | None = None, *, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        over: str | None = None,
+        *,
+        norm: Callable[[int], GroupNorm] = GroupNorm,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
         self.num_heads, self.over = num_heads, over
-        self.norm = GroupNorm(width)
+        self.norm = norm(width)
         self.query_key_value = nnx.Linear(width, 3 * width, dtype=dtype, rngs=rngs)
         self.out = nnx.Linear(width, width, kernel_init=nnx.initializers.zeros, dtype=dtype, rngs=rngs)
 
