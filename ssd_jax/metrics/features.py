@@ -5,16 +5,15 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax.lax import Precision, conv_general_dilated
+from jax.lax import Precision
 from jaxtyping import Array, Float, UInt8
 
 from ssd_jax.errors import check_seed
+from ssd_jax.network.random_features import feature_maps, random_kernels
 from ssd_jax.process.dct import dct_basis
 
 HIGHEST = Precision.HIGHEST  # float32 whatever the accelerator's default
 LOW_PASS = 10  # DCT indices below this are kept on either axis
-WIDTHS = (13, 16, 32, 64)  # of the random network; with the image's 3 channels they make 128 means and 128 deviations
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,8 @@ def _low_pass(images: UInt8[Array, "n h w 3"]) -> dict[str, Float[Array, "n _"]]
 def random_convolutions(seed: int = 0) -> FeatureSet:
     """Shape and texture as an untrained network sees them: 256 means and standard deviations over all pixels.
 
-    They are those of the image's channels (in [-1, 1]) and of four layers, each a 3x3 convolution with leaky ReLU at half
-    the resolution of the one before. The first sees no flat colour, which would drown the rest. Random weights keep much of
-    what makes features good for comparing images (Saxe et al. 2011, "On Random Weights and Unsupervised Feature
-    Learning"). For images of at least 16 px.
+    They are those of the image's channels (in [-1, 1]) and of the four layers of `network.random_features`, the first of
+    which sees no flat colour, which would drown the rest. For images of at least 16 px.
 
     Args:
         seed: of the weights, 0 <= seed < 2^32; they are the same on every platform.
@@ -63,33 +60,11 @@ def random_convolutions(seed: int = 0) -> FeatureSet:
         InputError: for other seeds.
     """
     check_seed("seed", seed)
-    kernels = _random_kernels(seed)
+    kernels = random_kernels(seed)
 
     def function(images: UInt8[Array, "n h w 3"]) -> dict[str, Float[Array, "n 256"]]:
         x = images.astype(jnp.float32) / 127.5 - 1
-        features = [x.mean(axis=(1, 2)), x.std(axis=(1, 2))]
-        for depth, kernel in enumerate(kernels):
-            if depth:
-                x = nnx.avg_pool(x, (2, 2), (2, 2))
-            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-            layout = ("NHWC", "HWIO", "NHWC")
-            x = conv_general_dilated(x, jnp.asarray(kernel), (1, 1), "VALID", dimension_numbers=layout, precision=HIGHEST)
-            x = nnx.leaky_relu(x, 0.2)
-            features += [x.mean(axis=(1, 2)), x.std(axis=(1, 2))]
-        return {"pool": jnp.concatenate(features, axis=-1)}
+        moments = [moment for each in (x, *feature_maps(x, kernels)) for moment in (each.mean((1, 2)), each.std((1, 2)))]
+        return {"pool": jnp.concatenate(moments, axis=-1)}
 
     return FeatureSet(f"random_convolutions-{seed}", function)
-
-
-def _random_kernels(seed: int) -> list[Float[np.ndarray, "3 3 _ _"]]:
-    """Uniform weights that about keep the mean square of activations.
-
-    From the raw words of the generator: these never change, while NumPy's distributions may.
-    """
-    generator, kernels = np.random.PCG64(seed), []
-    for width_in, width_out in zip((3, *WIDTHS), WIDTHS, strict=False):
-        shape = (3, 3, width_in, width_out)
-        uniform = (generator.random_raw(int(np.prod(shape))) >> np.uint64(11)) * 2.0**-53
-        kernels.append(((2 * uniform - 1) * np.sqrt(6 / (9 * width_in))).reshape(shape).astype(np.float32))
-    kernels[0] -= kernels[0].mean(axis=(0, 1))
-    return kernels
