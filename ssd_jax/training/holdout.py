@@ -66,13 +66,13 @@ class Holdout:
 def compile_holdout(objective: Objective, config: TrainConfig, mesh: jax.sharding.Mesh, source: Source) -> Holdout:
     """Compiles the programs of the loss on the images of `source`, several at a time, under a progress bar."""
     size = config.batch_size // config.accumulate
-    lowered = {str(each): _lowered(objective, config, each, mesh, size) for each in objective.process.stages}
+    lowered = {str(each): _lowered(objective, config, each, mesh, size) for each in objective.stages}
     programs = several_at_a_time({name: each.compile for name, each in lowered.items()}, "compiling the hold-out loss")
-    return Holdout(ReadableSource(source), objective.model.num_classes > 0, mesh, size, programs)
+    return Holdout(ReadableSource(source), objective.labelled, mesh, size, programs)
 
 
 def _lowered(objective: Objective, config: TrainConfig, stage: Stage, mesh: jax.sharding.Mesh, size: int) -> Any:
-    parameters = objective.denoiser.parameters
+    parameters = objective.parameters
 
     def mean_loss(parameters: Tree, draws: Batch) -> jax.Array:
         key = jax.random.key(SEED)

@@ -35,6 +35,21 @@ class Objective:
     model: NetworkConfig
     denoiser: Denoiser
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Each trained by a program of its own."""
+        return self.process.stages
+
+    @property
+    def parameters(self) -> dict:
+        """Shapes and types of what is trained."""
+        return self.denoiser.parameters
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it needs the classes of images."""
+        return self.model.num_classes > 0
+
     def loss(
         self,
         stage: Stage,
@@ -66,6 +81,6 @@ class Objective:
         """Shapes and types of so many draws."""
         shape = (size, *self.encoding.shape, self.encoding.channels)
         batch = {"image": jax.ShapeDtypeStruct(shape, jnp.uint8), "number": jax.ShapeDtypeStruct((size,), jnp.int32)}
-        if self.model.num_classes:
+        if self.labelled:
             batch["label"] = jax.ShapeDtypeStruct((size,), jnp.int32)
         return batch

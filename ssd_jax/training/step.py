@@ -118,8 +118,8 @@ def step_programs(objective: Objective, config: TrainConfig, mesh: jax.sharding.
     Raises:
         InputError: if the batch size does not fit the devices.
     """
-    allocation = allocate(objective.process.stages, config, mesh.size, objective.flops)
-    stages, state = allocation.stages, abstract_state(objective.denoiser.parameters)
+    allocation = allocate(objective.stages, config, mesh.size, objective.flops)
+    stages, state = allocation.stages, abstract_state(objective.parameters)
     shares = zip(stages, allocation.shares, strict=True)
     losses = {stage: partial(_loss, objective, config.loss_weighting, stage, each) for stage, each in shares}
     seed = jax.ShapeDtypeStruct((), jnp.uint32)
