@@ -8,15 +8,17 @@ from typing import Any
 import jax
 from flax import nnx
 
-from ssd_jax.config import Config
+from ssd_jax.config import AutoencoderRunConfig, Config
 from ssd_jax.data.encoding import Encoding, PixelEncoding
 from ssd_jax.errors import checked_arguments
 from ssd_jax.network import abstract_network, init_parameters
+from ssd_jax.network.autoencoder import Autoencoder, abstract_autoencoder, init_autoencoder
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.parameterisation import DataStatistics, Parameterisation, make_parameterisation
 from ssd_jax.process.config import make_process
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.training.objective import Objective
+from ssd_jax.training.reconstruction import Reconstruction
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,6 +66,40 @@ class Experiment:
         return tuple(scale * bound for bound in self.process.bounds)
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class AutoencoderExperiment:
+    """What the config of an autoencoder stands for.
+
+    Attributes:
+        config: of it all.
+        encoding: of pictures as numbers in [-1, 1].
+        abstract: the autoencoder, with `jax.ShapeDtypeStruct`s for parameters.
+    """
+
+    config: AutoencoderRunConfig
+    encoding: PixelEncoding
+    abstract: Autoencoder
+
+    statistics = None  # of the data: none are needed
+
+    @property
+    def abstract_parameters(self) -> dict:
+        """As `jax.ShapeDtypeStruct`s."""
+        return self.abstract.parameters
+
+    @property
+    def objective(self) -> Reconstruction:
+        """What training minimises."""
+        return Reconstruction(self.config.reconstruction, self.encoding, self.abstract)
+
+    def init_parameters(self, key: jax.Array) -> dict:
+        """Fresh parameters; traceable."""
+        return init_autoencoder(self.config.model, self.encoding.channels, key)
+
+
+AnyExperiment = Experiment | AutoencoderExperiment
+
+
 @checked_arguments
 def build(config: Config, statistics: DataStatistics | None = None) -> Experiment:
     """Builds the process, the encoding and the abstract network of a config.
@@ -79,3 +115,9 @@ def build(config: Config, statistics: DataStatistics | None = None) -> Experimen
     encoding = PixelEncoding(process.shape, config.data.channels or 3)
     graphdef, abstract = abstract_network(config.model, process.level_shapes, encoding.channels)
     return Experiment(config, process, encoding, graphdef, abstract, statistics)
+
+
+def build_autoencoder(config: AutoencoderRunConfig) -> AutoencoderExperiment:
+    """Builds the abstract network of an autoencoder; `data.channels` as for `build`."""
+    encoding = PixelEncoding(config.image_shape, config.data.channels or 3)
+    return AutoencoderExperiment(config, encoding, abstract_autoencoder(config.model, encoding.channels))

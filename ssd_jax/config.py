@@ -27,6 +27,7 @@ from ssd_jax.errors import (
 )
 from ssd_jax.files.json_file import json_text, parse_json
 from ssd_jax.network import NETWORKS, kind_of
+from ssd_jax.network.autoencoder import AutoencoderConfig
 from ssd_jax.network.flexi_unet import FlexiUNetConfig
 from ssd_jax.network.parameterisation import DenoiserConfig
 from ssd_jax.network.protocol import NetworkConfig, null_label
@@ -35,8 +36,21 @@ from ssd_jax.sampling.config import SampleConfig
 from ssd_jax.sharding import MeshConfig
 from ssd_jax.training.config import OptimizerConfig as OptimizerConfig
 from ssd_jax.training.config import TrainConfig
+from ssd_jax.training.reconstruction import ReconstructionConfig
 
 FORMAT = 4  # of config.json; `config_from_json` reads older ones
+DEFAULT_KIND = "flexi_unet"  # the `model.kind` where none is given
+AUTOENCODER = "autoencoder"  # the `model.kind` of an autoencoder's config
+# Settings of training that tell stages of a process apart, of which an autoencoder has none.
+OF_STAGES = (
+    "loss_weighting",
+    "stage_sampling",
+    "allocation",
+    "flops_per_step",
+    "gradient_variances",
+    "timestep_parts",
+    "up_share",
+)
 
 
 @section("config")
@@ -57,23 +71,74 @@ class Config:
         if self.sample.guidance != 1 and null_label(self.model) is None:
             guidance = f"sample.guidance is {self.sample.guidance}"
             raise InputError(f"{guidance}, but must be 1 unless model.num_classes and model.label_dropout are above 0")
-        if self.train.evaluate_every and not (self.data.holdout or self.train.evaluate_num):
+        _check_evaluations(self.data, self.train)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Spatial shape of the images that the data give."""
+        return self.process.shape
+
+    @property
+    def num_classes(self) -> int:
+        """Of the model."""
+        return self.model.num_classes
+
+
+@section("config")
+@dataclass(frozen=True)
+class AutoencoderRunConfig:
+    """A whole experiment that trains an autoencoder instead of a denoiser."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self):
+        if any(side % self.model.factor for side in self.image_shape):
             raise InputError(
-                f"train.evaluate_every is {self.train.evaluate_every}, but there is nothing to evaluate: data.holdout and "
-                "train.evaluate_num are 0; give one of them"
+                f"reconstruction.shape is {self.image_shape}, but must be multiples of {self.model.factor} for the "
+                f"{len(self.model.widths)} levels of the autoencoder (entries of model.widths)"
             )
+        for name in OF_STAGES:
+            if (value := getattr(self.train, name)) != getattr(TrainConfig, name):
+                raise InputError(
+                    f"train.{name} is {brief(value)}, but an autoencoder has no stages to tell apart: leave it out"
+                )
+        _check_evaluations(self.data, self.train)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Spatial shape of the images that the data give."""
+        return self.reconstruction.shape
+
+    @property
+    def num_classes(self) -> int:
+        """None: labels do not matter."""
+        return 0
 
 
+AnyConfig = Config | AutoencoderRunConfig
 SECTIONS = tuple(f.name for f in dataclasses.fields(Config))
 
 
-def as_dict(config: Config) -> dict[str, dict[str, Any]]:
+def _check_evaluations(data: DataConfig, train: TrainConfig) -> None:
+    if train.evaluate_every and not (data.holdout or train.evaluate_num):
+        raise InputError(
+            f"train.evaluate_every is {train.evaluate_every}, but there is nothing to evaluate: data.holdout and "
+            "train.evaluate_num are 0; give one of them"
+        )
+
+
+def as_dict(config: AnyConfig) -> dict[str, dict[str, Any]]:
     """The sections as plain dicts, the model's with its kind."""
     sections = dataclasses.asdict(config)
-    return sections | {"model": {"kind": kind_of(config.model), **sections["model"]}}
+    kind = kind_of(config.model) if isinstance(config, Config) else AUTOENCODER
+    return sections | {"model": {"kind": kind, **sections["model"]}}
 
 
-def to_config_dict(config: Config) -> ConfigDict:
+def to_config_dict(config: AnyConfig) -> ConfigDict:
     """What `get_config()` of a config file returns: every field can then be set on the command line."""
     sections = as_dict(config)
     for name, values in sections.items():
@@ -87,14 +152,37 @@ def to_config_dict(config: Config) -> ConfigDict:
 
 def from_config_dict(config_dict: ConfigDict | dict) -> Config:
     """Validates a ConfigDict. Raises InputError for unknown fields, wrong types and values that cannot work."""
+    return of_denoiser(any_from_config_dict(config_dict))
+
+
+def any_from_config_dict(config_dict: ConfigDict | dict) -> AnyConfig:
+    """`from_config_dict` for a config that may be an autoencoder's."""
     plain = config_dict.to_dict() if isinstance(config_dict, ConfigDict) else config_dict
-    _check_sections(plain)
-    classes: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(Config)}
+    config_class = _class_of(plain)
+    _check_sections(plain, config_class)
+    classes: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(config_class)}
     sections = {name: dict(values) for name, values in plain.items()}
-    kind = as_type("model.kind", sections.setdefault("model", {}).pop("kind", "flexi_unet"), str)
-    check_name("model.kind", kind, NETWORKS, HOW_TO_REGISTER)
-    classes["model"] = NETWORKS[kind][0]
-    return Config(**{name: _made(name, classes[name], values) for name, values in sections.items()})
+    kind = sections.setdefault("model", {}).pop("kind", DEFAULT_KIND)
+    if config_class is Config:
+        classes["model"] = NETWORKS[kind][0]
+    return config_class(**{name: _made(name, classes[name], values) for name, values in sections.items()})
+
+
+def of_denoiser(config: AnyConfig) -> Config:
+    """The config, if it is no autoencoder's. Raises InputError if it is."""
+    if not isinstance(config, Config):
+        raise InputError(
+            f"model.kind is {AUTOENCODER!r}, which only launch.train takes, but must be a denoiser: {', '.join(NETWORKS)}"
+        )
+    return config
+
+
+def _class_of(plain: dict) -> Any:
+    """Of a config, by the kind of its model. Raises InputError for kinds that are not known."""
+    model = plain.get("model", {})
+    kind = as_type("model.kind", model.get("kind", DEFAULT_KIND), str) if isinstance(model, dict) else DEFAULT_KIND
+    check_name("model.kind", kind, (*NETWORKS, AUTOENCODER), HOW_TO_REGISTER)
+    return AutoencoderRunConfig if kind == AUTOENCODER else Config
 
 
 def _made(name: str, cls: Any, values: dict) -> Any:
@@ -105,7 +193,7 @@ def _made(name: str, cls: Any, values: dict) -> Any:
     return cls(**checked_fields(name, cls, values | inner))
 
 
-def config_json(config: Config) -> str:
+def config_json(config: AnyConfig) -> str:
     """The config as JSON text, for `config_from_json`."""
     return json_text({"format": FORMAT, **as_dict(config)}, indent=2) + "\n"
 
@@ -114,24 +202,32 @@ def config_from_json(text: str) -> Config:
     """What `config_json` wrote, of this version or an older one.
 
     Raises:
-        InputError: for what no version wrote, or a newer one.
+        InputError: for what no version wrote, or a newer one; or if it is an autoencoder's.
     """
+    return of_denoiser(any_from_json(text))
+
+
+def any_from_json(text: str) -> AnyConfig:
+    """`config_from_json` for a config that may be an autoencoder's."""
     plain = parse_json(text)
     if not isinstance(plain, dict):
         raise InputError("it holds no config")
     written = plain.pop("format", 1)
     if written not in range(1, FORMAT + 1):
         raise InputError(f"it has format {written!r}, but this version reads 1 to {FORMAT}; install a newer ssd_jax")
-    _check_sections(plain)
-    config = from_config_dict(_upgraded(plain, written))
-    return replace(config, process=_without_regard_to_blur(config.process)) if written < 3 else config
+    _check_sections(plain, _class_of(plain))
+    config = any_from_config_dict(_upgraded(plain, written))
+    if written < 3 and isinstance(config, Config):
+        return replace(config, process=_without_regard_to_blur(config.process))
+    return config
 
 
-def _check_sections(plain: dict) -> None:
-    """Raises InputError for sections that do not exist, or hold no fields."""
+def _check_sections(plain: dict, config_class: Any) -> None:
+    """Raises InputError for sections that do not exist in a config of this class, or hold no fields."""
+    sections = [each.name for each in dataclasses.fields(config_class)]
     for name, values in plain.items():
-        if name not in SECTIONS:
-            raise unknown_name("config section", name, SECTIONS)
+        if name not in sections:
+            raise unknown_name("config section", name, sections)
         if not isinstance(values, dict):
             raise InputError(f"config section {name} is {brief(values)}, but must hold fields with their values")
 

@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ssd_jax.config import Config, from_config_dict
+from ssd_jax.config import AnyConfig, Config, any_from_config_dict, of_denoiser
 from ssd_jax.errors import InputError, brief, unknown_name
 
 # The shipped configs, and the package that they are: `configs` in the repository, `ssd_jax.configs` once installed.
@@ -45,7 +45,12 @@ def define_config(default: str | None = None) -> None:
 
 def read_config() -> Config:
     """The validated config, with the fields that the command line sets. Raises InputError if it is bad."""
-    return from_config_dict(FIELDS.config)
+    return of_denoiser(read_any_config())
+
+
+def read_any_config() -> AnyConfig:
+    """`read_config` of a config that may be an autoencoder's."""
+    return any_from_config_dict(FIELDS.config)
 
 
 def parse_fields(name: str | None, argv: list[str]) -> list[str]:

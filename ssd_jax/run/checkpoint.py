@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from ssd_jax.build import Experiment
+from ssd_jax.build import AnyExperiment
 from ssd_jax.errors import InputError, one_line
 from ssd_jax.files.paths import PACKAGES, Path, absolute, exists, in_bucket, to_path
 from ssd_jax.run.best import Best
@@ -98,7 +98,7 @@ def open_checkpoints(
                 orbax.close()
 
 
-def check_room(workdir: Path, experiment: Experiment) -> None:
+def check_room(workdir: Path, experiment: AnyExperiment) -> None:
     """Raises InputError if the disk has no room for the checkpoints that a run will keep and the one being written."""
     if in_bucket(workdir):
         return  # which has no end
@@ -121,7 +121,7 @@ def check_room(workdir: Path, experiment: Experiment) -> None:
 def save(
     checkpoints: Checkpoints,
     step: int,
-    experiment: Experiment,
+    experiment: AnyExperiment,
     state: dict[str, Any],
     data: dict | None = None,
     metrics: dict[str, float] | None = None,

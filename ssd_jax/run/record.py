@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from ssd_jax.build import Experiment
-from ssd_jax.config import Config, as_dict, config_from_json, config_json
+from ssd_jax.build import AnyExperiment
+from ssd_jax.config import AnyConfig, any_from_json, as_dict, config_json
 from ssd_jax.errors import InputError
 from ssd_jax.run.digest import Digest, kinds
 
@@ -22,7 +22,7 @@ class Damaged(InputError):
 
 
 def make_record(
-    experiment: Experiment, arrays: dict[str, Digest], data: dict | None, metrics: dict[str, float]
+    experiment: AnyExperiment, arrays: dict[str, Digest], data: dict | None, metrics: dict[str, float]
 ) -> dict[str, Any]:
     """The record, as JSON, of a checkpoint of an experiment that holds these arrays and this state of the data iterator.
 
@@ -50,9 +50,9 @@ def check_record(record: Any) -> None:
         raise InputError(f"it has format {written!r}, but this version reads 1 to {FORMAT}; install a newer ssd_jax")
 
 
-def check_experiment(record: dict[str, Any], experiment: Experiment) -> None:
+def check_experiment(record: dict[str, Any], experiment: AnyExperiment) -> None:
     """Raises InputError, naming the first field that differs, if a checkpoint was written with another model or process."""
-    written = config_from_json(record["config"])
+    written = any_from_json(record["config"])
     for name, before, now in differences(written, experiment.config):
         raise InputError(f"it was written with {name} = {before}, but config.json says {now}; restore config.json")
     if experiment.statistics is not None and record["statistics"] != sha256_of(_statistics(experiment)):
@@ -83,17 +83,17 @@ def check_finite(arrays: dict[str, Digest]) -> None:
         raise Damaged(f"{len(wrong)} of {len(arrays)} arrays hold numbers that are not finite, the first {wrong[0]}")
 
 
-def differences(before: Config, now: Config) -> Iterator[tuple[str, Any, Any]]:
+def differences(before: AnyConfig, now: AnyConfig) -> Iterator[tuple[str, Any, Any]]:
     """The fields that weights are bound to and that differ: name, value before, value now."""
     old, new = as_dict(before), as_dict(now)
-    names = [(section, name) for section in DEFINING for name in new[section] | old[section]]
+    names = [(section, name) for section in DEFINING for name in new.get(section, {}) | old.get(section, {})]
     for section, name in [*names, *(("data", name) for name in DEFINING_DATA)]:
-        before_it, now_it = (sections[section].get(name) for sections in (old, new))
+        before_it, now_it = (sections.get(section, {}).get(name) for sections in (old, new))
         if before_it != now_it and (name, before_it) != ("classes", None):  # of runs from before names were kept
             yield f"{section}.{name}", before_it, now_it
 
 
-def _statistics(experiment: Experiment) -> dict | None:
+def _statistics(experiment: AnyExperiment) -> dict | None:
     return None if experiment.statistics is None else dataclasses.asdict(experiment.statistics)
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.experimental.multihost_utils import sync_global_devices
 
-from ssd_jax.build import Experiment
+from ssd_jax.build import AnyExperiment
 from ssd_jax.errors import InputError, brief, few
 from ssd_jax.files.paths import Path, exists, is_folder, move_folder
 from ssd_jax.run.best import BEST
@@ -30,7 +30,7 @@ class Restored(NamedTuple):
     data: dict
 
 
-def restore(checkpoints: Checkpoints, experiment: Experiment, abstract: dict[str, Any]) -> Restored:
+def restore(checkpoints: Checkpoints, experiment: AnyExperiment, abstract: dict[str, Any]) -> Restored:
     """The latest checkpoint that is whole; moves later ones, which are damaged, to workdir/damaged, saying so.
 
     Args:
@@ -59,7 +59,7 @@ def restore(checkpoints: Checkpoints, experiment: Experiment, abstract: dict[str
 
 
 def restore_averages(
-    workdir: Path, experiment: Experiment, abstract: dict[str, Any], step: int | str | None = None
+    workdir: Path, experiment: AnyExperiment, abstract: dict[str, Any], step: int | str | None = None
 ) -> tuple[int, dict[str, Any]]:
     """Step and averaged parameters, by name, of a run's latest checkpoint that is whole; reads nothing else.
 
@@ -132,7 +132,7 @@ def _move_later(checkpoints: Checkpoints, step: int) -> None:
     checkpoints.orbax.reload()
 
 
-def _load(checkpoints: Checkpoints, step: int, experiment: Experiment, abstract: dict[str, Any]) -> dict[str, Any]:
+def _load(checkpoints: Checkpoints, step: int, experiment: AnyExperiment, abstract: dict[str, Any]) -> dict[str, Any]:
     """Parts of a checkpoint, checked. Raises Damaged, or InputError if it is of another model."""
     folder = checkpoints.folder / str(step)
     if not exists(folder / "record"):

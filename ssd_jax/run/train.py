@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ssd_jax.build import Experiment, build
-from ssd_jax.config import Config
+from ssd_jax.build import AnyExperiment, Experiment, build, build_autoencoder
+from ssd_jax.config import AnyConfig, Config
 from ssd_jax.data.classes import check_classes
 from ssd_jax.data.pipeline import Batches, make_iterator
 from ssd_jax.data.protocol import Source, image_batches
@@ -23,6 +23,7 @@ from ssd_jax.files.lease import Lease
 from ssd_jax.files.paths import Path, check_writable, to_path
 from ssd_jax.processes import first_does, gathered
 from ssd_jax.run import checkpoint
+from ssd_jax.run.autoencoder import AutoencoderWatch
 from ssd_jax.run.averages import keep_average
 from ssd_jax.run.interruption import noted_signals
 from ssd_jax.run.load import load
@@ -30,7 +31,7 @@ from ssd_jax.run.origin import check_origin, forget_origin, start_from
 from ssd_jax.run.profile import Profiler
 from ssd_jax.run.restore import restore
 from ssd_jax.run.trained import Trained
-from ssd_jax.run.watching import Watch, mean_losses, measure_real, metric_names
+from ssd_jax.run.watching import Watch, measure_real, metric_names
 from ssd_jax.run.workdir import claim_workdir, has_checkpoints, load_data, load_statistics, workdir_lease
 from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sharding import make_mesh, placed, shardings
@@ -51,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 @checked_arguments
 def train(
-    config: Config,
+    config: AnyConfig,
     workdir: str | Path,
     source: Source | np.ndarray | None = None,
     profile: int = 0,
@@ -64,13 +65,13 @@ def train(
     SIGTERM, SIGINT and SIGHUP end it after the step that it is in, saved.
 
     Args:
-        config: of the run.
+        config: of the run: of a denoiser or an autoencoder.
         workdir: its folder.
         source: images to train on instead of those that `config.data` names: a `data.Source`, or an array, uint8
-            [n, *process.shape, channels]. The run then records that its data came from Python.
+            [n, *config.image_shape, channels]. The run then records that its data came from Python.
         profile: steps to trace into workdir/profile, once a few are over.
         init_from: a run, or the workdir of one, whose weights a new run starts from as far as they fit
-            (`origin.start_from`); one that goes on must have started from it.
+            (`origin.start_from`); one that goes on must have started from it. Of denoisers only.
 
     Raises:
         InputError: if the config cannot work with the data, the devices or what `workdir` holds, another run writes there,
@@ -80,22 +81,22 @@ def train(
     check_range("profile", profile, low=0, high=MAX_PROFILE)
     workdir, settings, mesh = to_path(workdir), config.train, make_mesh(config.mesh)
     check_writable(workdir)
+    if init_from is not None and not isinstance(config, Config):
+        raise InputError("init_from is given, but an autoencoder starts from no other run: leave it out")
     origin = init_from if init_from is None or isinstance(init_from, Trained) else load(init_from)
     if origin is not None and has_checkpoints(workdir):
         check_origin(origin, workdir)
-    from_python, shape = source is not None, config.process.shape
-    data, labelled = load_data(workdir, config.data), config.model.num_classes > 0
-    source, held_out = make_split(data, shape, source)
-    check_classes(source, config.model.num_classes)
+    from_python, data, labelled = source is not None, load_data(workdir, config.data), config.num_classes > 0
+    source, held_out = make_split(data, config.image_shape, source)
+    check_classes(source, config.num_classes)
     config = replace(config, data=recorded(data, source, labelled=labelled, from_python=from_python))
-    experiment = with_statistics(build(config), workdir, source)
-    stages, flops = experiment.process.stages, experiment.objective.flops
-    allocation = allocate(stages, settings, mesh.size, flops)  # these fail before anything is written
-    drawn = config.sample
-    plan_steps(experiment.process, solver=drawn.solver, num_steps=drawn.num_steps, spacing=drawn.spacing)
-    real = measure_real(experiment, source) if settings.evaluate_every and settings.evaluate_num else None
+    experiment = _built(config, workdir, source)
+    objective = experiment.objective
+    allocation = allocate(objective.stages, settings, mesh.size, objective.flops)  # these fail before anything is written
+    real = measure_real(config, source) if settings.evaluate_every and settings.evaluate_num else None
     if settings.keep_best:
-        check_name("train.keep_best", settings.keep_best, metric_names(experiment, held_out, real))
+        stages = objective.stages if isinstance(experiment, Experiment) else ()
+        check_name("train.keep_best", settings.keep_best, metric_names(stages, held_out, real))
     iterator = make_iterator(source, batch_size=settings.batch_size, seed=settings.seed, flip=config.data.flip)
     with workdir_lease(workdir) as lease:
         first_does(partial(claim_workdir, workdir, config, experiment.statistics))
@@ -105,19 +106,32 @@ def train(
             state, step = _first_or_latest(experiment, mesh, checkpoints, iterator)
             if not checkpoints.steps:
                 forget_origin(workdir)
-                state = state if origin is None else start_from(state, experiment, origin, workdir)
+                if origin is not None and isinstance(experiment, Experiment):
+                    state = start_from(state, experiment, origin, workdir)
             if step >= settings.steps:
                 logger.info("%s is at step %d already; raise train.steps to go on", workdir, step)
                 return
             first_does(partial(checkpoint.check_room, workdir, experiment))
-            train_step, holdout = compile_train_step(experiment.objective, settings, mesh), None
+            train_step, holdout = compile_train_step(objective, settings, mesh), None
             if settings.evaluate_every and held_out is not None:
-                holdout = compile_holdout(experiment.objective, settings, mesh, held_out)
+                holdout = compile_holdout(objective, settings, mesh, held_out)
             with open_events(workdir, write=jax.process_index() == 0) as events:
-                watch = Watch(experiment, workdir, allocation, events, holdout, real)
+                if isinstance(experiment, Experiment):
+                    watch = Watch(experiment, workdir, allocation, events, holdout, real)
+                else:
+                    watch = AutoencoderWatch(experiment, workdir, events, holdout, real, held_out or source)
                 profiler = Profiler(workdir / "profile", profile)
                 loop = Loop(experiment, workdir, train_step, checkpoints, events, watch, lease, profiler)
                 loop.run(state, step, iterator)
+
+
+def _built(config: AnyConfig, workdir: Path, source: Source) -> AnyExperiment:
+    """What a config stands for, with the statistics that the run keeps. Raises InputError if it cannot draw samples."""
+    if not isinstance(config, Config):
+        return build_autoencoder(config)
+    experiment, drawn = with_statistics(build(config), workdir, source), config.sample
+    plan_steps(experiment.process, solver=drawn.solver, num_steps=drawn.num_steps, spacing=drawn.spacing)
+    return experiment
 
 
 def with_statistics(experiment: Experiment, workdir: Path, source: Source) -> Experiment:
@@ -132,23 +146,28 @@ def with_statistics(experiment: Experiment, workdir: Path, source: Source) -> Ex
     return replace(experiment, statistics=statistics)
 
 
-def summary(experiment: Experiment, source: Source, allocation: Allocation, mesh: jax.sharding.Mesh) -> str:
+def summary(experiment: AnyExperiment, source: Source, allocation: Allocation, mesh: jax.sharding.Mesh) -> str:
     """What a training run will do, in a line: images and classes, network, stages with their draws, devices."""
     config, encoding = experiment.config, experiment.encoding
-    names = source.class_names if config.model.num_classes else ()
+    names = source.class_names if config.num_classes else ()
     size = "x".join(map(str, (*encoding.shape, encoding.channels)))
     classes = f" in {len(names)} classes ({few(names, 20)})" if names else ""
     count = sum(leaf.size for leaf in jax.tree.leaves(experiment.abstract_parameters))
-    stages = ", ".join(f"{stage} {n:.3g}" for stage, n in zip(allocation.stages, allocation.draws, strict=True))
+    if isinstance(experiment, Experiment):
+        stages = ", ".join(f"{stage} {n:.3g}" for stage, n in zip(allocation.stages, allocation.draws, strict=True))
+        draws = f"images a step by stage: {stages}"
+    else:
+        latents = (*(side // config.model.factor for side in encoding.shape), config.model.latent_channels)
+        draws = f"latents of {'x'.join(map(str, latents))}; {config.train.batch_size} images a step"
     axes = " x ".join(f"{size} {name}" for name, size in mesh.shape.items() if size > 1 or name == "data")
     return (
         f"training on {len(source)} images of {size}{classes}; {count / 1e6:.3g} million parameters; "
-        f"images a step by stage: {stages}; {mesh.size} device(s) ({axes}), {jax.devices()[0].device_kind}"
+        f"{draws}; {mesh.size} device(s) ({axes}), {jax.devices()[0].device_kind}"
     )
 
 
 def _first_or_latest(
-    experiment: Experiment, mesh: jax.sharding.Mesh, checkpoints: checkpoint.Checkpoints, iterator: Batches
+    experiment: AnyExperiment, mesh: jax.sharding.Mesh, checkpoints: checkpoint.Checkpoints, iterator: Batches
 ) -> tuple[TrainState, int]:
     """The state of the latest checkpoint, or a first one, and its step; sets the iterator to where it stood."""
     if not checkpoints.steps:
@@ -175,12 +194,12 @@ class Loop:
         profiler: of its steps.
     """
 
-    experiment: Experiment
+    experiment: AnyExperiment
     workdir: Path
     train_step: TrainStep
     checkpoints: checkpoint.Checkpoints
     events: Events
-    watch: Watch
+    watch: Watch | AutoencoderWatch
     lease: Lease | None
     profiler: Profiler
 
@@ -189,7 +208,7 @@ class Loop:
 
         A signal ends it after the step that it comes in, saved; among several processes, after the next that is logged.
         """
-        settings, labelled = self.experiment.config.train, self.experiment.config.model.num_classes > 0
+        settings, labelled = self.experiment.config.train, self.experiment.config.num_classes > 0
         pending: list[dict[str, jax.Array]] = []
         rate = jax.jit(learning_rate(settings)).lower(step).compile()  # before the first step, not between two
         bar = tqdm(total=settings.steps, initial=step, desc="training", unit="step")
@@ -205,7 +224,7 @@ class Loop:
                 self.profiler.after_step(state)
                 if logs := self._due(settings.log_every, step):
                     seconds = time.perf_counter() - started
-                    scalars = mean_losses(pending, self.train_step.allocation) | {"learning_rate": float(rate(step))}
+                    scalars = self.watch.means(pending) | {"learning_rate": float(rate(step))}
                     scalars["waiting_for_data"] = waited / seconds  # of the host: at most that share, of the devices
                     self._log(bar, scalars, len(pending) / seconds, state, step)
                     pending, started, waited = [], time.perf_counter(), 0.0

@@ -1,7 +1,8 @@
 """What a run shows of itself on the way, besides the losses of its steps: sample grids, and evaluations in numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import numpy as np
@@ -9,8 +10,10 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from ssd_jax.build import Experiment
+from ssd_jax.config import AnyConfig
 from ssd_jax.data.protocol import Source
 from ssd_jax.files import images, pictures
+from ssd_jax.files.channels import Colour
 from ssd_jax.files.events import Events
 from ssd_jax.files.paths import Path
 from ssd_jax.metrics import FeatureSet, Moments, available_feature_sets, data_reference, frechet_distance, measure
@@ -35,17 +38,17 @@ class Real:
     moments: dict[str, Moments]
 
 
-def measure_real(experiment: Experiment, source: Source) -> Real:
+def measure_real(config: AnyConfig, source: Source) -> Real:
     """What there is of the images that are trained on; measured once, then read from the cache folder."""
     feature_sets = available_feature_sets()
-    reference = data_reference(experiment.config.data, feature_sets, experiment.process.shape, source)
+    reference = data_reference(config.data, feature_sets, config.image_shape, source)
     moments = {name: each.statistics.moments["pool"] for name, each in reference.measured.items()}
     return Real(feature_sets, moments)
 
 
-def metric_names(experiment: Experiment, held_out: Source | None, real: Real | None) -> list[str]:
-    """What `Watch.evaluate` gives."""
-    losses = [] if held_out is None else ["loss", *(f"loss/{stage}" for stage in experiment.process.stages)]
+def metric_names(stages: Sequence[object], held_out: Source | None, real: Real | None) -> list[str]:
+    """What `Watch.evaluate` gives, with the losses of these stages."""
+    losses = [] if held_out is None else ["loss", *(f"loss/{stage}" for stage in stages)]
     distances = [] if real is None else real.moments
     return [*(f"holdout/{name}" for name in losses), *(f"frechet/{name}" for name in distances)]
 
@@ -70,14 +73,19 @@ class Watch:
     holdout: Holdout | None
     real: Real | None
 
+    def means(self, losses: list[dict[str, jax.Array]]) -> dict[str, float]:
+        """`mean_losses` of several steps."""
+        return mean_losses(losses, self.allocation)
+
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
         """Logs and returns, by name, what can be said of the averaged parameters in numbers."""
         found: dict[str, float] = {}
         if self.holdout is not None:
-            means = mean_losses(self.holdout.losses(state.ema[MAIN]), self.allocation)
+            means = self.means(self.holdout.losses(state.ema[MAIN]))
             found |= {f"holdout/{name}": value for name, value in means.items()}
         if self.real is not None:
-            distances = self._frechet_distances(self._trained(state, step), self.real)
+            drawn = _samples(self._trained(state, step))
+            distances = frechet_distances(drawn, self.real, self.experiment.config.data.background)
             found |= {f"frechet/{name}": value for name, value in distances.items()}
         self.events.scalars(found, step)
         return found
@@ -86,23 +94,40 @@ class Watch:
         """A grid of samples, always of the same seed; of clips it moves, and TensorBoard has rows of their frames."""
         trained = self._trained(state, step)
         drawn = trained.encoding.decode(trained.sample(jax.random.key(0), trained.config.sample.num, progress=True))
-        if jax.process_index() == 0:
-            background = trained.config.data.background
-            grid = pictures.picture(drawn, background, images.enlarged_grid)
-            pictures.write_picture(self.workdir / "samples" / f"step_{step:07d}", grid)
-            self.events.picture("samples", pictures.strip(drawn, background), step)
+        write_grid(self.workdir, self.events, drawn, trained.config.data.background, step)
 
     def _trained(self, state: TrainState, step: int) -> Trained:
         parameters = jax.device_put(state.ema[MAIN], replicated(make_mesh()))
         return Trained(self.experiment, self.experiment.denoiser(parameters), step)
 
-    def _frechet_distances(self, trained: Trained, real: Real) -> dict[str, float]:
-        """Of samples to the training data, by feature set."""
-        samples, background, found = list(_samples(trained)), trained.config.data.background, {}
-        for each in real.feature_sets:
-            drawn = measure(each, samples, keep=0, background=background).statistics.moments["pool"]
-            found[each.name] = frechet_distance(drawn, real.moments[each.name])
-        return found
+
+def frechet_distances(
+    batches: Iterable[UInt8[np.ndarray, "_ *shape channels"]], real: Real, background: Colour
+) -> dict[str, float]:
+    """Of batches of pictures to the training data, by feature set."""
+    drawn, found = list(batches), {}
+    for each in real.feature_sets:
+        moments = measure(each, drawn, keep=0, background=background).statistics.moments["pool"]
+        found[each.name] = frechet_distance(moments, real.moments[each.name])
+    return found
+
+
+def write_grid(
+    workdir: Path,
+    events: Events,
+    drawn: UInt8[np.ndarray, "n *shape channels"],
+    background: Colour,
+    step: int,
+    columns: int | None = None,
+) -> None:
+    """A grid of what was drawn in workdir/samples and among the events, by the first process.
+
+    Of clips it moves, and the events have rows of their frames.
+    """
+    if jax.process_index() == 0:
+        grid = pictures.picture(drawn, background, partial(images.enlarged_grid, columns=columns))
+        pictures.write_picture(workdir / "samples" / f"step_{step:07d}", grid)
+        events.picture("samples", grid[0] if len(grid) == 1 else pictures.strip(drawn, background), step)
 
 
 def _samples(trained: Trained) -> Iterator[UInt8[np.ndarray, "n *shape channels"]]:

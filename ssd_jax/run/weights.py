@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
-from ssd_jax.build import Experiment
+from ssd_jax.build import AnyExperiment
 from ssd_jax.errors import InputError, one_line
 from ssd_jax.files.paths import Path, local_copy, write_atomically
 from ssd_jax.run.digest import digests, named
@@ -63,7 +63,7 @@ def restored(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: Quantized(array, arrays.get(name + SCALE)).restored() for name, array in arrays.items()}
 
 
-def write_weights(file: Path, experiment: Experiment, parameters: dict, step: int, quantize: str | None = None) -> None:
+def write_weights(file: Path, experiment: AnyExperiment, parameters: dict, step: int, quantize: str | None = None) -> None:
     """Writes averaged parameters to a file of safetensors, whole or not at all, with a record of what they are.
 
     Args:
@@ -86,7 +86,7 @@ def write_weights(file: Path, experiment: Experiment, parameters: dict, step: in
     write_atomically(file, lambda opened: opened.write(contents))
 
 
-def read_weights(file: Path, experiment: Experiment) -> tuple[int, dict]:
+def read_weights(file: Path, experiment: AnyExperiment) -> tuple[int, dict]:
     """The training step and the float32 parameters of a file that `write_weights` wrote, checked, on the host.
 
     Raises:
@@ -119,7 +119,7 @@ def read_weights(file: Path, experiment: Experiment) -> tuple[int, dict]:
     return step, parameters
 
 
-def _tree(arrays: dict[str, np.ndarray], experiment: Experiment) -> dict:
+def _tree(arrays: dict[str, np.ndarray], experiment: AnyExperiment) -> dict:
     """The parameters of an experiment by name, as a pytree. Raises Damaged if one has another shape."""
     abstract = named_in_files(experiment.abstract_parameters)
     for name, like in abstract.items():

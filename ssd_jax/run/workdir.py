@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from ssd_jax.config import Config, config_from_json, config_json
+from ssd_jax.config import AnyConfig, Config, any_from_json, config_json
 from ssd_jax.data.sources import DataConfig
 from ssd_jax.errors import InputError
 from ssd_jax.files.json_file import read_json, write_json
@@ -40,7 +40,7 @@ def workdir_lease(workdir: Path) -> Iterator[Lease | None]:
         yield held[0] if held else None
 
 
-def claim_workdir(workdir: Path, config: Config, statistics: DataStatistics | None = None) -> None:
+def claim_workdir(workdir: Path, config: AnyConfig, statistics: DataStatistics | None = None) -> None:
     """Writes config.json and statistics.json; where there are checkpoints, only if they are of the same model and process.
 
     Raises:
@@ -54,7 +54,7 @@ def claim_workdir(workdir: Path, config: Config, statistics: DataStatistics | No
     if has_checkpoints(workdir):
         if not exists(workdir / CONFIG):
             raise InputError(f"{str(workdir)!r} holds checkpoints but no config.json; choose another --workdir")
-        for name, before, now in differences(load_config(workdir), config):
+        for name, before, now in differences(load_any_config(workdir), config):
             raise InputError(
                 f"{str(workdir)!r} holds a run with {name} = {before}, but this config says {now}; choose another "
                 f"--workdir or set --config.{name}"
@@ -72,7 +72,15 @@ def has_checkpoints(workdir: Path) -> bool:
 
 
 def load_config(workdir: Path) -> Config:
-    """The config of the run in `workdir`. Raises InputError if there is none or it cannot be read."""
+    """The config of the run in `workdir`. Raises InputError if there is none, it cannot be read, or is an autoencoder's."""
+    config = load_any_config(workdir)
+    if not isinstance(config, Config):
+        raise InputError(f"{str(workdir)!r} is a run of an autoencoder, but must be one of a denoiser")
+    return config
+
+
+def load_any_config(workdir: Path) -> AnyConfig:
+    """The config of the run in `workdir`, which may be an autoencoder's. Raises InputError as `load_config`."""
     file = workdir / CONFIG
     try:
         with opened(file) as found:
@@ -84,7 +92,7 @@ def load_config(workdir: Path) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read: {error}") from error
     try:
-        return config_from_json(text)
+        return any_from_json(text)
     except InputError as error:
         raise InputError(f"{file} cannot be read: {error}") from error
 
@@ -108,8 +116,8 @@ def load_data(workdir: Path, data: DataConfig) -> DataConfig:
     """
     if not has_checkpoints(workdir):
         return data
-    run = load_config(workdir)
-    if run.model.num_classes and run.data.classes is None:
+    run = load_any_config(workdir)
+    if run.num_classes and run.data.classes is None:
         logger.warning("%s keeps no names of classes, so that they cannot be compared with the data's; it will", workdir)
     channels = run.data.channels if data.channels is None else data.channels
     return dataclasses.replace(data, channels=channels, classes=run.data.classes if data.classes is None else data.classes)

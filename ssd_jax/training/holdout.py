@@ -13,6 +13,7 @@ from ssd_jax.process.stages import Stage
 from ssd_jax.sharding import AXES, DIVIDED, WHOLE, put_batch, shardings, split_along_batch
 from ssd_jax.training.config import TrainConfig
 from ssd_jax.training.objective import Batch, Objective
+from ssd_jax.training.reconstruction import Reconstruction
 from ssd_jax.training.state import Tree
 
 SEED = 0  # of timesteps and noise: the same in all runs, so that their curves can be compared
@@ -63,7 +64,9 @@ class Holdout:
             yield batch
 
 
-def compile_holdout(objective: Objective, config: TrainConfig, mesh: jax.sharding.Mesh, source: Source) -> Holdout:
+def compile_holdout(
+    objective: Objective | Reconstruction, config: TrainConfig, mesh: jax.sharding.Mesh, source: Source
+) -> Holdout:
     """Compiles the programs of the loss on the images of `source`, several at a time, under a progress bar."""
     size = config.batch_size // config.accumulate
     lowered = {str(each): _lowered(objective, config, each, mesh, size) for each in objective.stages}
@@ -71,7 +74,9 @@ def compile_holdout(objective: Objective, config: TrainConfig, mesh: jax.shardin
     return Holdout(ReadableSource(source), objective.labelled, mesh, size, programs)
 
 
-def _lowered(objective: Objective, config: TrainConfig, stage: Stage, mesh: jax.sharding.Mesh, size: int) -> Any:
+def _lowered(
+    objective: Objective | Reconstruction, config: TrainConfig, stage: Stage, mesh: jax.sharding.Mesh, size: int
+) -> Any:
     parameters = objective.parameters
 
     def mean_loss(parameters: Tree, draws: Batch) -> jax.Array:

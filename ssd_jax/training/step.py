@@ -21,6 +21,7 @@ from ssd_jax.process.stages import Stage
 from ssd_jax.sharding import AXES, DIVIDED, WHOLE, put_batch, replicated, shardings, specs, split_along_batch
 from ssd_jax.training.config import TrainConfig
 from ssd_jax.training.objective import Batch, Objective
+from ssd_jax.training.reconstruction import Reconstruction
 from ssd_jax.training.stage_sampling import Allocation, allocate
 from ssd_jax.training.state import TrainState, Tree, abstract_state
 from ssd_jax.training.update import updated
@@ -112,7 +113,7 @@ class StepPrograms:
     lower: dict[str, Callable[[], Any]]
 
 
-def step_programs(objective: Objective, config: TrainConfig, mesh: jax.sharding.Mesh) -> StepPrograms:
+def step_programs(objective: Objective | Reconstruction, config: TrainConfig, mesh: jax.sharding.Mesh) -> StepPrograms:
     """Every program that training will need. The devices of the mesh need not be there (`jax.experimental.topologies`).
 
     Raises:
@@ -143,7 +144,7 @@ def step_programs(objective: Objective, config: TrainConfig, mesh: jax.sharding.
     return StepPrograms(allocation, read, lower)
 
 
-def compile_train_step(objective: Objective, config: TrainConfig, mesh: jax.sharding.Mesh) -> TrainStep:
+def compile_train_step(objective: Objective | Reconstruction, config: TrainConfig, mesh: jax.sharding.Mesh) -> TrainStep:
     """Compiles every program that training will need, several at a time, under a progress bar.
 
     Raises:
@@ -200,7 +201,7 @@ def _sum(part: jax.Array, where: PartitionSpec, mesh: jax.sharding.Mesh) -> jax.
 
 
 def _loss(
-    objective: Objective,
+    objective: Objective | Reconstruction,
     weighting: str,
     stage: Stage,
     shares: Sequence[float],

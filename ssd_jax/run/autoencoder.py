@@ -1,0 +1,136 @@
+"""A trained autoencoder, read from the workdir of its run, and what its training shows of itself."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+from ssd_jax.build import AutoencoderExperiment, build_autoencoder
+from ssd_jax.config import AutoencoderRunConfig
+from ssd_jax.data.protocol import Source, image_batches
+from ssd_jax.errors import InputError, checked_arguments
+from ssd_jax.files.events import Events
+from ssd_jax.files.paths import Path, exists, to_path
+from ssd_jax.network.autoencoder import Autoencoder
+from ssd_jax.run.digest import combined, digests
+from ssd_jax.run.restore import restore_averages
+from ssd_jax.run.watching import Real, frechet_distances, write_grid
+from ssd_jax.run.weights import read_weights
+from ssd_jax.run.workdir import WEIGHTS, load_any_config
+from ssd_jax.sharding import make_mesh, placed, replicated
+from ssd_jax.training.ema import MAIN
+from ssd_jax.training.holdout import Holdout
+from ssd_jax.training.state import TrainState
+
+SHOWN = 16  # pictures of a grid, each with its reconstruction
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TrainedAutoencoder:
+    """A trained autoencoder.
+
+    Attributes:
+        experiment: what its config stands for.
+        autoencoder: with its averaged parameters.
+        step: training steps taken.
+    """
+
+    experiment: AutoencoderExperiment
+    autoencoder: Autoencoder
+    step: int
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the weights: 16 hexadecimal digits that tell autoencoders apart, wherever they lie."""
+        return combined(digests(self.autoencoder.parameters))
+
+    def reconstruct(self, pictures: UInt8[np.ndarray, "n h w channels"]) -> UInt8[np.ndarray, "n h w channels"]:
+        """What is left of pictures as latents (the means). Raises InputError if their shape does not fit."""
+        encoding = self.experiment.encoding
+        return encoding.decode(_reconstructed(self.autoencoder, encoding.encode(pictures)))
+
+
+@jax.jit
+def _reconstructed(autoencoder: Autoencoder, pictures: jax.Array) -> jax.Array:
+    return autoencoder.decode(autoencoder.encode(pictures).mean)
+
+
+@checked_arguments
+def load_autoencoder(workdir: str | Path, step: int | str | None = None) -> TrainedAutoencoder:
+    """The autoencoder of the run in `workdir`, or of a folder of weights; arguments as those of `load`.
+
+    Raises:
+        InputError: if there is no run of an autoencoder, no checkpoint, or it is damaged.
+    """
+    workdir = to_path(workdir)
+    config = load_any_config(workdir)
+    if not isinstance(config, AutoencoderRunConfig):
+        raise InputError(f"{str(workdir)!r} is a run of a denoiser, but must be one of an autoencoder")
+    experiment, where = build_autoencoder(config), replicated(make_mesh())
+    if exists(workdir / WEIGHTS):
+        taken, parameters = read_weights(workdir / WEIGHTS, experiment)
+        parameters = jax.device_put(parameters, where)
+    else:
+        abstract = placed({MAIN: experiment.abstract_parameters}, where)
+        taken, averages = restore_averages(workdir, experiment, abstract, step)
+        parameters = averages[MAIN]
+    return TrainedAutoencoder(experiment, _with(experiment, parameters), taken)
+
+
+def _with(experiment: AutoencoderExperiment, parameters: dict) -> Autoencoder:
+    return Autoencoder(parameters, experiment.config.model, experiment.encoding.channels)
+
+
+@dataclass(frozen=True, eq=False)
+class AutoencoderWatch:
+    """Looks at the averaged parameters of an autoencoder, as `Watch` does at a denoiser's.
+
+    Attributes:
+        experiment: what is trained.
+        workdir: its folder.
+        events: of TensorBoard.
+        holdout: the loss on held-out images; None without any.
+        real: what reconstructions are compared with; None to make none.
+        source: of the pictures that are reconstructed.
+    """
+
+    experiment: AutoencoderExperiment
+    workdir: Path
+    events: Events
+    holdout: Holdout | None
+    real: Real | None
+    source: Source
+
+    def means(self, losses: list[dict[str, jax.Array]]) -> dict[str, float]:
+        """The mean loss of several steps."""
+        return {"loss": float(np.mean([loss for each in jax.device_get(losses) for loss in each.values()]))}
+
+    def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
+        """Logs and returns, by name, what can be said of the averaged parameters in numbers."""
+        found: dict[str, float] = {}
+        if self.holdout is not None:
+            found["holdout/loss"] = self.means(self.holdout.losses(state.ema[MAIN]))["loss"]
+        if self.real is not None:
+            pictures = self._reconstructions(self._trained(state, step), self.experiment.config.train.evaluate_num)
+            distances = frechet_distances(pictures, self.real, self.experiment.config.data.background)
+            found |= {f"frechet/{name}": value for name, value in distances.items()}
+        self.events.scalars(found, step)
+        return found
+
+    def write_samples(self, state: TrainState, step: int) -> None:
+        """A grid of pictures, always the same, each to the left of its reconstruction."""
+        trained = self._trained(state, step)
+        (pictures,) = image_batches(self.source, SHOWN, SHOWN)
+        pairs = np.stack([pictures, trained.reconstruct(pictures)], axis=1).reshape(-1, *pictures.shape[1:])
+        write_grid(self.workdir, self.events, pairs, self.experiment.config.data.background, step, columns=8)
+
+    def _trained(self, state: TrainState, step: int) -> TrainedAutoencoder:
+        parameters = jax.device_put(state.ema[MAIN], replicated(make_mesh()))
+        return TrainedAutoencoder(self.experiment, _with(self.experiment, parameters), step)
+
+    def _reconstructions(self, trained: TrainedAutoencoder, num: int) -> Iterator[UInt8[np.ndarray, "n h w channels"]]:
+        """Of pictures spread over the source."""
+        return map(trained.reconstruct, image_batches(self.source, num, self.experiment.config.train.batch_size))
