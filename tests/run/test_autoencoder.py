@@ -62,6 +62,7 @@ def run(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.nightly
 def test_what_a_run_keeps(run):
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     named = {name for line in logged for name in line}
@@ -74,12 +75,14 @@ def test_what_a_run_keeps(run):
     assert found.shape == (3, 16, 16, 3) and found.dtype == np.uint8
 
 
+@pytest.mark.nightly
 def test_goes_on_bit_for_bit(run, tmp_path):
     train(tmp_path)
     whole, resumed = load_autoencoder(tmp_path), load_autoencoder(run)
     jax.tree.map(np.testing.assert_array_equal, whole.autoencoder, resumed.autoencoder)
 
 
+@pytest.mark.nightly
 def test_runs_of_another_kind_are_told_apart(run, tmp_path):
     with pytest.raises(InputError, match="is a run of an autoencoder, but must be one of a denoiser"):
         ssd_jax.load(run)
