@@ -1,7 +1,8 @@
 """Images prepared once for training: ArrayRecord shards in a folder, read at random without decoding photographs again.
 
 A folder holds dataset.json, which is written last, the labels in labels.npy, and shards. A record is a label, a
-little-endian int32, and an image of the final size as a lossless WebP, which is smaller than PNG and decoded as fast.
+little-endian int32, and an image of the final size as a lossless WebP, which is smaller than PNG and decoded as fast; or
+instead of it the latents of an image, little-endian float32 as they lie.
 """
 
 import io
@@ -13,7 +14,7 @@ from typing import Any, SupportsIndex, get_args, get_origin
 import cv2
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 from tqdm import tqdm
 
@@ -23,9 +24,9 @@ from ssd_jax.files.channels import WHITE, Colour, with_channels
 from ssd_jax.files.json_file import read_json
 from ssd_jax.files.paths import Path, bytes_of, in_bucket, local_copy, opened, to_path
 
-FORMAT = 1  # of dataset.json and the records
+FORMAT, FORMAT_OF_LATENTS = 1, 2  # of dataset.json and the records
 MANIFEST, LABELS = "dataset.json", "labels.npy"
-LABEL = np.dtype("<i4")
+LABEL, NUMBER = np.dtype("<i4"), np.dtype("<f4")
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,16 @@ def decode_record(record: bytes, channels: int) -> tuple[UInt8[np.ndarray, "h w 
     return image[..., :1] if channels == 1 else with_channels(image, channels), label_of(record)
 
 
+def encode_latents(latents: Float[np.ndarray, "h w channels"], label: int) -> bytes:
+    """A label and latents."""
+    return np.array(label, LABEL).tobytes() + latents.astype(NUMBER).tobytes()
+
+
+def decode_latents(record: bytes, shape: tuple[int, ...]) -> tuple[Float[np.ndarray, "..."], int]:
+    """What `encode_latents` was given. Raises ValueError if it is of another shape."""
+    return np.frombuffer(record, NUMBER, offset=LABEL.itemsize).reshape(shape).astype(np.float32), label_of(record)
+
+
 def label_of(record: bytes) -> int:
     """The label of a record."""
     return int(np.frombuffer(record, LABEL, 1)[0])
@@ -60,6 +71,22 @@ class Shard:
     images: int
     bytes: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What is stored instead of images.
+
+    Attributes:
+        autoencoder: the digest of the weights of what made them, the means of its Gaussians.
+        shape: (h, w, channels) of an image's.
+        mean, deviation: of every channel, over images and places.
+    """
+
+    autoencoder: str
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -77,6 +104,7 @@ class Manifest:
         left_out: how many of the data could not be read.
         source: fingerprint of the data, if they have one.
         shards: in order.
+        latents: what the records hold instead of the images; None if they hold these.
     """
 
     shape: tuple[int, ...]
@@ -89,6 +117,7 @@ class Manifest:
     left_out: int
     source: str | None
     shards: tuple[Shard, ...]
+    latents: Latents | None
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -101,8 +130,9 @@ def read_manifest(folder: Path) -> Manifest:
             f"data.folder {str(folder)!r} holds no {MANIFEST}, which launch.prepare writes last: give a folder that it "
             "made, or run it again to finish this one"
         ) from error
-    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
+    if not isinstance(found, dict) or found.pop("format", None) != (FORMAT_OF_LATENTS if found.get("latents") else FORMAT):
         raise InputError(f"{str(file)!r} is of another version, or not of launch.prepare; prepare the data again")
+    found.setdefault("latents", None)
     try:
         return Manifest(**{name: _read_field(name, kind, found[name]) for name, kind in field_types(Manifest).items()})
     except (KeyError, TypeError, InputError) as error:
@@ -111,6 +141,8 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _read_field(name: str, kind: Any, value: Any) -> Any:
     """A field of the manifest. Tuples may be longer than those of configs."""
+    if name == "latents" and isinstance(value, dict):
+        return Latents(**{each: as_type(each, value[each], kind) for each, kind in field_types(Latents).items()})
     if get_origin(kind) is not tuple or ... not in get_args(kind):
         return as_type(name, value, kind)
     of = get_args(kind)[0]
@@ -130,6 +162,7 @@ class ArrayRecordSource:
         background: RGB, 0..255: shows through images of 4 channels if fewer are asked for.
         crop: what they must have been cut by.
 
+    An item of a folder of latents has them in place of the image, float32 (h, w, channels) as they were made.
     An image whose record is damaged is reported and is None.
 
     Raises:
@@ -161,14 +194,21 @@ class ArrayRecordSource:
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray] | None:
         try:
-            image, label = decode_record(self._records[int(index)], self._own)
+            image, label = self._decoded(self._records[int(index)])
         except Exception as error:  # of ArrayRecord, for flipped bits
             if int(index) not in self._unreadable:
                 self._unreadable.add(int(index))
                 told = (int(index), str(self._folder), one_line(error), len(self._unreadable))
                 logger.warning("image %d of %r is left out: %s (%d so far)", *told)
             return None
-        return {"image": with_channels(image, self.channels, self._background), "label": np.asarray(label, np.int32)}
+        return {"image": image, "label": np.asarray(label, np.int32)}
+
+    def _decoded(self, record: bytes) -> tuple[np.ndarray, int]:
+        """The image of a record, or its latents, and its label."""
+        if self._manifest.latents is not None:
+            return decode_latents(record, self._manifest.latents.shape)
+        image, label = decode_record(record, self._own)
+        return with_channels(image, self.channels, self._background), label
 
 
 def _labels(file: Path, count: int) -> np.ndarray:
@@ -194,6 +234,10 @@ def _compare(folder: str, manifest: Manifest, look: ImageLook) -> None:
                 f"{folder!r} was prepared with {name} {before}, but it is {now}; set --config.{name}={before}, or prepare "
                 "the data again"
             )
+    if manifest.latents is not None and look.channels not in (None, manifest.channels):
+        raise InputError(
+            f"data.channels is {look.channels}, but {folder!r} holds latents of images of {manifest.channels}; leave it out"
+        )
     if look.channels == 4 and manifest.channels != 4:
         raise InputError(f"data.channels is 4, but {folder!r} was prepared with {manifest.channels}; set it to 3 or 1")
 
