@@ -181,7 +181,7 @@ def _indices(given: list[str]) -> list[int]:
 
 def _whole(image: Picture, trained: ssd_jax.Trained) -> jax.Array:
     """x_0 of an image or of the beginning of a clip, of any size, [1, *shape, channels]."""
-    fitted, shape = _fitted(image, trained), trained.process.shape
+    fitted, shape = _fitted(image, trained), trained.encoding.picture_shape[:-1]
     if fitted.shape[:-1] != shape:
         raise InputError(f"the clip has {len(fitted)} frames, but the model draws {shape[0]}; give a longer one")
     return _encoded(fitted, trained)
@@ -189,7 +189,7 @@ def _whole(image: Picture, trained: ssd_jax.Trained) -> jax.Array:
 
 def _fitted(image: Picture, trained: ssd_jax.Trained) -> np.ndarray:
     """An image of any size as large as the model's, or so the first frames of a clip, as many as the model draws."""
-    shape, crop = trained.process.shape, CROPS[trained.config.data.crop]
+    shape, crop = trained.encoding.picture_shape[:-1], CROPS[trained.config.data.crop]
     if isinstance(image, np.ndarray) != (len(shape) == 2):
         given, needed = ("an image", "a GIF, MP4 or animated WebP file") if len(shape) == 3 else ("a clip", "an image")
         raise InputError(f"the model draws arrays of shape {shape}, but {given} is given; give {needed}")
@@ -203,7 +203,7 @@ def _fitted(image: Picture, trained: ssd_jax.Trained) -> np.ndarray:
 
 def _encoded(image: np.ndarray, trained: ssd_jax.Trained) -> jax.Array:
     """x_0 of an image or a clip as it is, with the channels of the run, [1, *spatial, channels]."""
-    image = with_channels(image, trained.encoding.channels, trained.config.data.background)
+    image = with_channels(image, trained.encoding.picture_shape[-1], trained.config.data.background)
     return trained.encoding.encode(image[None])
 
 

@@ -154,7 +154,7 @@ def _drawn(trained: ssd_jax.Trained) -> Samples:
 
     folders.claim(out, record)
     folders.check_sizes(out, num, trained.encoding)
-    return Samples(num, trained.process.shape, draw)
+    return Samples(num, trained.encoding.picture_shape[:-1], draw)
 
 
 @dataclass(frozen=True)

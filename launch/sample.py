@@ -52,9 +52,9 @@ def main() -> None:
         first_does(lambda: images.write_animation(animation, images.growing(states, predictions, background=background)))
 
     def write() -> None:
-        read = partial(pictures.read_array, shape=encoding.shape, channels=encoding.channels)
+        read = partial(pictures.read_array, shape=encoding.picture_shape[:-1], channels=encoding.picture_shape[-1])
         grid = pictures.write_picture(out / "grid", pictures.picture(np.stack(list(map(read, paths[:SHOWN]))), background))
-        images.write_npz(out / "samples.npz", map(read, paths), (num, *encoding.shape, encoding.channels))
+        images.write_npz(out / "samples.npz", map(read, paths), (num, *encoding.picture_shape))
         print(f"{num} images at step {trained.step}: {paths[0]} .., {grid}, {out}/samples.npz")
 
     first_does(write)

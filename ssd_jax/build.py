@@ -9,8 +9,8 @@ import jax
 from flax import nnx
 
 from ssd_jax.config import AutoencoderRunConfig, Config
-from ssd_jax.data.encoding import Encoding, PixelEncoding
-from ssd_jax.errors import checked_arguments
+from ssd_jax.data.encoding import Encoding, LatentEncoding, PixelEncoding
+from ssd_jax.errors import InputError, checked_arguments
 from ssd_jax.network import abstract_network, init_parameters
 from ssd_jax.network.autoencoder import Autoencoder, abstract_autoencoder, init_autoencoder
 from ssd_jax.network.denoiser import Denoiser
@@ -101,20 +101,40 @@ AnyExperiment = Experiment | AutoencoderExperiment
 
 
 @checked_arguments
-def build(config: Config, statistics: DataStatistics | None = None) -> Experiment:
+def build(config: Config, statistics: DataStatistics | None = None, autoencoder: Autoencoder | None = None) -> Experiment:
     """Builds the process, the encoding and the abstract network of a config.
 
     Args:
         config: with `data.channels` as `data.sources.recorded` gives it; RGB where it is not given.
         statistics: of the data, if they are known.
+        autoencoder: that `config.encoding` names, with its digest, mean and deviation.
 
     Raises:
-        InputError: if the process cannot be, or the network cannot take the shapes of its levels.
+        InputError: if the process cannot be, the network cannot take the shapes of its levels, or the autoencoder is not
+            that of the config.
     """
     process = make_process(config.process)
-    encoding = PixelEncoding(process.shape, config.data.channels or 3)
+    encoding = _encoding(config, process.shape, autoencoder)
     graphdef, abstract = abstract_network(config.model, process.level_shapes, encoding.channels)
     return Experiment(config, process, encoding, graphdef, abstract, statistics)
+
+
+def _encoding(config: Config, shape: tuple[int, ...], autoencoder: Autoencoder | None) -> Encoding:
+    """Pixels, or the latents of an autoencoder. Raises InputError if it is not given, or others' latents are meant."""
+    channels, settings = config.data.channels or 3, config.encoding
+    if settings.autoencoder is None:
+        return PixelEncoding(shape, channels)
+    if autoencoder is None:
+        raise InputError(
+            f"encoding.autoencoder is {settings.autoencoder!r}, which only a run can bring along; train one, and load it"
+        )
+    made = (autoencoder.channels, autoencoder.config.latent_channels)
+    if made != (channels, len(settings.mean)):
+        raise InputError(
+            f"the data are latents of {len(settings.mean)} channels of images of {channels}, but the autoencoder's are "
+            f"{made[1]} of images of {made[0]}; give the one that made them"
+        )
+    return LatentEncoding(shape, autoencoder, settings.mean, settings.deviation)
 
 
 def build_autoencoder(config: AutoencoderRunConfig) -> AutoencoderExperiment:

@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from ssd_jax.data.encoding import EncodingConfig
 from ssd_jax.data.sources import DataConfig
 from ssd_jax.errors import (
     HOW_TO_REGISTER,
@@ -65,12 +66,22 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+    encoding: EncodingConfig = field(default_factory=EncodingConfig)
 
     def __post_init__(self):
         kind_of(self.model)
         if self.sample.guidance != 1 and null_label(self.model) is None:
             guidance = f"sample.guidance is {self.sample.guidance}"
             raise InputError(f"{guidance}, but must be 1 unless model.num_classes and model.label_dropout are above 0")
+        if self.encoding.autoencoder is not None and self.data.flip:
+            raise InputError(
+                "data.flip is set, but latents cannot be mirrored: leave it out, or prepare mirrored images too"
+            )
+        if self.encoding.autoencoder is not None and self.train.evaluate_every and self.train.evaluate_num:
+            raise InputError(
+                f"train.evaluate_num is {self.train.evaluate_num}, but the data are latents, with which pictures cannot be "
+                "compared: set it to 0, and compare with launch.evaluate --reference"
+            )
         _check_evaluations(self.data, self.train)
 
     @property

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,7 +29,9 @@ READ_AT_A_TIME = 64  # images
 def origin(trained: ssd_jax.Trained) -> dict:
     """Which model it is, wherever its workdir lies: by its config, its step and a digest of its weights."""
     config = as_dict(trained.config)
-    defining = {section: config[section] for section in ("model", "process", "denoiser")}
+    defining: dict[str, Any] = {section: config[section] for section in ("model", "process", "denoiser")}
+    if trained.config.encoding.digest is not None:
+        defining["autoencoder"] = trained.config.encoding.digest
     text = json_text(defining | {"channels": trained.encoding.channels, "background": config["data"]["background"]})
     return {"model": hashlib.sha256(text.encode()).hexdigest()[:16], "step": trained.step, "weights": trained.digest}
 
@@ -85,7 +88,7 @@ def fill(
     Returns:
         All files in order.
     """
-    shape, channels = encoding.shape, encoding.channels
+    shape, channels = encoding.picture_shape[:-1], encoding.picture_shape[-1]
     paths = [_path(out, index, shape) for index in range(num)]
     check_sizes(out, num, encoding)
     there = _there(out, num, shape)
@@ -110,8 +113,8 @@ def _write(drawn: np.ndarray, first: int, paths: dict[int, Path]) -> None:
 
 def check_sizes(out: Path, num: int, encoding: Encoding) -> None:
     """Raises InputError if one of the images 0 .. num - 1 in `out` is of another size than those that are to be drawn."""
-    shape = pictures.file_shape(encoding.shape)
-    for path in _there(out, num, encoding.shape).values():
+    shape = pictures.file_shape(encoding.picture_shape[:-1])
+    for path in _there(out, num, encoding.picture_shape[:-1]).values():
         if (size := _size_if_any(path, len(shape))) is not None:
             _check_size(path, size, shape, "the images drawn are")
 

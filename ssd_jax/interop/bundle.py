@@ -22,12 +22,15 @@ import numpy as np
 from jax import export
 from safetensors.numpy import save
 
+from ssd_jax.data.encoding import LatentEncoding, PixelEncoding
 from ssd_jax.errors import InputError, checked_arguments, few, one_line
 from ssd_jax.files.json_file import json_text, write_json
 from ssd_jax.files.paths import Path, check_new, new_folder, to_path
 from ssd_jax.interop import standalone
 from ssd_jax.interop.model_card import model_card
 from ssd_jax.network.denoiser import Denoiser
+from ssd_jax.run.autoencoder import of_weights
+from ssd_jax.run.latents import keep_autoencoder
 from ssd_jax.run.trained import Trained
 from ssd_jax.run.weights import named_in_files, write_weights
 from ssd_jax.run.workdir import WEIGHTS, claim_workdir
@@ -66,6 +69,11 @@ def write_bundle(
     check_new(folder)
     process = trained.process
     trained.check_prior_is_noise("a bundle")
+    if not isinstance(trained.encoding, PixelEncoding):
+        raise InputError(
+            "the model draws latents, of which the programs of a bundle make no pictures; draw with ssd_jax, whose folder "
+            "of weights `write_model` writes"
+        )
     if plan.process is not process or plan.timesteps[0] != process.num_timesteps - 1:
         raise InputError("the plan is of another process, or does not begin at T - 1; make it by trained.plan()")
     if not any(_is_of(trained, each) for each in jax.tree.leaves(denoise, is_leaf=partial(_is_of, trained))):
@@ -111,6 +119,8 @@ def write_model(trained: Trained, folder: pathlib.Path, quantize: str | None = N
     """Writes what `load` reads, and a model card. Arguments and errors as of `write_bundle`."""
     experiment = trained.experiment
     claim_workdir(folder, experiment.config, experiment.statistics)
+    if isinstance(experiment.encoding, LatentEncoding):
+        keep_autoencoder(folder, of_weights(experiment.encoding.autoencoder))
     (folder / "README.md").write_text(model_card(trained, quantize), encoding="utf-8")
     write_weights(folder / WEIGHTS, experiment, trained.network.parameters, trained.step, quantize)
 

@@ -12,9 +12,12 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from ssd_jax.data.protocol import CHANNELS
 from ssd_jax.errors import InputError, brief, checked_fields, few, one_line
 from ssd_jax.files.json_file import read_json
+from ssd_jax.files.paths import absolute, check_new, to_path
 from ssd_jax.network.autoencoder import Autoencoder, AutoencoderConfig, abstract_autoencoder
+from ssd_jax.run.autoencoder import TrainedAutoencoder, load_autoencoder, of_weights, write_autoencoder
 from ssd_jax.run.digest import named
 
 CLASS = "AutoencoderKL"
@@ -68,6 +71,14 @@ def read_diffusers_autoencoder(folder: str | Path) -> Autoencoder:
         raise InputError(f"{str(file)!r} does not fit its {CONFIG}: {error}; download both again") from error
 
 
+def import_diffusers_autoencoder(folder: str | Path, workdir: str | Path) -> TrainedAutoencoder:
+    """Makes `workdir`, which must be empty or new, a folder of weights that configs can name. Errors as of the reading."""
+    out = absolute(to_path(workdir))
+    check_new(out)  # before anything is read
+    write_autoencoder(of_weights(read_diffusers_autoencoder(folder)), out)
+    return load_autoencoder(out)
+
+
 def _config(file: Path) -> tuple[AutoencoderConfig, int]:
     """The settings and the channels of pictures that a config.json says."""
     try:
@@ -92,8 +103,8 @@ def _config(file: Path) -> tuple[AutoencoderConfig, int]:
         if name not in fixed or value != fixed[name]:
             wanted = f"must be {brief(fixed[name])}" if name in fixed else "is not known"
             raise InputError(f"{str(file)!r} says {brief(name)}: {brief(value)}, but {wanted} here; it cannot be read")
-    if type(channels) is not int or not 1 <= channels <= 4:
-        raise InputError(f"{str(file)!r} says 'in_channels': {brief(channels)}, but pictures have 1 to 4")
+    if channels not in CHANNELS:
+        raise InputError(f"{str(file)!r} says 'in_channels': {brief(channels)}, but pictures have {few(CHANNELS)}")
     try:
         return AutoencoderConfig(**checked_fields("model", AutoencoderConfig, settings)), channels
     except InputError as error:

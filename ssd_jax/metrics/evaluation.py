@@ -103,8 +103,14 @@ def measure_reference(
 def data_reference(
     config: DataConfig, feature_sets: Sequence[FeatureSet], shape: tuple[int, ...], source: Source | None = None
 ) -> Reference:
-    """`measure_reference` of the data of a config, whose `source` is made if it is not given."""
+    """`measure_reference` of the data of a config, whose `source` is made if it is not given.
+
+    Raises InputError if the data are latents.
+    """
     source = source or make_source(config, shape)
+    first = next((item for item in map(source.__getitem__, range(len(source))) if item is not None), None)
+    if first is not None and first["image"].dtype != np.uint8:
+        raise InputError("the data of the run are latents, with which pictures cannot be compared; give --reference")
     images, batches = getattr(source, "fingerprint", None), partial(image_batches, source)
     name = None if images is None else f"{images}, {source.channels} channels"
     return measure_reference(feature_sets, batches, data=name, shape=shape, background=config.background)

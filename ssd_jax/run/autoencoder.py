@@ -1,7 +1,7 @@
 """A trained autoencoder, read from the workdir of its run, and what its training shows of itself."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import jax
@@ -10,19 +10,23 @@ from jaxtyping import UInt8
 
 from ssd_jax.build import AutoencoderExperiment, build_autoencoder
 from ssd_jax.config import AutoencoderRunConfig
+from ssd_jax.data.encoding import PixelEncoding, encoded
+from ssd_jax.data.preparation import ToLatents
 from ssd_jax.data.protocol import Source, image_batches
+from ssd_jax.data.sources import DataConfig
 from ssd_jax.errors import InputError, checked_arguments
 from ssd_jax.files.events import Events
-from ssd_jax.files.paths import Path, exists, to_path
+from ssd_jax.files.paths import Path, exists, new_folder, to_path
 from ssd_jax.network.autoencoder import Autoencoder
 from ssd_jax.run.digest import combined, digests
 from ssd_jax.run.restore import restore_averages
 from ssd_jax.run.watching import Real, frechet_distances, write_grid
-from ssd_jax.run.weights import read_weights
-from ssd_jax.run.workdir import WEIGHTS, load_any_config
+from ssd_jax.run.weights import read_weights, write_weights
+from ssd_jax.run.workdir import WEIGHTS, claim_workdir, load_any_config
 from ssd_jax.sharding import make_mesh, placed, replicated
 from ssd_jax.training.ema import MAIN
 from ssd_jax.training.holdout import Holdout
+from ssd_jax.training.reconstruction import LEAST_SIDE, ReconstructionConfig
 from ssd_jax.training.state import TrainState
 
 SHOWN = 16  # pictures of a grid, each with its reconstruction
@@ -46,6 +50,26 @@ class TrainedAutoencoder:
     def digest(self) -> str:
         """Of the weights: 16 hexadecimal digits that tell autoencoders apart, wherever they lie."""
         return combined(digests(self.autoencoder.parameters))
+
+    def of_images(self, data: DataConfig) -> DataConfig:
+        """The config of data for this autoencoder: its images have as many channels. Raises InputError if they differ."""
+        channels = self.autoencoder.channels
+        if data.channels not in (None, channels):
+            raise InputError(
+                f"data.channels is {data.channels}, but the autoencoder is of images of {channels}; leave it out"
+            )
+        return replace(data, channels=channels)
+
+    def to_latents(self, shape: tuple[int, ...]) -> ToLatents:
+        """What makes latents, the means, of images of spatial `shape`. Raises InputError if it does not fit."""
+        images = jax.ShapeDtypeStruct((1, *shape, self.autoencoder.channels), np.float32)
+        found = jax.eval_shape(encoded, self.autoencoder, images)
+        pixels = PixelEncoding(shape, self.autoencoder.channels)
+        return ToLatents(
+            self.digest,
+            found.shape[1:],
+            lambda pictures: np.asarray(encoded(self.autoencoder, pixels.encode(pictures))),
+        )
 
     def reconstruct(self, pictures: UInt8[np.ndarray, "n h w channels"]) -> UInt8[np.ndarray, "n h w channels"]:
         """What is left of pictures as latents (the means). Raises InputError if their shape does not fit."""
@@ -78,6 +102,24 @@ def load_autoencoder(workdir: str | Path, step: int | str | None = None) -> Trai
         taken, averages = restore_averages(workdir, experiment, abstract, step)
         parameters = averages[MAIN]
     return TrainedAutoencoder(experiment, _with(experiment, parameters), taken)
+
+
+def of_weights(autoencoder: Autoencoder) -> TrainedAutoencoder:
+    """An autoencoder that was trained elsewhere, as one of no steps here."""
+    side = LEAST_SIDE * autoencoder.config.factor
+    config = AutoencoderRunConfig(
+        data=DataConfig(channels=autoencoder.channels),
+        reconstruction=ReconstructionConfig(shape=(side, side)),
+        model=autoencoder.config,
+    )
+    return TrainedAutoencoder(build_autoencoder(config), autoencoder, 0)
+
+
+def write_autoencoder(trained: TrainedAutoencoder, workdir: Path) -> None:
+    """Makes `workdir` a folder of weights that `load_autoencoder` reads, whole or not at all."""
+    with new_folder(workdir) as folder:
+        claim_workdir(folder, trained.experiment.config)
+        write_weights(folder / WEIGHTS, trained.experiment, trained.autoencoder.parameters, trained.step)
 
 
 def _with(experiment: AutoencoderExperiment, parameters: dict) -> Autoencoder:

@@ -10,6 +10,7 @@ from ssd_jax.files.json_file import read_json
 from ssd_jax.files.paths import Path, exists, to_path
 from ssd_jax.process.operators import OPERATORS
 from ssd_jax.run.averages import average_of_width
+from ssd_jax.run.latents import kept_autoencoder
 from ssd_jax.run.restore import restore_averages
 from ssd_jax.run.trained import Trained
 from ssd_jax.run.weights import read_weights
@@ -41,7 +42,8 @@ def load(
     workdir = to_path(workdir)
     if operator is not None:
         _register(workdir, operator)
-    experiment = build(load_config(workdir), load_statistics(workdir))
+    config = load_config(workdir)
+    experiment = build(config, load_statistics(workdir), kept_autoencoder(workdir, config))
     if exists(workdir / WEIGHTS):
         return _load_weights(workdir, experiment, ema_width, step)
     abstract = placed({MAIN: experiment.abstract_parameters}, replicated(make_mesh()))

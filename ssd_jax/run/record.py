@@ -14,7 +14,14 @@ from ssd_jax.run.digest import Digest, kinds
 
 FORMAT = 2  # of checkpoints; those of format 1 have no record
 DEFINING = ("model", "process", "denoiser")  # the sections of a config that weights are bound to, besides:
-DEFINING_DATA = ("channels", "classes", "holdout")
+DEFINING_FIELDS = (
+    ("data", "channels"),
+    ("data", "classes"),
+    ("data", "holdout"),
+    ("encoding", "digest"),
+    ("encoding", "mean"),
+    ("encoding", "deviation"),
+)
 
 
 class Damaged(InputError):
@@ -87,7 +94,7 @@ def differences(before: AnyConfig, now: AnyConfig) -> Iterator[tuple[str, Any, A
     """The fields that weights are bound to and that differ: name, value before, value now."""
     old, new = as_dict(before), as_dict(now)
     names = [(section, name) for section in DEFINING for name in new.get(section, {}) | old.get(section, {})]
-    for section, name in [*names, *(("data", name) for name in DEFINING_DATA)]:
+    for section, name in [*names, *DEFINING_FIELDS]:
         before_it, now_it = (sections.get(section, {}).get(name) for sections in (old, new))
         if before_it != now_it and (name, before_it) != ("classes", None):  # of runs from before names were kept
             yield f"{section}.{name}", before_it, now_it

@@ -23,9 +23,10 @@ from ssd_jax.files.lease import Lease
 from ssd_jax.files.paths import Path, check_writable, to_path
 from ssd_jax.processes import first_does, gathered
 from ssd_jax.run import checkpoint
-from ssd_jax.run.autoencoder import AutoencoderWatch
+from ssd_jax.run.autoencoder import AutoencoderWatch, TrainedAutoencoder
 from ssd_jax.run.averages import keep_average
 from ssd_jax.run.interruption import noted_signals
+from ssd_jax.run.latents import keep_autoencoder, with_latents
 from ssd_jax.run.load import load
 from ssd_jax.run.origin import check_origin, forget_origin, start_from
 from ssd_jax.run.profile import Profiler
@@ -87,10 +88,15 @@ def train(
     if origin is not None and has_checkpoints(workdir):
         check_origin(origin, workdir)
     from_python, data, labelled = source is not None, load_data(workdir, config.data), config.num_classes > 0
-    source, held_out = make_split(data, config.image_shape, source)
+    autoencoder, shape = None, config.image_shape
+    if isinstance(config, Config):
+        config, autoencoder = with_latents(config, workdir, from_python=from_python)
+        factor = 1 if autoencoder is None else autoencoder.autoencoder.config.factor
+        shape = tuple(factor * side for side in shape)
+    source, held_out = make_split(data, shape, source)
     check_classes(source, config.num_classes)
     config = replace(config, data=recorded(data, source, labelled=labelled, from_python=from_python))
-    experiment = _built(config, workdir, source)
+    experiment = _built(config, workdir, source, autoencoder)
     objective = experiment.objective
     allocation = allocate(objective.stages, settings, mesh.size, objective.flops)  # these fail before anything is written
     real = measure_real(config, source) if settings.evaluate_every and settings.evaluate_num else None
@@ -100,6 +106,8 @@ def train(
     iterator = make_iterator(source, batch_size=settings.batch_size, seed=settings.seed, flip=config.data.flip)
     with workdir_lease(workdir) as lease:
         first_does(partial(claim_workdir, workdir, config, experiment.statistics))
+        if autoencoder is not None:
+            first_does(partial(keep_autoencoder, workdir, autoencoder))
         logger.info(summary(experiment, source, allocation, mesh))
         kept = {"latest": settings.keep_latest, "every": settings.keep_every, "best": settings.keep_best}
         with checkpoint.open_checkpoints(workdir, writable=True, **kept) as checkpoints:
@@ -125,11 +133,12 @@ def train(
                 loop.run(state, step, iterator)
 
 
-def _built(config: AnyConfig, workdir: Path, source: Source) -> AnyExperiment:
+def _built(config: AnyConfig, workdir: Path, source: Source, autoencoder: TrainedAutoencoder | None) -> AnyExperiment:
     """What a config stands for, with the statistics that the run keeps. Raises InputError if it cannot draw samples."""
     if not isinstance(config, Config):
         return build_autoencoder(config)
-    experiment, drawn = with_statistics(build(config), workdir, source), config.sample
+    built = build(config, autoencoder=None if autoencoder is None else autoencoder.autoencoder)
+    experiment, drawn = with_statistics(built, workdir, source), config.sample
     plan_steps(experiment.process, solver=drawn.solver, num_steps=drawn.num_steps, spacing=drawn.spacing)
     return experiment
 
@@ -157,7 +166,8 @@ def summary(experiment: AnyExperiment, source: Source, allocation: Allocation, m
         stages = ", ".join(f"{stage} {n:.3g}" for stage, n in zip(allocation.stages, allocation.draws, strict=True))
         draws = f"images a step by stage: {stages}"
     else:
-        latents = (*(side // config.model.factor for side in encoding.shape), config.model.latent_channels)
+        model = experiment.config.model
+        latents = (*(side // model.factor for side in encoding.shape), model.latent_channels)
         draws = f"latents of {'x'.join(map(str, latents))}; {config.train.batch_size} images a step"
     axes = " x ".join(f"{size} {name}" for name, size in mesh.shape.items() if size > 1 or name == "data")
     return (

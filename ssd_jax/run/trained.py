@@ -49,11 +49,12 @@ class Trained:
 
     def __repr__(self) -> str:
         config, encoding, classes = self.config, self.encoding, self.config.data.classes
+        size = "x".join(map(str, encoding.picture_shape)) + _as_latents(encoding)
         count = sum(leaf.size for leaf in jax.tree.leaves(self.network.parameters))
         draws = config.sample
         rows = {
             "network": f"{kind_of(config.model)}, {count / 1e6:.3g} million parameters, {self.step} training steps",
-            "images": f"{'x'.join(map(str, (*encoding.shape, encoding.channels)))}, {config.model.num_classes} classes"
+            "images": f"{size}, {config.model.num_classes} classes"
             + (f": {few(classes)}" if classes and config.model.num_classes else ""),
             "denoiser": f"{config.denoiser.parameterisation}, conditioned on {config.denoiser.conditioning}",
             "samples by": f"{draws.solver}, {draws.num_steps} calls, spacing {draws.spacing}, guidance {draws.guidance:g}",
@@ -208,7 +209,7 @@ class Trained:
         process, last = self.process, self.process.num_timesteps - 1
         if process.prior_is_noise:
             return None
-        source = ReadableSource(make_source(self.config.data, process.shape))
+        source = ReadableSource(make_source(self.config.data, self.encoding.picture_shape[:-1]))
         noise = seeded(key, image_indices(num, first_index))
         chosen = jax.vmap(lambda k: jax.random.randint(k, (), 0, len(source)))(noise.keys[:, 0])
         x0 = self.encoding.encode(np.stack([source[int(index)]["image"] for index in chosen]))
@@ -300,6 +301,12 @@ class Trained:
         with tqdm(total=plan.calls, desc="sampling", unit="call", leave=False) as bar:
             *_, last = with_progress(snapshots, bar)
         return last.x
+
+
+def _as_latents(encoding: Encoding) -> str:
+    """What a description of images says of latents that they are drawn as."""
+    own = (*encoding.shape, encoding.channels)
+    return "" if own == encoding.picture_shape else f" as latents of {'x'.join(map(str, own))}"
 
 
 def _shared(images: Any, num: int) -> Any:

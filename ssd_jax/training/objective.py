@@ -80,7 +80,10 @@ class Objective:
     def abstract_draws(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of so many draws."""
         shape = (size, *self.encoding.shape, self.encoding.channels)
-        batch = {"image": jax.ShapeDtypeStruct(shape, jnp.uint8), "number": jax.ShapeDtypeStruct((size,), jnp.int32)}
+        batch = {
+            "image": jax.ShapeDtypeStruct(shape, self.encoding.dtype),
+            "number": jax.ShapeDtypeStruct((size,), jnp.int32),
+        }
         if self.labelled:
             batch["label"] = jax.ShapeDtypeStruct((size,), jnp.int32)
         return batch

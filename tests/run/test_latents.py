@@ -1,0 +1,113 @@
+"""Runs on latents: prepared by an autoencoder that is then kept with them."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+import ssd_jax
+from ssd_jax.data.arrays import ArraySource
+from ssd_jax.data.encoding import EncodingConfig, LatentEncoding
+from ssd_jax.data.preparation import prepare
+from ssd_jax.data.sources import DataConfig, make_source
+from ssd_jax.errors import InputError
+from ssd_jax.files.channels import WHITE
+from ssd_jax.files.images import read_image
+from ssd_jax.network.autoencoder import Autoencoder, AutoencoderConfig, abstract_autoencoder
+from ssd_jax.run.autoencoder import load_autoencoder, of_weights, write_autoencoder
+from tests.conftest import tiny_config
+
+CONFIG = AutoencoderConfig(widths=(2, 2), latent_channels=2, num_groups=1, attention=False)
+
+
+def autoencoder_in(folder, seed: int):
+    """The folder of weights of an autoencoder that nobody trained."""
+    rng, abstract = np.random.default_rng(seed), abstract_autoencoder(CONFIG, 3)
+    drawn = jax.tree.map(lambda leaf: 0.4 * rng.normal(size=leaf.shape).astype(np.float32), abstract.parameters)
+    write_autoencoder(of_weights(Autoencoder(drawn, CONFIG, 3)), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An autoencoder in "vae", another in "other", images of 16 px and their latents of 8 px in "latents"."""
+    folder = tmp_path_factory.mktemp("latents")
+    autoencoder_in(folder / "other", 1)
+    trained = load_autoencoder(autoencoder_in(folder / "vae", 0))
+    source = ArraySource(pictures())
+    prepare(source, folder / "latents", shape=(16, 16), crop="area", background=WHITE, latents=trained.to_latents((16, 16)))
+    prepare(source, folder / "images", shape=(16, 16), crop="area", background=WHITE)
+    return folder
+
+
+def pictures() -> np.ndarray:
+    """uint8 [40, 16, 16, 3]."""
+    return np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), np.uint8).repeat(4, axis=1).repeat(4, axis=2)
+
+
+def config_of(folder, data="latents", autoencoder="vae", **train):
+    """The config of a run on what lies in the folder."""
+    named = EncodingConfig(None if autoencoder is None else str(folder / autoencoder))
+    return replace(tiny_config(**train), data=DataConfig(source="array_record", folder=str(folder / data)), encoding=named)
+
+
+def test_latents_are_those_of_the_autoencoder_and_encoded_to_mean_0_and_deviation_1(folder):
+    trained = load_autoencoder(folder / "vae")
+    source = make_source(DataConfig(source="array_record", folder=str(folder / "latents")), (16, 16))
+    found = np.stack([source[i]["image"] for i in range(len(source))])
+    expected = trained.to_latents((16, 16)).encode(pictures())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    mean, deviation = expected.mean((0, 1, 2)), expected.std((0, 1, 2))
+    encoding = LatentEncoding((8, 8), trained.autoencoder, tuple(mean.tolist()), tuple(deviation.tolist()))
+    x0 = np.asarray(encoding.encode(found))
+    np.testing.assert_allclose(x0.mean((0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(x0.std((0, 1, 2)), 1, atol=1e-5)
+    np.testing.assert_allclose(encoding.encode(pictures()), x0, atol=1e-4)
+    np.testing.assert_array_equal(encoding.decode(x0[:8]), trained.reconstruct(pictures()[:8]))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"autoencoder": None}, r"holds latents of the autoencoder [0-9a-f]{16}, but none is named"),
+        ({"autoencoder": "other"}, r"holds latents of the autoencoder .*other' is [0-9a-f]{16}; prepare the data with it"),
+        ({"data": "images"}, r"but the data are images; make latents of them, python -m launch.prepare --latents"),
+        ({"evaluate_every": 1}, r"train.evaluate_num is 4096, but the data are latents"),
+    ],
+)
+def test_what_does_not_go_together(folder, tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        ssd_jax.train(config_of(folder, **change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_sizes_and_data_of_the_callers_are_refused(folder, tmp_path):
+    config = config_of(folder)
+    with pytest.raises(InputError, match=r"process.shape is \(16, 16\), but the latents in .* are \(8, 8\); set"):
+        ssd_jax.train(replace(config, process=replace(config.process, shape=(16, 16))), tmp_path / "run")
+    with pytest.raises(InputError, match="but the data are images"):
+        ssd_jax.train(config, tmp_path / "run", source=pictures())
+    with pytest.raises(InputError, match=r"pictures are 15x16x3, but the autoencoder takes 3 channels and sides"):
+        load_autoencoder(folder / "vae").to_latents((15, 16))
+    with pytest.raises(InputError, match="data.channels is 1, but the autoencoder is of images of 3"):
+        load_autoencoder(folder / "vae").of_images(DataConfig(channels=1))
+
+
+@pytest.mark.nightly
+def test_a_run_on_latents_draws_pictures_and_keeps_its_autoencoder(folder, tmp_path):
+    workdir, config = tmp_path / "run", config_of(folder, steps=4, checkpoint_every=2, sample_every=4)
+    ssd_jax.train(replace(config, train=replace(config.train, steps=2)), workdir)
+    ssd_jax.train(config, workdir)
+    assert read_image(workdir / "samples" / "step_0000004.png").shape[0] % 16
+    trained = ssd_jax.load(workdir)
+    assert "16x16x3 as latents of 8x8x2" in str(trained)
+    x0 = trained.sample(jax.random.key(0), 8, num_steps=4)
+    drawn = trained.encoding.decode(x0)
+    assert x0.shape == (8, 8, 8, 2) and drawn.shape == (8, 16, 16, 3) and drawn.dtype == np.uint8
+    assert trained.config.encoding.digest == load_autoencoder(workdir / "autoencoder").digest
+    autoencoder_in(tmp_path / "another", 2)
+    (workdir / "autoencoder").rename(tmp_path / "before")
+    (tmp_path / "another").rename(workdir / "autoencoder")
+    with pytest.raises(InputError, match="but the run was trained on latents of .*; restore that folder"):
+        ssd_jax.load(workdir)
