@@ -2,7 +2,7 @@
 
 python -m launch.train --config configs/autoencoder_openmoji128.py --workdir runs/autoencoder
 
-Sides are divided by four.
+13.9 million parameters; a step of 32 images takes 5.8 TFLOP. Sized for a GPU with 24 GB or more; not tried on one yet.
 """
 
 from ml_collections import ConfigDict

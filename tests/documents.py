@@ -71,13 +71,13 @@ def parse(module: str, arguments: list[str]) -> None:
     """python -m launch.MODULE but for main(): flags are parsed, modules of --import imported, the config is validated."""
     from absl import app
 
-    from launch.common.config_flag import FIELDS, read_config
+    from launch.common.config_flag import FIELDS, read_any_config
 
     def stand_in(main, flags_parser) -> None:
         left = flags_parser(sys.argv)
         assert len(left) == 1, f"unexpected arguments {left[1:]}"
         if "config" in FIELDS:
-            read_config()
+            read_any_config()
 
     app.run = stand_in
     run_module(f"launch.{module}", *arguments)

@@ -11,8 +11,10 @@ from ssd_jax.config import (
     Config,
     DataConfig,
     DenoiserConfig,
+    EncodingConfig,
     FlexiUNetConfig,
     ProcessConfig,
+    ReconstructionConfig,
     SampleConfig,
     TrainConfig,
     from_config_dict,
@@ -23,6 +25,8 @@ from ssd_jax.training.optimizer import learning_rate
 
 SECTIONS: dict[str, Any] = {
     "data": DataConfig,
+    "encoding": EncodingConfig,
+    "reconstruction": ReconstructionConfig,
     "process": ProcessConfig,
     "model": FlexiUNetConfig,
     "denoiser": DenoiserConfig,

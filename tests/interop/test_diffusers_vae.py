@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ssd_jax.errors import InputError
-from ssd_jax.interop.diffusers_vae import WEIGHTS, read_diffusers_autoencoder
+from ssd_jax.interop.diffusers_vae import WEIGHTS, import_diffusers_autoencoder, read_diffusers_autoencoder
 from ssd_jax.network.autoencoder import Autoencoder
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "autoencoder_kl"
@@ -91,3 +91,14 @@ def test_weights_in_float32_come_first(folder):
     tensors = {name: each.astype(np.float32) for name, each in load_file(folder / WEIGHTS[1]).items()}
     save_file(tensors | {"quant_conv.bias": np.full(8, 7, np.float32)}, folder / WEIGHTS[0])
     assert read_diffusers_autoencoder(folder).parameters["to_moments"]["bias"].tolist() == [7] * 8
+
+
+def test_an_imported_one_is_a_folder_of_weights(tmp_path):
+    workdir = tmp_path / "imported"
+    trained = import_diffusers_autoencoder(GOLDEN, workdir)
+    jax.tree.map(
+        np.testing.assert_array_equal, trained.autoencoder.parameters, read_diffusers_autoencoder(GOLDEN).parameters
+    )
+    assert sorted(each.name for each in workdir.iterdir()) == ["config.json", "model.safetensors"] and trained.step == 0
+    with pytest.raises(InputError, match="is not an empty folder"):
+        import_diffusers_autoencoder(GOLDEN, workdir)
