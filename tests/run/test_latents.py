@@ -10,6 +10,7 @@ import ssd_jax
 from ssd_jax.data.arrays import ArraySource
 from ssd_jax.data.encoding import EncodingConfig, LatentEncoding
 from ssd_jax.data.preparation import prepare
+from ssd_jax.data.protocol import image_batches
 from ssd_jax.data.sources import DataConfig, make_source
 from ssd_jax.errors import InputError
 from ssd_jax.files.channels import WHITE
@@ -55,7 +56,7 @@ def config_of(folder, data="latents", autoencoder="vae", **train):
 def test_latents_are_those_of_the_autoencoder_and_encoded_to_mean_0_and_deviation_1(folder):
     trained = load_autoencoder(folder / "vae")
     source = make_source(DataConfig(source="array_record", folder=str(folder / "latents")), (16, 16))
-    found = np.stack([source[i]["image"] for i in range(len(source))])
+    found = np.concatenate(list(image_batches(source)))
     expected = trained.to_latents((16, 16)).encode(pictures())
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
     mean, deviation = expected.mean((0, 1, 2)), expected.std((0, 1, 2))
