@@ -110,7 +110,9 @@ def as_type(name: str, value: object, kind: Any) -> Any:
 def _converted(value: Any, kind: Any) -> Any:
     """Raises TypeError, saying what the value must be, if it is not."""
     origin, of = typing.get_origin(kind), typing.get_args(kind)
-    wrong = TypeError(f"of type {type_name(kind)}{HOW_TO_MAKE.get(getattr(kind, '__name__', ''), '')}")
+    kinds = of if origin in (typing.Union, types.UnionType) else (kind,)
+    how = next((HOW_TO_MAKE[each.__name__] for each in kinds if getattr(each, "__name__", "") in HOW_TO_MAKE), "")
+    wrong = TypeError(f"of type {type_name(kind)}{how}")
     if origin in (typing.Union, types.UnionType):
         if isinstance(value, str) and not value and Path in of:  # which Path takes for the current folder
             raise TypeError("a path; '.' is the current folder")

@@ -79,8 +79,10 @@ def drawn(trained: Trained, denoise, plan: Plan, num: int, label=None) -> np.nda
 def test_a_bundle_draws_what_the_library_draws(guided: Given, bundle):
     draw = loader(bundle).load(bundle)
     np.testing.assert_allclose(draw(3, 4), drawn(*guided, 4), atol=1e-5)
-    np.testing.assert_allclose(draw(3, 2, "owl"), drawn(*guided, 2, "owl"), atol=1e-5)
-    np.testing.assert_allclose(draw(3, 2, [1, 0]), drawn(*guided, 2, [1, 0]), atol=1e-5)
+    np.testing.assert_allclose(draw(3, 4, "owl"), drawn(*guided, 4, "owl"), atol=1e-5)
+    mixed = drawn(*guided, 4, [1, 0, 2, 2])
+    np.testing.assert_allclose(draw(3, 4, [1, 0, 2, 2]), mixed, atol=1e-5)
+    np.testing.assert_allclose(draw(3, 2, [1, 0]), mixed[:2], atol=1e-5)  # of any number of images
     assert np.abs(draw(3, 4) - drawn(*guided, 4, "cat")).max() > 0.01
     for wrong in (3, -1, [0, 7], 0.5):
         with pytest.raises(ValueError, match=r"but must be of 3 classes: \['cat', 'dog', 'owl'\]"):

@@ -3,8 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,11 +12,13 @@ import ssd_jax
 from ssd_jax.data.arrays import ArraySource
 from ssd_jax.data.sources import make_split
 from ssd_jax.errors import InputError
+from ssd_jax.files.channels import WHITE
+from ssd_jax.files.events import Events
 from ssd_jax.files.pictures import shape_of, strip
 from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
-from ssd_jax.run.watching import Watch
-from ssd_jax.training.state import TrainState
+from ssd_jax.run.watching import write_grid
 from tests.conftest import tiny_config
+from tests.run.test_own_network import DenseConfig
 
 SOURCE = ArraySource(
     np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8), np.arange(40) // 28, ("many", "few")
@@ -31,7 +31,8 @@ BEST = "frechet/random_convolutions-0"
 def config_of(holdout: int = 10, **train):
     settings = {"steps": 6, "evaluate_every": 2, "evaluate_num": 32, "checkpoint_every": 2, "learning_rate": 0.5}
     config = tiny_config(**settings | {"keep_latest": 1, "keep_best": BEST} | train)
-    return replace(config, data=replace(config.data, holdout=holdout, balance=True))
+    data = replace(config.data, holdout=holdout, balance=True)
+    return replace(config, data=data, model=DenseConfig())  # which compiles in a moment
 
 
 def lines(workdir: Path) -> list[dict]:
@@ -106,19 +107,13 @@ def test_what_is_held_out_stays_so(watched):
         ssd_jax.train(config_of(0, steps=8), watched, source=SOURCE)
 
 
-def test_samples_are_shown_by_their_axes(tmp_path):
+def test_samples_are_shown_by_their_axes(tmp_path, monkeypatch):
     """Images in a PNG; clips in a WebP that moves, and for TensorBoard, where nothing does, their frames in rows."""
-    random = np.random.default_rng(0)
+    random, shown = np.random.default_rng(0), []
+    monkeypatch.setattr(Events, "picture", lambda self, name, picture, step: shown.append((picture, step)))
     for step, (shape, suffix) in enumerate({(8, 8): "png", (4, 8, 8): "webp", (32,): "png"}.items()):
-        drawn, shown = random.integers(0, 256, (3, *shape, 3), np.uint8), []
-        trained: Any = SimpleNamespace(
-            config=tiny_config(),
-            encoding=SimpleNamespace(decode=lambda _, drawn=drawn: drawn),
-            sample=lambda *_, **__: None,
-        )
-        events: Any = SimpleNamespace(picture=lambda _, picture, step, shown=shown: shown.append((picture, step)))
-        watch: Any = SimpleNamespace(workdir=tmp_path, events=events, _trained=lambda *_, trained=trained: trained)
-        Watch.write_samples(watch, object.__new__(TrainState), step)
+        drawn = random.integers(0, 256, (3, *shape, 3), np.uint8)
+        write_grid(tmp_path, object.__new__(Events), drawn, WHITE, step)
         assert shape_of(tmp_path / "samples" / f"step_{step:07d}.{suffix}")[:-2] == shape[:-2]
-        np.testing.assert_array_equal(shown[0][0], strip(drawn))
-        assert len(shown) == 1 and shown[0][1] == step
+        np.testing.assert_array_equal(shown[step][0], strip(drawn))
+        assert len(shown) == step + 1 and shown[step][1] == step
