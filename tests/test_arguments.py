@@ -99,7 +99,9 @@ WRONG = {
     "noise is": lambda: lib.iterate(denoise, PLAN, KEY),
     "plan is of a process of": lambda: TRAINED.iterate(denoise, lib.plan_steps(OTHER, num_steps=4), KEY, 2),
     "spectrum has shape": lambda: lib.plan_steps(PROCESS, spectrum=np.ones((3, 3))),
-    "config is {}, but must be of type Config or AutoencoderRunConfig; ssd_jax.config.from_config_dict": lambda: lib.train({}, "x"),
+    "config is {}, but must be of type Config or AutoencoderRunConfig; ssd_jax.config.from_config_dict": lambda: lib.train(
+        {}, "x"
+    ),
     "config is data": lambda: lib.train(to_config_dict(CONFIG), "x"),
     "config is 'openmoji32'": lambda: lib.build("openmoji32"),
     "workdir is 3, but must be of type str or Path": lambda: lib.train(CONFIG, 3),

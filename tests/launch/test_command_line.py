@@ -95,11 +95,23 @@ def test_configs_that_take_an_argument(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("openmoji", None, "config is 'openmoji', but must be a Python file that exists or one of: benchmark64, blur32"),
+        (
+            "openmoji",
+            None,
+            "config is 'openmoji', but must be a Python file that exists or one of: autoencoder_openmoji128, benchmark64",
+        ),
         ("celeba64:x", None, "variant of the config is 'x', but must be one of: ours, published"),
         ("openmoji32:x", None, "config 'openmoji32:x' fails: TypeError: get_config() takes 0 positional arguments"),
-        ("nowhere.py:x", None, "'nowhere.py', but must be a Python file that exists or one of: benchmark64, blur32"),
-        ("nowhere.py", None, "'nowhere.py', but must be a Python file that exists or one of: benchmark64, blur32"),
+        (
+            "nowhere.py:x",
+            None,
+            "'nowhere.py', but must be a Python file that exists or one of: autoencoder_openmoji128, benchmark64",
+        ),
+        (
+            "nowhere.py",
+            None,
+            "'nowhere.py', but must be a Python file that exists or one of: autoencoder_openmoji128, benchmark64",
+        ),
         ("own.py", "steps = 3\n", "'own.py' must have a function get_config"),
         ("own.py", "def get_config():\n    return {}\n", "'own.py' must have a function get_config"),
         ("own.py", "\nimport nothing_of_that_name\n", "'own.py' fails, line 2: ModuleNotFoundError: No module named"),

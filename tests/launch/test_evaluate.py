@@ -150,7 +150,7 @@ def test_metrics_that_need_more_images_are_left_out():
         found = evaluate(sets, batches[0], reference)
         missing = left_out(ours, theirs)
         names = {*found["both"], *({"spectrum"} & found.keys())} - {"kernel_std", "inception_score_std"}
-        assert names.isdisjoint(missing) and names | set(missing) == set(left_out(0, 0)) - {"frechet_spatial"}
+        assert names.isdisjoint(missing) and names | set(missing) == set(left_out(0, 0)) - {"frechet_spatial", "temporal"}
     assert "inception_score" in left_out(9, None) and "inception_score" not in left_out(10, 2)
     alike = measure_reference(sets, lambda: iter([IMAGES[:1].repeat(12, axis=0)]), data="alike", shape=(8, 8))
     found = evaluate(sets, lambda: iter([IMAGES]), alike)["both"]

@@ -385,7 +385,7 @@ def test_searched_processes_against_published_ones(tmp_path):
         (["launch.train", "--config=configs/nowhere.py"], "nowhere.py"),
         (
             ["launch.train", "--config.train.steps=3"],
-            "--config is missing: give a Python file or one of: ben",
+            "--config is missing: give a Python file or one of: aut",
         ),
         (["launch.train", "--config=openmoji32", "--wrkdir=nowhere"], "flag is '--wrkdir', but must be one of: --workdir"),
         (["launch.train", "--config=configs/openmoji32.py", "--config.process.image_size=30"], "multiples of 4"),

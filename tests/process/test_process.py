@@ -25,8 +25,8 @@ CONFIGS = [
     for changes in (
         {"blur": 1.5},
         {"resolution_schedule": "threshold", "thresholds": (0.4, 0.4)},
-        {"zero_terminal_snr": True, "noise_schedule": "cosine"},
         {"shape": (2, 4, 8), "factors": ((1, 2, 2), (2, 1, 2)), "blur": 0.5},
+        {"zero_terminal_snr": True, "noise_schedule": "cosine"},
     )
     for operator in ("box", "bicubic")
 ]
@@ -146,7 +146,7 @@ def test_sharp_images_lead_to_the_marginal(config):
     """z_t = A_t x_0 is the same by way of the transitions one at a time and by way of a level's sharp image."""
     process = make_process(config)
     whole = np.eye(64)
-    x0 = jax.random.normal(jax.random.key(0), (1, 8, 8, 1))
+    x0 = jax.random.normal(jax.random.key(0), (1, *process.shape, 1))
     for t in range(1, 100):
         operator = process.transition_operator(t - 1, t)
         whole = whole if operator is None else dense(operator) @ whole
