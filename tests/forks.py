@@ -3,6 +3,7 @@
 `python -m tests.forks` is that process: a request a line of JSON, an answer a line. Nothing of JAX has run in it.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -53,6 +54,7 @@ def _server() -> subprocess.Popen[str]:
 def _serve() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.freeze()  # what is imported: to take it down again, and copy its pages for that, takes a fork a second
     warnings.filterwarnings("ignore", "os.fork")
     for line in sys.stdin:
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:

@@ -119,25 +119,25 @@ def test_inpainting_keeps_what_is_known_and_resampling_makes_the_rest_agree():
 
 def test_clips_are_continued_and_get_more_frames():
     """What follows the first frames agrees with them; frames between those that are given keep their means."""
-    factors = ((2, 1, 1), (1, 2, 2))  # fewer frames, then smaller ones
+    num, factors = NUM // 4, ((2, 1, 1), (1, 2, 2))  # fewer frames, then smaller ones
     process = make_process(ProcessConfig(shape=(4, 4, 4), factors=factors, num_levels=3, num_timesteps=100))
     over_time = 0.8 ** np.abs(np.subtract.outer(np.arange(4), np.arange(4)))
     data = GaussianData(process, np.kron(over_time, natural_covariance(4)))
     root = np.linalg.cholesky(data.covariance)
-    eps = np.random.default_rng(0).standard_normal((NUM, 64, 3))
-    x0 = jnp.asarray((root @ eps).reshape(NUM, 4, 4, 4, 3), jnp.float32)
+    eps = np.random.default_rng(0).standard_normal((num, 64, 3))
+    x0 = jnp.asarray((root @ eps).reshape(num, 4, 4, 4, 3), jnp.float32)
     known = np.broadcast_to(np.arange(4)[:, None, None] < 2, (4, 4, 4))
     plan = resampled(plan_steps(process, solver="ancestral", num_steps=16), 4)
-    drawn = sample(inpainting(data.denoise, process, x0, known), plan, KEY, NUM)
+    drawn = sample(inpainting(data.denoise, process, x0, known), plan, KEY, num)
     np.testing.assert_array_equal(drawn[:, :2], x0[:, :2])
     painted = ~known.ravel()
     found, right = (each[painted][:, ~painted] for each in (covariance_of(drawn), data.covariance))
     assert right.max() > 0.15 and np.abs(found - right).max() < 0.05, np.abs(found - right).max()
     y = process.degrade(x0, 1)
-    assert y.shape == (NUM, 2, 4, 4, 3)
+    assert y.shape == (num, 2, 4, 4, 3)
     plan = plan_steps(process, num_steps=12, start=process.first_timestep(1))
-    start = noised(plan, y, seeded(KEY, np.arange(NUM)))
-    drawn = sample(matching(data.denoise, process, y), plan, KEY, NUM, start=start)
+    start = noised(plan, y, seeded(KEY, np.arange(num)))
+    drawn = sample(matching(data.denoise, process, y), plan, KEY, num, start=start)
     np.testing.assert_allclose(process.degrade(drawn, 1), y, atol=2e-5)
     between = np.trace(covariance_of(drawn[:, 1::2] - drawn[:, ::2], 32))
     np.testing.assert_allclose(between, 2 * np.trace(data.covariance) / 2 * 0.2, rtol=0.1)
