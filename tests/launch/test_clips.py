@@ -70,7 +70,7 @@ def test_what_is_of_images_alone_says_so(run, tmp_path, command, what):
 
 @pytest.mark.nightly  # four commands
 def test_what_follows_the_first_frames_is_drawn(run, tmp_path):
-    given = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 4), np.uint8)
+    given = np.random.default_rng(0).integers(1, 256, (3, 8, 8, 4), np.uint8)  # nothing that cannot be seen
     write_clip(tmp_path / "given.webp", given)
     edit = ["launch.edit", f"--workdir={run}", OWN, "--num=2", "--num_steps=4", f"--image={tmp_path}/given.webp"]
     done = launch(*edit, "--keep_frames=2", f"--out={tmp_path}/out")
