@@ -113,9 +113,19 @@ def _task() -> Callable[[ssd_jax.Trained, NoiseSource], Drawing]:
 
 def _read(path: Path) -> Picture:
     """An image, uint8 [h, w, channels], or the frames of an animation or a movie, read one by one."""
-    if path.suffix.lower() in MOVIES or is_clip(path):
-        return read_frames(path, 0, channels=4)
-    return images.read_image(path)
+    return _frames(path) if path.suffix.lower() in MOVIES or is_clip(path) else images.read_image(path)
+
+
+def _frames(path: Path) -> Iterator[np.ndarray]:
+    """uint8 RGB and alpha, [h, w, 4] each; at least one. Raises InputError, naming the file, if they cannot be read."""
+    try:
+        frames = read_frames(path, 0, channels=4)
+        if (first := next(frames, None)) is None:
+            raise InputError("it has no frame")
+        yield first
+        yield from frames
+    except InputError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error}; give a GIF, MP4 or animated WebP file") from error
 
 
 def _mask(path: Path) -> np.ndarray:
@@ -142,9 +152,13 @@ def _inpaint(image: Picture, mask: np.ndarray, trained: ssd_jax.Trained, noise: 
 
 def _continue(clip: Picture, frames: int, trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
     shape, given = trained.process.shape, _fitted(clip, trained)
-    if len(shape) != 3 or not frames < shape[0] or len(given) < frames:
-        has = f", and of the file {len(given)} are there" if len(shape) == 3 else ""
-        raise InputError(f"--keep_frames is {frames}, but the model draws arrays of shape {shape}{has}; keep fewer frames")
+    if len(shape) != 3:
+        raise InputError(f"--keep_frames is {frames}, but the model draws images of {shape}; leave it out, or take --mask")
+    if not frames < shape[0] or len(given) < frames:
+        raise InputError(
+            f"--keep_frames is {frames}, but the model draws arrays of shape {shape}, and of the file {len(given)} are "
+            "there; keep fewer frames"
+        )
     rest = np.zeros((shape[0] - len(given), *given.shape[1:]), given.dtype)
     known = np.broadcast_to(np.arange(shape[0])[:, None, None] < frames, shape)
     return _keep(_encoded(np.concatenate([given, rest]), trained), known, trained, noise)
@@ -160,7 +174,9 @@ def _keep(x0: jax.Array, known: np.ndarray, trained: ssd_jax.Trained, noise: Noi
 
 
 def _enlarge(image: Picture, trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
-    process, given = trained.process, image if isinstance(image, np.ndarray) else np.stack(list(image))
+    process = trained.process
+    most = process.shape[0] + 1  # frames: one more than fit says that there are too many
+    given = image if isinstance(image, np.ndarray) else np.stack(list(islice(image, most)))
     thumbnail = _encoded(given, trained)
     level = editing.level_of(process, thumbnail.shape[1:-1], "thumbnail")
     plan = sampler_flags.plan(trained, process.first_timestep(level))
@@ -195,10 +211,7 @@ def _fitted(image: Picture, trained: ssd_jax.Trained) -> np.ndarray:
         raise InputError(f"the model draws arrays of shape {shape}, but {given} is given; give {needed}")
     if isinstance(image, np.ndarray):
         return crop(image, shape)
-    frames = [crop(frame, shape[-2:]) for frame in islice(image, shape[0])]
-    if not frames:
-        raise InputError("the clip has no frame that can be read; give a GIF, MP4 or animated WebP file")
-    return np.stack(frames)
+    return np.stack([crop(frame, shape[-2:]) for frame in islice(image, shape[0])])
 
 
 def _encoded(image: np.ndarray, trained: ssd_jax.Trained) -> jax.Array:

@@ -34,12 +34,8 @@ IMAGES = Kind(
 VIDEOS = Kind(
     "video", (".gif", ".webp", ".mp4"), (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv")
 )
-PRODUCTS = (
-    "grid.png",
-    "grid.webp",
-    "animation.gif",
-    "animation.webp",
-)  # what our commands write beside the images that they draw
+# What our commands write beside the images that they draw.
+PRODUCTS = ("grid.png", "grid.webp", "animation.gif", "animation.webp")
 RECORD = "samples.json"  # and what says that they did
 WORKDIR = ("config.json", "checkpoints")  # what shows that a folder is a workdir,
 IN_WORKDIR = ("samples.png", "denoising.png")  # and what our commands write there

@@ -1,5 +1,6 @@
 """What is trained, and on what: all that a training step needs to know besides its settings and its devices."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -72,10 +73,8 @@ class Objective:
         return loss(label_dropout=dropout, null_label=null, training=training)
 
     def flops(self, stage: Stage) -> float:
-        """Operations of the loss of one image, of weight 1, and its gradient, counted on the lowered program."""
-        gradient = jax.jit(jax.value_and_grad(partial(self.loss, stage, "constant")))
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        return operations(gradient.lower(self.denoiser.parameters, self.abstract_draws(1), key))
+        """`gradient_operations` of the loss of a stage."""
+        return gradient_operations(partial(self.loss, stage, "constant"), self.parameters, self.abstract_draws(1))
 
     def abstract_draws(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of so many draws."""
@@ -87,3 +86,14 @@ class Objective:
         if self.labelled:
             batch["label"] = jax.ShapeDtypeStruct((size,), jnp.int32)
         return batch
+
+
+def gradient_operations(loss: Callable[..., jax.Array], parameters: Any, draws: dict[str, jax.ShapeDtypeStruct]) -> float:
+    """Floating-point operations of loss(parameters, draws, key) and its gradient, counted on the lowered program.
+
+    Args:
+        loss: of which draws weigh 1.
+        parameters, draws: shapes and types, as `Objective.abstract_draws` gives them of one image.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return operations(jax.jit(jax.value_and_grad(loss)).lower(parameters, draws, key))

@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ssd_jax.compilation import operations
 from ssd_jax.data.encoding import PixelEncoding
 from ssd_jax.errors import InputError, brief, check_range, section
 from ssd_jax.network.autoencoder import Autoencoder
 from ssd_jax.network.random_features import feature_maps, random_kernels
 from ssd_jax.process.stages import Stage
 from ssd_jax.training.loss import Shares
-from ssd_jax.training.objective import Batch
+from ssd_jax.training.objective import Batch, gradient_operations
 
 SEED = 0  # of the network that compares pictures
 LEAST_SIDE = 16  # of pictures that it can compare
@@ -119,10 +118,8 @@ class Reconstruction:
         return sum((weights.get(name, 1.0) * term for name, term in terms.items()), jnp.zeros(()))
 
     def flops(self, stage: Stage) -> float:
-        """Operations of the loss of one picture and its gradient, counted on the lowered program."""
-        gradient = jax.jit(jax.value_and_grad(partial(self.loss, stage, "constant")))
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        return operations(gradient.lower(self.parameters, self.abstract_draws(1), key))
+        """`gradient_operations` of the loss."""
+        return gradient_operations(partial(self.loss, stage, "constant"), self.parameters, self.abstract_draws(1))
 
     def abstract_draws(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of so many pictures with their numbers."""

@@ -89,6 +89,9 @@ def test_what_follows_the_first_frames_is_drawn(run, tmp_path):
     ):
         done = launch(*edit, flags, f"--out={tmp_path}/other")
         assert done.returncode == 2 and re.search(message, done.stderr) and "Traceback" not in done.stderr, done.stderr
+    (tmp_path / "broken.gif").write_bytes(b"GIF89a")
+    done = launch(*edit[:-1], f"--image={tmp_path}/broken.gif", "--keep_frames=1", f"--out={tmp_path}/other")
+    assert done.returncode == 2 and "broken.gif' cannot be read: it is" in done.stderr, done.stderr
     write_png(tmp_path / "one.png", given[0])
     done = launch(*edit[:-1], f"--image={tmp_path}/one.png", "--keep_frames=1", f"--out={tmp_path}/other")
     assert "but an image is given; give a GIF, MP4 or animated WebP file" in done.stderr, done.stderr
