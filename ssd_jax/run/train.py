@@ -233,8 +233,8 @@ class Loop:
                 step += 1
                 self.profiler.after_step(state)
                 if logs := self._due(settings.log_every, step):
-                    seconds = time.perf_counter() - started
                     scalars = self.watch.means(pending) | {"learning_rate": float(rate(step))}
+                    seconds = time.perf_counter() - started  # once the device has taken the steps, not when told to
                     scalars["waiting_for_data"] = waited / seconds  # of the host: at most that share, of the devices
                     self._log(bar, scalars, len(pending) / seconds, state, step)
                     pending, started, waited = [], time.perf_counter(), 0.0

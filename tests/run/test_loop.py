@@ -173,3 +173,16 @@ def test_time_in_programs_leaves_out_what_the_host_does_between_them(tmp_path):
     jax.profiler.stop_trace()
     (path,) = tmp_path.glob("**/*.xplane.pb")
     assert 0.001 < busy_seconds(jax.profiler.ProfileData.from_file(str(path))) < 0.5  # not the 0.9 s of sleep
+
+
+def test_rates_count_the_time_that_the_device_takes(tmp_path, monkeypatch):
+    logged = []
+
+    def after_waiting(watch, losses):
+        time.sleep(0.2)  # for the device
+        return {"loss": 0.5}
+
+    monkeypatch.setattr(Watch, "means", after_waiting)
+    monkeypatch.setattr(Events, "scalars", lambda events, scalars, step: logged.append(scalars))
+    run(tmp_path, Counted(), steps=4, batch_size=8, log_every=2)
+    assert len(logged) == 2 and all(0 < each["images_per_second"] <= 2 * 8 / 0.2 for each in logged)
