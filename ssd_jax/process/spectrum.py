@@ -56,6 +56,33 @@ def natural_spectrum(shape: Sequence[int], *, slope: float = 2.0, std: float = 0
     return std**2 * power / power.mean()
 
 
+def spatiotemporal_spectrum(
+    shape: Sequence[int], *, time_weight: float = 1.0, std: float = 0.5
+) -> Float[np.ndarray, "..."]:
+    """The spectrum of natural video: power ~ 1 / (k^2 + c w^2), and at most 1 (after Dong & Atick 1995).
+
+    What moves v of a frame's sides in a clip has k cycles over space and v k over time: c = 1 / v^2.
+
+    Args:
+        shape: (frames, *spatial).
+        time_weight: c; k in cycles per shortest side of a frame, w in cycles per clip.
+        std: standard deviation of a pixel.
+
+    Returns:
+        float64 [*shape], of mean std^2.
+
+    Raises:
+        InputError: for a weight that is not positive, or fewer than two axes.
+    """
+    check_range("time_weight of the spectrum", time_weight, low=0, open_low=True)
+    if len(shape) < 2:
+        raise InputError(f"shape is {tuple(shape)}, but video has frames and at least one spatial axis")
+    over_space, over_time = frequencies(shape[1:]), frequencies(shape[:1])
+    squares = over_space**2 + time_weight * over_time.reshape(-1, *[1] * over_space.ndim) ** 2
+    power = 1 / np.maximum(squares, 1.0)
+    return std**2 * power / power.mean()
+
+
 def measured_spectrum(images: np.ndarray | Iterable[np.ndarray]) -> Float[np.ndarray, "..."]:
     """The spectrum of a data set: mean square of the DCT of images less their mean, over images and channels.
 

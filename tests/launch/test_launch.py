@@ -359,6 +359,21 @@ def test_gaussian_error(tmp_path):
 
 
 @pytest.mark.nightly
+def test_what_levels_save_on_clips(tmp_path):
+    arguments = ["--size=8", "--frames=4", "--num_timesteps=20", "--time_weight=1", f"--out={tmp_path}"]
+    result = launch("launch.studies.video", *arguments)
+    assert result.returncode == 0, result.stderr
+    measured = json.loads((tmp_path / "video.json").read_text())
+    flops = {(each["halved"], each["time_weight"], each["schedule"]): each["relative_flops"] for each in measured}
+    assert flops["nothing", None, "-"] == flops["nothing", 1.0, "-"] == 1
+    decay = "convex_decay 0.5"
+    assert flops["space and time", 1.0, decay] < flops["space", 1.0, decay]
+    assert flops["space and time", 1.0, decay] < flops["space", None, decay]
+    rows = [line for line in (tmp_path / "video.md").read_text().splitlines() if line[:1] == "|"]
+    assert len(rows) == 2 + len(measured) == 10 and "4x8x8" in rows[-1]
+
+
+@pytest.mark.nightly
 def test_searched_processes_against_published_ones(tmp_path):
     study = ["launch.studies.optimal_process", "--size=16", "--budget=4", "--num_timesteps=50", f"--out={tmp_path}"]
     result = launch(*study)

@@ -3,7 +3,15 @@ import pytest
 
 from ssd_jax.errors import InputError
 from ssd_jax.process.dct import dct_basis
-from ssd_jax.process.spectrum import frequencies, information, kept, lost_information, measured_spectrum, natural_spectrum
+from ssd_jax.process.spectrum import (
+    frequencies,
+    information,
+    kept,
+    lost_information,
+    measured_spectrum,
+    natural_spectrum,
+    spatiotemporal_spectrum,
+)
 
 
 def test_the_natural_spectrum_is_that_of_periodic_images():
@@ -15,6 +23,20 @@ def test_the_natural_spectrum_is_that_of_periodic_images():
     np.testing.assert_allclose(np.sort(spectrum, axis=None), np.sort(0.25 * power / power.mean(), axis=None))
     np.testing.assert_allclose(natural_spectrum((6, 10), slope=3.0, std=0.2).mean(), 0.04)
     assert frequencies((16, 32))[3, 0] == frequencies((16, 32))[0, 7] == 2  # cycles per shortest side
+
+
+def test_video_is_as_a_frame_over_space_and_falls_over_time_the_sooner_the_slower_it_moves():
+    size, frames = 8, 6
+    spectrum = spatiotemporal_spectrum((frames, size, size), time_weight=4.0, std=0.2)
+    np.testing.assert_allclose(spectrum.mean(), 0.04)
+    frame = natural_spectrum((size, size))
+    np.testing.assert_allclose(spectrum[0] / spectrum[0, 0, 0], frame / frame[0, 0])
+    for w in (1, 2):  # what moves half a side a clip makes one cycle over time for two over space
+        np.testing.assert_allclose(spectrum[2 * w - 1, 0, 0], spectrum[0, 2 * (2 * w) - 1, 0])
+    np.testing.assert_allclose(1 / spectrum[3, 5, 0], 1 / spectrum[3, 0, 0] + 1 / spectrum[0, 5, 0])
+    for shape, weight, message in (((4, 8, 8), 0.0, "time_weight"), ((8,), 1.0, "has frames")):
+        with pytest.raises(InputError, match=message):
+            spatiotemporal_spectrum(shape, time_weight=weight)
 
 
 @pytest.mark.parametrize("kind", ["float", "batches", "uint8"])
