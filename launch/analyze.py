@@ -5,6 +5,9 @@ python -m launch.analyze --config configs/openmoji32.py [--solver ancestral --nu
 Measures the spectrum of the data, then prints what each stage knows and costs, the error that sampling makes with the best
 denoiser of Gaussian data of that spectrum, and the resolution schedule that the spectrum allows, ready to paste. With --out
 it also writes analysis.json and analysis.png.
+
+Of latents it also prints how near each operator brings them to the latents of smaller pictures: an average of latents is
+not the latent of an average.
 """
 
 import dataclasses
@@ -14,21 +17,25 @@ from absl import flags
 
 from ssd_jax.analysis.cost import PathCost, PlanCost, plan_cost
 from ssd_jax.analysis.error import GaussianError, StageInformation, gaussian_error, stage_information
-from ssd_jax.config import Config, ProcessConfig
-from ssd_jax.data import image_batches, make_source
+from ssd_jax.analysis.latents import ShrunkLatents, shrunk_latents
+from ssd_jax.build import Experiment
+from ssd_jax.config import ProcessConfig
+from ssd_jax.data import image_batches
+from ssd_jax.data.encoding import LatentEncoding
 from ssd_jax.files.json_file import write_json
 from ssd_jax.files.paths import check_writable, to_path, write_atomically
-from ssd_jax.process.config import make_process, with_levels
+from ssd_jax.process.config import make_process, operators_of, with_levels
+from ssd_jax.process.operators import OPERATORS
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.schedules import information_levels
 from ssd_jax.process.spectrum import (
     fitted_slope,
     frequencies,
     lost_information,
-    measured_spectrum,
     natural_spectrum,
     ring_means,
 )
+from ssd_jax.run.latents import planned
 from ssd_jax.sampling.plan import Plan, plan_steps
 from ssd_jax.sampling.solvers import SOLVERS
 
@@ -36,6 +43,7 @@ from .common import report
 from .common.command import run
 from .common.config_flag import define_config, read_config
 from .common.figures import Figure
+from .common.spectra import assumed, measured, source_of
 
 define_config()
 OUT = flags.DEFINE_string("out", None, "Folder for analysis.json and analysis.png.")
@@ -49,6 +57,8 @@ TOLERANCE = flags.DEFINE_float(
 )
 MEMORY = flags.DEFINE_bool("memory", False, "Also compile the network, to say how much memory a call takes.")
 
+COMPARED = 64  # pictures whose latents operators are compared on
+
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
@@ -60,21 +70,21 @@ class Analysis:
 
 
 def main() -> None:
-    config = read_config()
+    experiment = planned(read_config())
+    config, process = experiment.config, experiment.process
     if OUT.value is not None:
         check_writable(to_path(OUT.value))
-    shape = config.process.shape
-    process = make_process(config.process)
     whole = make_process(one_level(config.process))
     _plan(process)  # wrong numbers show before the images are read
-    spectrum = natural_spectrum(shape, slope=SLOPE.value) if SPECTRUM.value == "natural" else _measure(config)
-    found = analyze(config, process, spectrum, memory=MEMORY.value)
+    spectrum = measured(experiment, IMAGES.value) if SPECTRUM.value == "data" else assumed(experiment, SLOPE.value)
+    found = analyze(experiment, process, spectrum, memory=MEMORY.value)
     baseline = gaussian_error(_plan(whole), spectrum)
     tolerance = config.process.tolerance if TOLERANCE.value is None else TOLERANCE.value
     advised = advised_config(config.process, whole, spectrum, tolerance)
-    better = analyze(config, make_process(advised), spectrum)
+    better = analyze(experiment, make_process(advised), spectrum)
+    compared = _compared(experiment)
     print("\n".join(_report(process, found, baseline, spectrum)))
-    print("\n".join(_advice(advised, better, tolerance)))
+    print("\n".join(_advice(advised, better, tolerance) + _operators(compared)))
     if OUT.value is None:
         return
     results = {
@@ -88,6 +98,7 @@ def main() -> None:
         "found": _as_dict(found),
         "one_level": {"error": baseline.as_dict()},
         "advised": {"config": dataclasses.asdict(advised), **_as_dict(better)},
+        "operators": [dataclasses.asdict(each) for each in compared],
     }
     out = to_path(OUT.value)
     write_json(out / "analysis.json", results)  # the log-SNR of pure noise is null
@@ -96,10 +107,10 @@ def main() -> None:
     print(f"\n{OUT.value}/analysis.json, {OUT.value}/analysis.png")
 
 
-def analyze(config: Config, process: ScaleSpaceProcess, spectrum: np.ndarray, *, memory: bool = False) -> Analysis:
-    """Everything about one process, with the plan of the flags and the network of the config."""
+def analyze(experiment: Experiment, process: ScaleSpaceProcess, spectrum: np.ndarray, *, memory: bool = False) -> Analysis:
+    """Everything about one process, with the plan of the flags and the network and data of the experiment."""
     plan = _plan(process)
-    cost = plan_cost(plan, config.model, channels=config.data.channels or 3, memory=memory)
+    cost = plan_cost(plan, experiment.config.model, channels=experiment.encoding.channels, memory=memory)
     return Analysis(stage_information(plan, spectrum), cost, gaussian_error(plan, spectrum))
 
 
@@ -120,9 +131,14 @@ def _plan(process: ScaleSpaceProcess) -> Plan:
     return plan_steps(process, solver=SOLVER.value, num_steps=NUM_STEPS.value or process.num_timesteps)
 
 
-def _measure(config: Config) -> np.ndarray:
-    source = make_source(config.data, config.process.shape)
-    return measured_spectrum(image_batches(source, IMAGES.value))
+def _compared(experiment: Experiment) -> list[ShrunkLatents]:
+    """What operators make of latents; nothing where there are none, or but one level."""
+    config, encoding = experiment.config.process, experiment.encoding
+    if not isinstance(encoding, LatentEncoding):
+        return []
+    (latents,) = image_batches(source_of(experiment), COMPARED, COMPARED)
+    operators = {name: operators_of(dataclasses.replace(config, operator=name)) for name in OPERATORS}
+    return shrunk_latents(encoding, operators, encoding.encode(latents))
 
 
 def _as_dict(analysis: Analysis) -> dict:
@@ -186,6 +202,20 @@ def _advice(advised: ProcessConfig, better: Analysis, tolerance: float) -> list[
         f"    --config.process.num_levels={advised.num_levels} --config.process.resolution_schedule=threshold "
         f"'--config.process.thresholds={advised.thresholds}'",
     ]
+
+
+def _operators(compared: list[ShrunkLatents]) -> list[str]:
+    rows: list[report.Row] = [
+        {
+            "latents": "shrunk by " + each.operator if each.operator else "of smaller pictures",
+            "size": report.size(each.shape),
+            "from their latents": each.of_latents,
+            "decoded, from their pictures": each.of_pictures,
+        }
+        for each in compared
+    ]
+    told = "Shrunk latents beside smaller pictures, distances over deviations (0: the same; 1: no nearer than the mean):"
+    return ["", told, report.plain(rows, digits=3)] if rows else []
 
 
 def _figure(

@@ -18,12 +18,12 @@ from absl import flags
 from ssd_jax.analysis.cost import PlanCost, call_cost, plan_cost
 from ssd_jax.analysis.error import gaussian_error
 from ssd_jax.analysis.optimal_process import largest_leap, optimal_process
-from ssd_jax.config import Config, ProcessConfig
-from ssd_jax.data import image_batches, make_source
+from ssd_jax.build import Experiment
+from ssd_jax.config import ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.process.config import make_process
 from ssd_jax.process.process import ScaleSpaceProcess
-from ssd_jax.process.spectrum import measured_spectrum, natural_spectrum
+from ssd_jax.run.latents import planned
 from ssd_jax.sampling.plan import Plan, plan_steps
 from ssd_jax.sampling.search import Budget, affordable_timesteps, optimal_timesteps
 from ssd_jax.sampling.solvers import SOLVERS
@@ -33,6 +33,7 @@ from ssd_jax.training.stage_sampling import relative_training_cost
 from .common import report
 from .common.command import run
 from .common.config_flag import define_config, read_config
+from .common.spectra import assumed, measured
 
 define_config()
 SOLVER = flags.DEFINE_enum("solver", "dpmpp_2m", list(SOLVERS), "Solver of the plan.")
@@ -49,9 +50,9 @@ IMAGES = flags.DEFINE_integer("images", 2048, "Images to measure the spectrum on
 
 
 def main() -> None:
-    config = read_config()
-    process = make_process(config.process)
-    solver, pay, budget = SOLVERS[SOLVER.value], partial(call_cost, config.model, _channels(config)), FLOPS.value
+    experiment = planned(read_config())
+    config, process, channels = experiment.config, experiment.process, experiment.encoding.channels
+    solver, pay, budget = SOLVERS[SOLVER.value], partial(call_cost, config.model, channels), FLOPS.value
     if budget is None and PROCESS.value:
         raise InputError("--process needs --flops: with a number of calls alone full resolution is always best")
     if not PROCESS.value and (TRAINING_FLOPS.value is not None or LEAP.value is not None):
@@ -60,43 +61,39 @@ def main() -> None:
         start = lay_out(process, NUM_STEPS.value, "log_snr")
     else:
         start = affordable_timesteps(process, Budget(budget, pay(process)))
-    spectrum = natural_spectrum(process.shape, slope=SLOPE.value) if SPECTRUM.value == "natural" else _measure(config)
+    spectrum = measured(experiment, IMAGES.value) if SPECTRUM.value == "data" else assumed(experiment, SLOPE.value)
     own = None if budget is None else Budget(budget, pay(process))
     found = optimal_timesteps(process, solver, start.tolist(), spectrum, budget=own)
     contestants = {"spacing 'log_snr'": (process, start), "spacing 'optimal'": (process, found)}
     advice = []
     if budget is not None and PROCESS.value:
-        over = partial(excess, config, spectrum)
+        over = partial(excess, experiment, spectrum)
         best, found = optimal_process(config.process, solver, budget, pay, spectrum, excess=over)
         contestants["optimal process"] = make_process(best), found
         advice = [_as_flags(best)]
     plans = {name: plan_steps(of, solver=SOLVER.value, spacing=timesteps) for name, (of, timesteps) in contestants.items()}
-    costs = {name: plan_cost(plan, config.model, channels=_channels(config)) for name, plan in plans.items()}
-    rows = [{"plan": name, **_found(config, plan, costs[name], spectrum)} for name, plan in plans.items()]
+    costs = {name: plan_cost(plan, config.model, channels=channels) for name, plan in plans.items()}
+    rows = [{"plan": name, **_found(experiment, plan, costs[name], spectrum)} for name, plan in plans.items()]
     print(report.plain(rows), end="\n\n")
     for name, plan in plans.items():
         print(f"{name}:", plan.describe([path.flops for path in costs[name].stages]), sep="\n", end="\n\n")
     print(*advice, f"timesteps: {','.join(map(str, found))}", sep="\n")
 
 
-def excess(config: Config, spectrum: np.ndarray, process: ScaleSpaceProcess) -> float:
+def excess(experiment: Experiment, spectrum: np.ndarray, process: ScaleSpaceProcess) -> float:
     """By what share a process exceeds the limits of the flags; 0 within them."""
     shares = [0.0]
     if TRAINING_FLOPS.value is not None:
-        shares.append(training_cost(config, process) / max(TRAINING_FLOPS.value, 1e-9) - 1)
+        shares.append(training_cost(experiment, process) / max(TRAINING_FLOPS.value, 1e-9) - 1)
     if LEAP.value is not None:
         shares.append(largest_leap(process, spectrum) / max(LEAP.value, 1e-9) - 1)
     return max(shares)
 
 
-def training_cost(config: Config, process: ScaleSpaceProcess) -> float:
+def training_cost(experiment: Experiment, process: ScaleSpaceProcess) -> float:
     """What a training image of a process costs, `relative_training_cost`, by the operations of a call."""
-    cost = call_cost(config.model, _channels(config), process)
-    return relative_training_cost(process.stages, config.train.up_share, cost)
-
-
-def _channels(config: Config) -> int:
-    return config.data.channels or 3
+    cost = call_cost(experiment.config.model, experiment.encoding.channels, process)
+    return relative_training_cost(process.stages, experiment.config.train.up_share, cost)
 
 
 def _as_flags(process: ProcessConfig) -> str:
@@ -109,19 +106,14 @@ def _as_flags(process: ProcessConfig) -> str:
     return " ".join(shlex.quote(f"--config.{each}") for each in settings)
 
 
-def _measure(config: Config) -> np.ndarray:
-    source = make_source(config.data, config.process.shape)
-    return measured_spectrum(image_batches(source, IMAGES.value))
-
-
-def _found(config: Config, plan: Plan, cost: PlanCost, spectrum: np.ndarray) -> report.Row:
+def _found(experiment: Experiment, plan: Plan, cost: PlanCost, spectrum: np.ndarray) -> report.Row:
     error = gaussian_error(plan, spectrum)
     return {
         "relative error": error.relative_error,
         "low frequencies": error.low_frequency_ratio,
         "calls": plan.calls,
         "as many operations as calls at full size": cost.relative_flops * plan.calls,
-        "training operations": training_cost(config, plan.process),
+        "training operations": training_cost(experiment, plan.process),
         "largest leap, nats": largest_leap(plan.process, spectrum),
     }
 

@@ -153,7 +153,7 @@ class LatentEncoding:
     def decode(self, x0: Float[Array | np.ndarray, "n h w channels"]) -> UInt8[np.ndarray, "n height width _"]:
         """Pictures of x_0, on the host; of any size, so that states and predictions can be shown too."""
         latents = jnp.asarray(x0) * np.asarray(self.deviation, np.float32) + np.asarray(self.mean, np.float32)
-        return self._pixels.decode(_decoded(self.autoencoder, latents))
+        return self._pixels.decode(decoded(self.autoencoder, latents))
 
 
 @jax.jit
@@ -163,5 +163,6 @@ def encoded(autoencoder: Autoencoder, pictures: Float[Array, "n h w channels"]) 
 
 
 @jax.jit
-def _decoded(autoencoder: Autoencoder, latents: jax.Array) -> jax.Array:
+def decoded(autoencoder: Autoencoder, latents: Float[Array, "n h w channels"]) -> Float[Array, "n _ _ _"]:
+    """Pictures, about in [-1, 1], of latents, compiled."""
     return autoencoder.decode(latents)

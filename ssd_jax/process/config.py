@@ -136,7 +136,7 @@ def make_process(config: ProcessConfig) -> ScaleSpaceProcess:
     Raises:
         InputError: if there are too few timesteps, or the operator cannot act on the shapes.
     """
-    operators = _operators(config)
+    operators = operators_of(config)
     log_snr = NOISE_SCHEDULES[config.noise_schedule](config)
     levels = RESOLUTION_SCHEDULES[config.resolution_schedule](config, log_snr)
     operators = operators[: levels[-1]]  # "information" may do without the coarsest
@@ -158,8 +158,12 @@ def with_levels(config: ProcessConfig, levels: Int[np.ndarray, "t"]) -> ProcessC
     return with_boundaries(config, [int(np.argmax(levels >= level)) for level in range(1, int(levels[-1]) + 1)])
 
 
-def _operators(config: ProcessConfig) -> tuple[LinearOperator, ...]:
-    """From each level to the next, num_levels - 1; each acts on the shape that the one before gives."""
+def operators_of(config: ProcessConfig) -> tuple[LinearOperator, ...]:
+    """From each level to the next, num_levels - 1; each acts on the shape that the one before gives.
+
+    Raises:
+        InputError: if one does not make its shape smaller, or cannot act on it.
+    """
     operators, shape = [], config.shape
     for level in range(config.num_levels - 1):
         operator = _operator(config, shape, factors_of(level, config.factors, len(shape)))

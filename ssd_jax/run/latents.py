@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from ssd_jax.build import Experiment, build
 from ssd_jax.config import Config
 from ssd_jax.data.array_record import Manifest, read_manifest
 from ssd_jax.data.sources import DataConfig
@@ -14,12 +15,14 @@ from ssd_jax.run.workdir import has_checkpoints
 FOLDER = "autoencoder"  # of a workdir
 
 
-def with_latents(config: Config, workdir: Path, *, from_python: bool) -> tuple[Config, TrainedAutoencoder | None]:
+def with_latents(
+    config: Config, workdir: Path | None = None, *, from_python: bool = False
+) -> tuple[Config, TrainedAutoencoder | None]:
     """The config with what is recorded of the latents that its data are, and what made them; None if they are images.
 
     Args:
         config: of a run that is to begin or to go on.
-        workdir: its folder; one that goes on has the autoencoder.
+        workdir: its folder, if it has one; that of one that goes on has the autoencoder.
         from_python: whether the data are the caller's.
 
     Raises:
@@ -40,8 +43,8 @@ def with_latents(config: Config, workdir: Path, *, from_python: bool) -> tuple[C
             f"encoding.autoencoder is {name!r}, but the data are images; make latents of them, python -m launch.prepare "
             f"--latents {name} --out FOLDER, and give data.source array_record with this data.folder"
         )
-    latents, kept = stored.latents, workdir / FOLDER
-    trained = load_autoencoder(kept if has_checkpoints(workdir) else name)
+    latents = stored.latents
+    trained = load_autoencoder(name if workdir is None or not has_checkpoints(workdir) else workdir / FOLDER)
     if latents.autoencoder != trained.digest:
         raise InputError(
             f"data.folder {folder!r} holds latents of the autoencoder {latents.autoencoder}, but encoding.autoencoder "
@@ -53,7 +56,17 @@ def with_latents(config: Config, workdir: Path, *, from_python: bool) -> tuple[C
             f'--config.process.shape="{latents.shape[:-1]}"'
         )
     recorded = replace(config.encoding, digest=latents.autoencoder, mean=latents.mean, deviation=latents.deviation)
-    return replace(config, encoding=recorded), trained
+    return replace(config, encoding=recorded, data=trained.of_images(config.data)), trained
+
+
+def planned(config: Config) -> Experiment:
+    """What the config of a run that is still to come stands for, with the autoencoder that it names.
+
+    Raises:
+        InputError: as `build` and `with_latents`.
+    """
+    config, trained = with_latents(config)
+    return build(config, autoencoder=None if trained is None else trained.autoencoder)
 
 
 def keep_autoencoder(workdir: Path, trained: TrainedAutoencoder) -> None:

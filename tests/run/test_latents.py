@@ -7,50 +7,20 @@ import numpy as np
 import pytest
 
 import ssd_jax
-from ssd_jax.data.arrays import ArraySource
-from ssd_jax.data.encoding import EncodingConfig, LatentEncoding
-from ssd_jax.data.preparation import prepare
+from launch.common.spectra import measured
+from ssd_jax.data.encoding import LatentEncoding
 from ssd_jax.data.protocol import image_batches
 from ssd_jax.data.sources import DataConfig, make_source
 from ssd_jax.errors import InputError
-from ssd_jax.files.channels import WHITE
 from ssd_jax.files.images import read_image
-from ssd_jax.network.autoencoder import Autoencoder, AutoencoderConfig, abstract_autoencoder
-from ssd_jax.run.autoencoder import load_autoencoder, of_weights, write_autoencoder
-from tests.conftest import tiny_config
-
-CONFIG = AutoencoderConfig(widths=(2, 2), latent_channels=2, num_groups=1, attention=False)
-
-
-def autoencoder_in(folder, seed: int):
-    """The folder of weights of an autoencoder that nobody trained."""
-    rng, abstract = np.random.default_rng(seed), abstract_autoencoder(CONFIG, 3)
-    drawn = jax.tree.map(lambda leaf: 0.4 * rng.normal(size=leaf.shape).astype(np.float32), abstract.parameters)
-    write_autoencoder(of_weights(Autoencoder(drawn, CONFIG, 3)), folder)
-    return folder
+from ssd_jax.run.autoencoder import load_autoencoder
+from ssd_jax.run.latents import planned
+from tests.latents import autoencoder_in, config_of, latents_in, pictures
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """An autoencoder in "vae", another in "other", images of 16 px and their latents of 8 px in "latents"."""
-    folder = tmp_path_factory.mktemp("latents")
-    autoencoder_in(folder / "other", 1)
-    trained = load_autoencoder(autoencoder_in(folder / "vae", 0))
-    source = ArraySource(pictures())
-    prepare(source, folder / "latents", shape=(16, 16), crop="area", background=WHITE, latents=trained.to_latents((16, 16)))
-    prepare(source, folder / "images", shape=(16, 16), crop="area", background=WHITE)
-    return folder
-
-
-def pictures() -> np.ndarray:
-    """uint8 [40, 16, 16, 3]."""
-    return np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), np.uint8).repeat(4, axis=1).repeat(4, axis=2)
-
-
-def config_of(folder, data="latents", autoencoder="vae", **train):
-    """The config of a run on what lies in the folder."""
-    named = EncodingConfig(None if autoencoder is None else str(folder / autoencoder))
-    return replace(tiny_config(**train), data=DataConfig(source="array_record", folder=str(folder / data)), encoding=named)
+    return latents_in(tmp_path_factory.mktemp("latents"))
 
 
 def test_latents_are_those_of_the_autoencoder_and_encoded_to_mean_0_and_deviation_1(folder):
@@ -93,6 +63,17 @@ def test_other_sizes_and_data_of_the_callers_are_refused(folder, tmp_path):
         load_autoencoder(folder / "vae").to_latents((15, 16))
     with pytest.raises(InputError, match="data.channels is 1, but the autoencoder is of images of 3"):
         load_autoencoder(folder / "vae").of_images(DataConfig(channels=1))
+
+
+def test_what_a_run_will_be_is_known_before_it(folder):
+    experiment = planned(config_of(folder))
+    assert experiment.encoding.picture_shape == (16, 16, 3) and experiment.encoding.channels == 2
+    spectrum = measured(experiment, len(pictures()))
+    latents = load_autoencoder(folder / "vae").to_latents((16, 16)).encode(pictures())
+    variance = (latents.var(axis=0) / latents.var(axis=(0, 1, 2))).mean()  # each number's over that of its channel
+    assert spectrum.shape == (8, 8) and spectrum.mean() == pytest.approx(variance, rel=1e-3)
+    with pytest.raises(InputError, match="holds latents of the autoencoder .*, but none is named"):
+        planned(config_of(folder, autoencoder=None))
 
 
 @pytest.mark.nightly
