@@ -23,7 +23,7 @@ from ssd_jax.data.array_record import MANIFEST
 from ssd_jax.data.preparation import prepare
 from ssd_jax.errors import InputError, few
 from ssd_jax.files.paths import to_path
-from ssd_jax.run.autoencoder import load_autoencoder
+from ssd_jax.run.autoencoder import load_autoencoder, of_images
 
 from .common.command import run
 from .common.config_flag import define_config, read_any_config
@@ -45,7 +45,7 @@ def main() -> None:
     latents = None
     if LATENTS.value is not None:
         autoencoder = load_autoencoder(LATENTS.value)
-        data, latents = autoencoder.of_images(data), autoencoder.to_latents(shape)
+        data, latents = of_images(autoencoder.autoencoder, data), autoencoder.to_latents(shape)
     made = prepare(make_source(data, shape), out, shape=shape, crop=data.crop, background=data.background, latents=latents)
     size = sum(shard.bytes for shard in made.shards)
     left_out = f", {made.left_out} that cannot be read left out" if made.left_out else ""

@@ -8,14 +8,20 @@ beside them stand the compiler's own where it has any that can be. Beside all of
 resolution. If a training step does not fit, settings are tried that would make it, each compiled. --quick compiles the
 largest programs only. What was compiled is kept: the command can be stopped and goes on where it was.
 
+Of latents, whose autoencoder's config.json must be there, making pictures of samples counts as well. Of an autoencoder the
+training step is told; the grids of its 16 reconstructions are not.
+
 Hardware is KIND:SHAPE: v4, v5e, v5p, v6e and the shape of their slice (--hardware=v5e:4x8), which take the package libtpu;
 a100, a100_40gb, h100, h200, b200 and their number (h100:8), which take jax[cuda13]; or cpu and a number of devices.
 """
 
 from absl import flags
 
+from ssd_jax.config import Config
+from ssd_jax.errors import InputError
+
 from ..common.command import run
-from ..common.config_flag import define_config, read_config
+from ..common.config_flag import define_config, read_any_config
 from .costs import grid_costs, next_multiple, sampling_costs, training_costs, with_one_level
 from .machines import find_machine
 from .remedies import remedies
@@ -31,15 +37,18 @@ SAMPLES = flags.DEFINE_integer(
 
 
 def main() -> None:
-    config, machine = read_config(), find_machine(HARDWARE.value)
-    devices, quick = len(machine.devices), QUICK.value
-    num = next_multiple(SAMPLES.value or config.sample.num, devices)
-    configs = (
-        {"levels": config, "one level": with_one_level(config)} if config.process.num_levels > 1 else {"levels": config}
-    )
+    config, machine = read_any_config(), find_machine(HARDWARE.value)
+    if SAMPLES.present and not isinstance(config, Config):
+        raise InputError(f"--samples is {SAMPLES.value}, but an autoencoder draws none; leave it out")
+    configs, quick = {"levels": config}, QUICK.value
+    if isinstance(config, Config) and config.process.num_levels > 1:
+        configs["one level"] = with_one_level(config)
     training = {name: training_costs(each, machine, quick) for name, each in configs.items()}
-    sampling = {name: sampling_costs(each, machine, num, quick) for name, each in configs.items()}
-    grids = grid_costs(config, machine, quick)
+    sampling, grids = {}, None
+    if isinstance(config, Config):
+        num = next_multiple(SAMPLES.value or config.sample.num, len(machine.devices))
+        sampling = {n: sampling_costs(each, machine, num, quick) for n, each in configs.items() if isinstance(each, Config)}
+        grids = grid_costs(config, machine, quick)
     tried = [] if training["levels"].largest.fits in (True, None) else remedies(config, machine)
     forecast = Forecast(config, machine, training, sampling, grids, tried)
     print(as_json(forecast) if JSON.value else as_text(forecast))

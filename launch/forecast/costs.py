@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from ssd_jax.config import Config
+from ssd_jax.config import AnyConfig, Config
 from ssd_jax.sharding import make_mesh
 
 from .compiler import Compiled, compile_all
 from .machines import Machine
-from .programs import Program, built, held_by_grids, sampling_programs, training_programs
+from .programs import Program, built, built_denoiser, held_by_grids, sampling_programs, training_programs
 
 EXCHANGES = {"all-reduce": 2}  # times that an array passes a link: once to be summed, once to be handed out; others 1
 
@@ -22,13 +22,11 @@ class Cost:
         program: what it is.
         compiled: what its compiler says; None if it was not compiled.
         machine: for which.
-        precision: of its products, a key of `Machine.flops`.
     """
 
     program: Program
     compiled: Compiled | None
     machine: Machine
-    precision: str
 
     @property
     def memory(self) -> int | None:
@@ -47,7 +45,7 @@ class Cost:
         """Seconds of a run at published peaks: of operations or traffic, whichever takes longer, then of collectives."""
         if self.machine.bandwidth is None or self.machine.interconnect is None:
             return None
-        seconds = self.program.flops / self.machine.flops[self.precision]
+        seconds = self.program.flops / self.machine.flops[self.program.precision]
         if self.compiled is None:
             return seconds
         exchanged = sum(EXCHANGES.get(kind, 1) * size for kind, size in self.compiled.exchanged.items())
@@ -58,7 +56,7 @@ class Cost:
         """Seconds as the compiler has them, unless they are less than the operations alone take at the peak."""
         if self.compiled is None or self.compiled.seconds is None or not self.machine.flops:
             return None
-        least = self.program.flops / self.machine.flops[self.precision]
+        least = self.program.flops / self.machine.flops[self.program.precision]
         return self.compiled.seconds if self.compiled.seconds >= least else None
 
 
@@ -92,7 +90,7 @@ class Costs:
         return None if any(each is None for _, each in of_programs) else sum(runs * each for runs, each in of_programs)
 
 
-def training_costs(config: Config, machine: Machine, quick: bool) -> Costs:
+def training_costs(config: AnyConfig, machine: Machine, quick: bool) -> Costs:
     """Of a training step; of its largest program only what takes compiling, if `quick`.
 
     Raises:
@@ -101,20 +99,20 @@ def training_costs(config: Config, machine: Machine, quick: bool) -> Costs:
     experiment, mesh = built(config), make_mesh(config.mesh, machine.devices)
     programs = training_programs(experiment, mesh)
     images = sum(each.runs * each.images for each in programs) * mesh.size
-    return Costs(_costs(programs, machine, config, quick), images, mesh.size)
+    return Costs(_costs(programs, machine, quick), images, mesh.size)
 
 
 def sampling_costs(config: Config, machine: Machine, num: int, quick: bool) -> Costs:
     """Of drawing `num` images, all of them in one batch."""
-    experiment, mesh = built(config), make_mesh(devices=machine.devices)
-    return Costs(_costs(sampling_programs(experiment, mesh, num), machine, config, quick), num, mesh.size)
+    experiment, mesh = built_denoiser(config), make_mesh(devices=machine.devices)
+    return Costs(_costs(sampling_programs(experiment, mesh, num), machine, quick), num, mesh.size)
 
 
 def grid_costs(config: Config, machine: Machine, quick: bool) -> Costs:
     """Of drawing the grid of samples that a training run shows, whose state lies on the devices meanwhile."""
     costs = sampling_costs(config, machine, next_multiple(config.sample.num, len(machine.devices)), quick)
-    held = held_by_grids(built(config), make_mesh(config.mesh, machine.devices))
-    programs = (replace(each, program=replace(each.program, held=held)) for each in costs.programs)
+    held = held_by_grids(built_denoiser(config), make_mesh(config.mesh, machine.devices))
+    programs = (replace(each, program=replace(each.program, held=each.program.held + held)) for each in costs.programs)
     return replace(costs, programs=tuple(programs))
 
 
@@ -129,9 +127,7 @@ def with_one_level(config: Config) -> Config:
     return replace(config, process=replace(config.process, num_levels=1, **thresholds))
 
 
-def _costs(programs: Sequence[Program], machine: Machine, config: Config, quick: bool) -> tuple[Cost, ...]:
+def _costs(programs: Sequence[Program], machine: Machine, quick: bool) -> tuple[Cost, ...]:
     chosen = [max(programs, key=lambda each: each.flops)] if quick else programs
     compiled = compile_all(chosen, machine)
-    half = getattr(config.model, "dtype", "float32") == "bfloat16"
-    precision = "bfloat16" if half else getattr(config.model, "precision", "default")
-    return tuple(Cost(each, compiled.get(each.name), machine, precision) for each in programs)
+    return tuple(Cost(each, compiled.get(each.name), machine) for each in programs)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,11 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssd_jax.build import Experiment, build
+from ssd_jax.build import AnyExperiment, Experiment, build_autoencoder
 from ssd_jax.compilation import operations
-from ssd_jax.config import Config
+from ssd_jax.config import AnyConfig, Config
+from ssd_jax.data.encoding import LatentEncoding, decoded
+from ssd_jax.network.autoencoder import AutoencoderConfig
 from ssd_jax.network.parameterisation import DataStatistics
 from ssd_jax.process.stages import Stage
+from ssd_jax.run.latents import outlined
 from ssd_jax.run.trained import Trained
 from ssd_jax.sampling.noise import NoiseSource, seeded
 from ssd_jax.sampling.parts import State
@@ -33,6 +36,7 @@ class Program:
         runs: in a training step on average, or for a batch of samples (a stay stage runs once a network call here).
         flops: operations of a run on a device, counted on the lowered program.
         held: bytes of what else lies on a device meanwhile.
+        precision: of its products, a key of `Machine.flops`.
         lower: traces it to a `jax.stages.Lowered`.
     """
 
@@ -41,34 +45,42 @@ class Program:
     runs: float
     flops: float
     held: int
+    precision: str
     lower: Callable[[], Any]
 
 
-def built(config: Config) -> Experiment:
+def built(config: AnyConfig) -> AnyExperiment:
     """What the config stands for; statistics of the data, which say nothing of costs, are 1."""
-    experiment = build(config)
-    return build(config, DataStatistics((1.0,) * experiment.process.num_timesteps))
+    return built_denoiser(config) if isinstance(config, Config) else build_autoencoder(config)
 
 
-def training_programs(experiment: Experiment, mesh: jax.sharding.Mesh) -> list[Program]:
+def built_denoiser(config: Config) -> Experiment:
+    """`built` of the config of a denoiser."""
+    experiment = outlined(config)
+    return replace(experiment, statistics=DataStatistics((1.0,) * experiment.process.num_timesteps))
+
+
+def training_programs(experiment: AnyExperiment, mesh: jax.sharding.Mesh) -> list[Program]:
     """Those of a training step, stages first, noisiest first. Raises InputError if the batch does not fit the devices."""
     config, objective = experiment.config.train, experiment.objective
     step = step_programs(objective, config, mesh)
     state = abstract_state(experiment.abstract_parameters)
-    held = bytes_on_device(state, shardings(state, mesh))
+    held = bytes_on_device(state, shardings(state, mesh)) + bytes_of_encoding(experiment, mesh)
+    precision = precision_of(experiment.config.model)
     shared = 0 if "gather" in step.lower else bytes_on_device(state.parameters, replicated(mesh))
     programs = []
     for stage, size, rate in zip(step.allocation.stages, step.allocation.batch_sizes, step.allocation.rates, strict=True):
         images = size // config.accumulate // mesh.size
         flops = images * objective.flops(stage)
         runs = rate * config.accumulate
-        programs.append(Program(str(stage), images, runs, flops, held - shared, step.lower[str(stage)]))
+        programs.append(Program(str(stage), images, runs, flops, held - shared, precision, step.lower[str(stage)]))
     own = {"gather": bytes_on_device(state.parameters, shardings(state.parameters, mesh)), "zeros": 0, "update": held}
-    return programs + [Program(n, 0, 1.0, 0.0, held - own[n], step.lower[n]) for n in own if n in step.lower]
+    others = [name for name in own if name in step.lower]
+    return programs + [Program(n, 0, 1.0, 0.0, held - own[n], precision, step.lower[n]) for n in others]
 
 
 def sampling_programs(experiment: Experiment, mesh: jax.sharding.Mesh, num: int) -> list[Program]:
-    """Those of drawing `num` images as `config.sample` says, noisiest first."""
+    """Those of drawing `num` images as `config.sample` says, noisiest first, and what makes pictures of latents."""
     process, channels = experiment.process, experiment.encoding.channels
     split, whole = split_along_batch(mesh), replicated(mesh)
     parameters = placed(experiment.abstract_parameters, whole)
@@ -76,6 +88,7 @@ def sampling_programs(experiment: Experiment, mesh: jax.sharding.Mesh, num: int)
     denoise, plan, labelled = trained.guided(), trained.plan(), experiment.config.model.num_classes > 0
     noise: NoiseSource = placed(jax.eval_shape(partial(seeded, indices=np.arange(num)), abstract_key()), split)
     label: Any = jax.ShapeDtypeStruct((num,), jnp.int32, sharding=split) if labelled else None
+    held, precision = bytes_of_encoding(experiment, mesh), precision_of(experiment.config.model)
     programs = []
     for part in plan.stages:
         if not part.calls:
@@ -85,8 +98,36 @@ def sampling_programs(experiment: Experiment, mesh: jax.sharding.Mesh, num: int)
         lower = part.program(denoise, State(x, (x,) * plan.carried), noise, label).lower
         flops = call_flops(denoise, part.stage, x.shape[1:], labelled)
         images = num // mesh.size
-        programs.append(Program(str(part.stage), images, part.calls, images * flops, 0, lower))
-    return programs
+        programs.append(Program(str(part.stage), images, part.calls, images * flops, held, precision, lower))
+    return programs + _decoding_programs(experiment, mesh, num)
+
+
+def _decoding_programs(experiment: Experiment, mesh: jax.sharding.Mesh, num: int) -> list[Program]:
+    """What makes pictures of `num` latents; nothing makes them of pixels."""
+    encoding = experiment.encoding
+    if not isinstance(encoding, LatentEncoding):
+        return []
+    one, autoencoder = (1, *encoding.shape, encoding.channels), encoding.autoencoder
+    flops = operations(decoded.lower(autoencoder, jax.ShapeDtypeStruct(one, jnp.float32)))
+    latents = jax.ShapeDtypeStruct((num, *one[1:]), jnp.float32, sharding=split_along_batch(mesh))
+    lower = partial(decoded.lower, placed(autoencoder, replicated(mesh)), latents)
+    held, images = bytes_on_device(experiment.abstract_parameters, replicated(mesh)), num // mesh.size
+    return [Program("decode", images, 1.0, images * flops, held, precision_of(autoencoder.config), lower)]
+
+
+def precision_of(model: Any) -> str:
+    """Of the products of a network, a key of `Machine.flops`; those of autoencoders of float32 are exact."""
+    if getattr(model, "dtype", "float32") == "bfloat16":
+        return "bfloat16"
+    return "highest" if isinstance(model, AutoencoderConfig) else getattr(model, "precision", "default")
+
+
+def bytes_of_encoding(experiment: AnyExperiment, mesh: jax.sharding.Mesh) -> int:
+    """Of the autoencoder that a run on latents keeps on every device."""
+    encoding = experiment.encoding
+    if not isinstance(encoding, LatentEncoding):
+        return 0
+    return bytes_on_device(encoding.autoencoder.parameters, replicated(mesh))
 
 
 def held_by_grids(experiment: Experiment, mesh: jax.sharding.Mesh) -> int:

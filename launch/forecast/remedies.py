@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ssd_jax.config import Config
+from ssd_jax.config import AnyConfig
 from ssd_jax.errors import InputError
 
 from .costs import Cost, training_costs
@@ -29,7 +29,7 @@ class Remedy:
     cost: Cost
 
 
-def remedies(config: Config, machine: Machine) -> list[Remedy]:
+def remedies(config: AnyConfig, machine: Machine) -> list[Remedy]:
     """Every setting alone, as far as it must go; where none is enough, the batch's too, all others together."""
     found: list[Remedy] = []
     together: Changes = {}
@@ -44,7 +44,7 @@ def remedies(config: Config, machine: Machine) -> list[Remedy]:
     return found
 
 
-def _settings(config: Config, devices: int) -> Iterator[list[Changes]]:
+def _settings(config: AnyConfig, devices: int) -> Iterator[list[Changes]]:
     """For each setting the values to try, cheapest first."""
     accumulate, batch = config.train.accumulate, config.train.batch_size
     doubled = [2**i for i in range(1, 11)]
@@ -56,7 +56,7 @@ def _settings(config: Config, devices: int) -> Iterator[list[Changes]]:
     yield [{"train.batch_size": batch // n} for n in doubled if batch % (n * accumulate * devices) == 0]
 
 
-def _until_one_fits(config: Config, values: list[Changes], machine: Machine) -> Iterator[tuple[Changes, Remedy]]:
+def _until_one_fits(config: AnyConfig, values: list[Changes], machine: Machine) -> Iterator[tuple[Changes, Remedy]]:
     for changes in values:
         settings = " ".join(f"--config.{name}={value}" for name, value in changes.items())
         try:
@@ -69,7 +69,7 @@ def _until_one_fits(config: Config, values: list[Changes], machine: Machine) -> 
             return
 
 
-def _changed(config: Config, changes: Changes) -> Config:
+def _changed(config: AnyConfig, changes: Changes) -> AnyConfig:
     for name, value in changes.items():
         section, field = name.split(".")
         config = replace(config, **{section: replace(getattr(config, section), **{field: value})})

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from ssd_jax.config import Config, as_dict
+from ssd_jax.config import AnyConfig, Config, as_dict
 from ssd_jax.files.json_file import json_text
 
 from ..common import report
@@ -23,16 +23,16 @@ class Forecast:
 
     Attributes:
         config, machine: of what, and on what.
-        training, sampling: of the config's levels and, if it has several, of one level.
-        grids: of samples shown while training.
+        training, sampling: of the config's levels and, if it has several, of one level; an autoencoder draws nothing.
+        grids: of samples shown while training; None of an autoencoder.
         remedies: that were tried; none if it fits.
     """
 
-    config: Config
+    config: AnyConfig
     machine: Machine
     training: dict[str, Costs]
     sampling: dict[str, Costs]
-    grids: Costs
+    grids: Costs | None
     remedies: list[Remedy]
 
 
@@ -52,7 +52,7 @@ def as_json(forecast: Forecast) -> str:
             "config": as_dict(forecast.config),
             "training": {name: costs(each) for name, each in forecast.training.items()},
             "sampling": {name: costs(each) for name, each in forecast.sampling.items()},
-            "grids": costs(forecast.grids),
+            "grids": None if forecast.grids is None else costs(forecast.grids),
             "remedies": [{"settings": each.settings, **_program(each.cost)} for each in forecast.remedies],
         },
         indent=2,
@@ -69,7 +69,7 @@ def _program(cost: Cost) -> dict[str, Any]:
 def as_text(forecast: Forecast) -> str:
     """Tables of programs, then what there is in all, beside one level."""
     config, machine = forecast.config, forecast.machine
-    levels, num = config.process.num_levels, len(machine.devices)
+    levels, num = config.process.num_levels if isinstance(config, Config) else 1, len(machine.devices)
     parts = [_machine(machine)]
     for title, costs in (("A training step", forecast.training), ("A batch of samples", forecast.sampling)):
         for name, each in costs.items():
@@ -79,8 +79,9 @@ def as_text(forecast: Forecast) -> str:
             )
     rows = [_training(f, config, num) for f in forecast.training.values()]
     parts.append(f"Training of {config.train.steps} steps:\n\n{_beside(rows)}")
-    rows = [_sampling(f, config, num) for f in forecast.sampling.values()]
-    parts.append(f"Sampling by {config.sample.num_steps} calls of {config.sample.solver}:\n\n{_beside(rows)}")
+    if isinstance(config, Config):
+        rows = [_sampling(f, num) for f in forecast.sampling.values()]
+        parts.append(f"Sampling by {config.sample.num_steps} calls of {config.sample.solver}:\n\n{_beside(rows)}")
     parts.append(_verdict(forecast))
     return "\n\n".join(parts)
 
@@ -117,7 +118,7 @@ def _row(cost: Cost) -> report.Row:
     }
 
 
-def _training(costs: Costs, config: Config, devices: int) -> report.Row:
+def _training(costs: Costs, config: AnyConfig, devices: int) -> report.Row:
     seconds = costs.seconds("roofline")
     hours = _times(config.train.steps / 3600, seconds)
     return {
@@ -132,7 +133,7 @@ def _training(costs: Costs, config: Config, devices: int) -> report.Row:
     }
 
 
-def _sampling(costs: Costs, config: Config, devices: int) -> report.Row:
+def _sampling(costs: Costs, devices: int) -> report.Row:
     seconds = costs.seconds("roofline")
     return {
         "MiB of the largest program, a device": (costs.largest.memory or 0) / MIB,
@@ -156,11 +157,12 @@ def _beside(columns: list[report.Row]) -> str:
 
 
 def _verdict(forecast: Forecast) -> str:
-    lines = [_fit("Training", forecast.training["levels"].largest), _fit("Sampling", forecast.sampling["levels"].largest)]
-    if forecast.grids.largest.fits is False:
-        lines.insert(1, f"{_fit('Its grid of samples', forecast.grids.largest)} A smaller --config.sample.num takes less.")
-    if forecast.sampling["levels"].largest.fits is False:
-        lines[-1] += " Fewer --samples at a time take less."
+    lines = [_fit("Training", forecast.training["levels"].largest)]
+    if forecast.grids is not None and forecast.grids.largest.fits is False:
+        lines.append(f"{_fit('Its grid of samples', forecast.grids.largest)} A smaller --config.sample.num takes less.")
+    if forecast.sampling:
+        lines.append(_fit("Sampling", forecast.sampling["levels"].largest))
+        lines[-1] += " Fewer --samples at a time take less." if forecast.sampling["levels"].largest.fits is False else ""
     lines += _uneven(forecast)
     if forecast.remedies:
         lines.append("Compiled for training, too:")

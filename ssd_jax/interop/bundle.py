@@ -22,7 +22,7 @@ import numpy as np
 from jax import export
 from safetensors.numpy import save
 
-from ssd_jax.data.encoding import LatentEncoding, PixelEncoding
+from ssd_jax.data.encoding import LatentEncoding
 from ssd_jax.errors import InputError, checked_arguments, few, one_line
 from ssd_jax.files.json_file import json_text, write_json
 from ssd_jax.files.paths import Path, check_new, new_folder, to_path
@@ -62,18 +62,14 @@ def write_bundle(
         Bytes of its files by name.
 
     Raises:
-        InputError: if the folder is taken, plan or denoiser are another's, the process does not end in noise, or a program
-            cannot be exported.
+        InputError: if the folder is taken, plan or denoiser are another's, the process does not end in noise, samples are
+            latents, or a program cannot be exported.
     """
     folder = to_path(folder)
     check_new(folder)
     process = trained.process
     trained.check_prior_is_noise("a bundle")
-    if not isinstance(trained.encoding, PixelEncoding):
-        raise InputError(
-            "the model draws latents, of which the programs of a bundle make no pictures; draw with ssd_jax, whose folder "
-            "of weights `write_model` writes"
-        )
+    trained.check_draws_pixels("a bundle")
     if plan.process is not process or plan.timesteps[0] != process.num_timesteps - 1:
         raise InputError("the plan is of another process, or does not begin at T - 1; make it by trained.plan()")
     if not any(_is_of(trained, each) for each in jax.tree.leaves(denoise, is_leaf=partial(_is_of, trained))):

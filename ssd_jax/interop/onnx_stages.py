@@ -49,8 +49,9 @@ def exportable(trained: Trained) -> Denoiser:
     """The network as graphs compute it: in float32, whatever it was trained in.
 
     Raises:
-        InputError: if a stage cannot be said in ONNX.
+        InputError: if a stage cannot be said in ONNX, or samples are latents.
     """
+    trained.check_draws_pixels("ONNX")
     if any(isinstance(each, MatrixFreeDirections) for each in trained.network.parameterisation.directions.values()):
         raise InputError(
             f"denoiser.parameterisation is {trained.config.denoiser.parameterisation!r}, which ONNX cannot have where "

@@ -51,15 +51,6 @@ class TrainedAutoencoder:
         """Of the weights: 16 hexadecimal digits that tell autoencoders apart, wherever they lie."""
         return combined(digests(self.autoencoder.parameters))
 
-    def of_images(self, data: DataConfig) -> DataConfig:
-        """The config of data for this autoencoder: its images have as many channels. Raises InputError if they differ."""
-        channels = self.autoencoder.channels
-        if data.channels not in (None, channels):
-            raise InputError(
-                f"data.channels is {data.channels}, but the autoencoder is of images of {channels}; leave it out"
-            )
-        return replace(data, channels=channels)
-
     def to_latents(self, shape: tuple[int, ...]) -> ToLatents:
         """What makes latents, the means, of images of spatial `shape`. Raises InputError if it does not fit."""
         images = jax.ShapeDtypeStruct((1, *shape, self.autoencoder.channels), np.float32)
@@ -77,6 +68,14 @@ class TrainedAutoencoder:
         return encoding.decode(_reconstructed(self.autoencoder, encoding.encode(pictures)))
 
 
+def of_images(autoencoder: Autoencoder, data: DataConfig) -> DataConfig:
+    """The config of data for an autoencoder: its images have as many channels. Raises InputError if they differ."""
+    channels = autoencoder.channels
+    if data.channels not in (None, channels):
+        raise InputError(f"data.channels is {data.channels}, but the autoencoder is of images of {channels}; leave it out")
+    return replace(data, channels=channels)
+
+
 @jax.jit
 def _reconstructed(autoencoder: Autoencoder, pictures: jax.Array) -> jax.Array:
     return autoencoder.decode(autoencoder.encode(pictures).mean)
@@ -90,10 +89,7 @@ def load_autoencoder(workdir: str | Path, step: int | str | None = None) -> Trai
         InputError: if there is no run of an autoencoder, no checkpoint, or it is damaged.
     """
     workdir = to_path(workdir)
-    config = load_any_config(workdir)
-    if not isinstance(config, AutoencoderRunConfig):
-        raise InputError(f"{str(workdir)!r} is a run of a denoiser, but must be one of an autoencoder")
-    experiment, where = build_autoencoder(config), replicated(make_mesh())
+    experiment, where = experiment_in(workdir), replicated(make_mesh())
     if exists(workdir / WEIGHTS):
         taken, parameters = read_weights(workdir / WEIGHTS, experiment)
         parameters = jax.device_put(parameters, where)
@@ -102,6 +98,18 @@ def load_autoencoder(workdir: str | Path, step: int | str | None = None) -> Trai
         taken, averages = restore_averages(workdir, experiment, abstract, step)
         parameters = averages[MAIN]
     return TrainedAutoencoder(experiment, _with(experiment, parameters), taken)
+
+
+def experiment_in(workdir: Path) -> AutoencoderExperiment:
+    """What the run of an autoencoder in `workdir`, or a folder of its weights, stands for, whatever it has saved.
+
+    Raises:
+        InputError: if there is none, or it is of a denoiser.
+    """
+    config = load_any_config(workdir)
+    if not isinstance(config, AutoencoderRunConfig):
+        raise InputError(f"{str(workdir)!r} is a run of a denoiser, but must be one of an autoencoder")
+    return build_autoencoder(config)
 
 
 def of_weights(autoencoder: Autoencoder) -> TrainedAutoencoder:

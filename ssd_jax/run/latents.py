@@ -9,7 +9,7 @@ from ssd_jax.data.sources import DataConfig
 from ssd_jax.errors import InputError
 from ssd_jax.files.paths import Path, exists, to_path
 from ssd_jax.network.autoencoder import Autoencoder
-from ssd_jax.run.autoencoder import TrainedAutoencoder, load_autoencoder, write_autoencoder
+from ssd_jax.run.autoencoder import TrainedAutoencoder, experiment_in, load_autoencoder, of_images, write_autoencoder
 from ssd_jax.run.workdir import has_checkpoints
 
 FOLDER = "autoencoder"  # of a workdir
@@ -56,7 +56,7 @@ def with_latents(
             f'--config.process.shape="{latents.shape[:-1]}"'
         )
     recorded = replace(config.encoding, digest=latents.autoencoder, mean=latents.mean, deviation=latents.deviation)
-    return replace(config, encoding=recorded, data=trained.of_images(config.data)), trained
+    return replace(config, encoding=recorded, data=of_images(trained.autoencoder, config.data)), trained
 
 
 def planned(config: Config) -> Experiment:
@@ -67,6 +67,21 @@ def planned(config: Config) -> Experiment:
     """
     config, trained = with_latents(config)
     return build(config, autoencoder=None if trained is None else trained.autoencoder)
+
+
+def outlined(config: Config) -> Experiment:
+    """What a config stands for in shapes alone, which is what costs depend on: its data, their latents too, and the weights
+    of the autoencoder need not be there, but its config.json.
+
+    Raises:
+        InputError: as `build`; if `encoding.autoencoder` is none, or of images of other channels.
+    """
+    if config.encoding.autoencoder is None:
+        return build(config)
+    autoencoder = experiment_in(to_path(config.encoding.autoencoder)).abstract
+    channels = autoencoder.config.latent_channels
+    encoding = replace(config.encoding, mean=(0.0,) * channels, deviation=(1.0,) * channels)
+    return build(replace(config, data=of_images(autoencoder, config.data), encoding=encoding), autoencoder=autoencoder)
 
 
 def keep_autoencoder(workdir: Path, trained: TrainedAutoencoder) -> None:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ssd_jax.build import Experiment
 from ssd_jax.config import Config
-from ssd_jax.data.encoding import Encoding
+from ssd_jax.data.encoding import Encoding, PixelEncoding
 from ssd_jax.data.protocol import ReadableSource
 from ssd_jax.data.sources import make_source
 from ssd_jax.errors import InputError, checked_arguments, few
@@ -102,6 +102,11 @@ class Trained:
                 f"the model draws arrays of shape {self.process.shape}, but {what} takes images of (h, w) alone; draw with "
                 "launch.sample"
             )
+
+    def check_draws_pixels(self, what: str) -> None:
+        """Raises InputError if samples are latents, of which `what`, e.g. "a bundle", makes no pictures."""
+        if not isinstance(self.encoding, PixelEncoding):
+            raise InputError(f"the model draws latents, of which {what} makes no pictures; draw with launch.sample")
 
     @checked_arguments
     def guided(

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +19,26 @@ from launch.forecast import costs as costs_module
 from launch.forecast.compiler import TOO_LARGE, Compiled
 from launch.forecast.costs import Cost, grid_costs, sampling_costs, training_costs, with_one_level
 from launch.forecast.machines import DESCRIPTIONS, Machine, find_machine
-from launch.forecast.programs import Program, built, held_by_grids, sampling_programs, training_programs
+from launch.forecast.programs import Program, built_denoiser, held_by_grids, sampling_programs, training_programs
 from launch.forecast.remedies import Remedy, remedies
 from launch.forecast.tables import Forecast, as_text
 from launch.forecast.traffic import traffic
 from ssd_jax.build import build
-from ssd_jax.config import Config, FlexiUNetConfig, ProcessConfig, SampleConfig, TrainConfig
+from ssd_jax.compilation import operations
+from ssd_jax.config import (
+    AutoencoderConfig,
+    AutoencoderRunConfig,
+    Config,
+    DataConfig,
+    EncodingConfig,
+    FlexiUNetConfig,
+    ProcessConfig,
+    ReconstructionConfig,
+    SampleConfig,
+    TrainConfig,
+)
 from ssd_jax.errors import InputError
+from ssd_jax.run.workdir import claim_workdir
 from ssd_jax.sharding import MeshConfig, make_mesh, replicated
 from ssd_jax.training.step import compile_train_step
 from tests.commands import ROOT, TINY, launch
@@ -42,6 +56,12 @@ def cpus(**known) -> Machine:
     return Machine(f"cpu:{jax.device_count()}", "cpu", jax.devices(), **known)
 
 
+AUTOENCODER = AutoencoderRunConfig(
+    data=DataConfig(channels=1),
+    reconstruction=ReconstructionConfig(shape=(16, 16), perceptual_weight=0),
+    model=AutoencoderConfig(widths=(2, 4), latent_channels=2, num_groups=2, attention=False),
+    train=TrainConfig(batch_size=24),
+)
 SMALLEST = with_one_level(replace(tiny_config(), model=replace(tiny_config().model, widths=(32,))))
 MEMORIES = [pytest.param(tiny_config(), fsdp, marks=pytest.mark.nightly) for fsdp in (1, 4)]
 
@@ -79,7 +99,7 @@ def test_what_lies_on_a_device_meanwhile():
 @pytest.mark.parametrize("fsdp, held", [(1, 3), (8, 4 / 8)])  # one average, which draws where it is whole
 def test_the_state_lies_beside_grids_of_samples(fsdp, held):
     config = replace(tiny_config(), mesh=MeshConfig(fsdp=fsdp), model=replace(tiny_config().model, widths=(64, 64)))
-    experiment = built(config)
+    experiment = built_denoiser(config)
     size = sum(leaf.size * 4 for leaf in jax.tree.leaves(experiment.abstract_parameters))
     found = held_by_grids(experiment, make_mesh(config.mesh))
     assert found == pytest.approx(held * size, rel=0.2 if fsdp > 1 else 0.01)
@@ -100,11 +120,37 @@ def test_operations_are_those_of_the_images(monkeypatch):
     assert samples.flops_per_image < full.flops_per_image == steps * full.programs[0].program.flops
 
 
+def test_latents_cost_what_it_takes_to_make_pictures_of_them(monkeypatch, tmp_path):
+    """Of their autoencoder nothing need be there but its config."""
+    monkeypatch.setattr(costs_module, "compile_all", lambda programs, machine: {})
+    claim_workdir(tmp_path / "vae", AUTOENCODER)
+    config, machine = replace(tiny_config(), encoding=EncodingConfig(str(tmp_path / "vae"))), cpus(**PEAKS)
+    *stages, decode = (each.program for each in sampling_costs(config, machine, 16, quick=True).programs)
+    experiment = built_denoiser(config)
+    autoencoder: Any = experiment.encoding.autoencoder  # type: ignore[attr-defined]
+    assert experiment.encoding.channels == 2 and experiment.encoding.picture_shape == (16, 16, 1)
+    assert [each.name for each in stages] == ["stay1", "up1to0", "stay0"] and decode.name == "decode" and decode.runs == 1
+    latents = jax.ShapeDtypeStruct((16 // jax.device_count(), 8, 8, 2), jnp.float32)
+    program = jax.jit(type(autoencoder).decode)
+    assert decode.flops == pytest.approx(operations(program.lower(autoencoder, latents)), rel=1e-3)
+    held = (experiment.abstract_parameters, autoencoder)
+    network, own = (4 * sum(leaf.size for leaf in jax.tree.leaves(each)) for each in held)
+    assert {each.held for each in stages} == {own} and decode.held == network
+    assert (stages[0].precision, decode.precision) == ("default", "highest")
+
+
+def test_training_of_an_autoencoder_has_one_stage(monkeypatch):
+    monkeypatch.setattr(costs_module, "compile_all", lambda programs, machine: {})
+    costs = training_costs(AUTOENCODER, cpus(**PEAKS), quick=True)
+    assert [each.program.images for each in costs.programs] == [3, 0, 0] and costs.images == 24
+    assert costs.flops_per_image == costs.programs[0].program.flops / 3 > 0
+
+
 def test_devices_that_draw_samples_say_nothing_to_each_other():
     config = tiny_config()
     model = replace(config.model, num_classes=3, label_dropout=0.1)
     config = replace(config, model=model, sample=replace(config.sample, guidance=2.0))
-    for each in sampling_programs(built(config), make_mesh(), 16):
+    for each in sampling_programs(built_denoiser(config), make_mesh(), 16):
         exchanged = compiler.collectives(each.lower().compile().as_text())
         assert sum(exchanged.values()) <= 16 * 4, exchanged  # labels at most
 
@@ -150,7 +196,7 @@ ENTRY %main (a: f32[8]) -> f32[8] {
 
 def cost(flops: float, machine: Machine, **compiled) -> Cost:
     figures = {"arguments": 0, "outputs": 0, "temporaries": 0, "traffic": 0.0, "seconds": None, "exchanged": {}} | compiled
-    return Cost(Program("stay0", 1, 1, flops, 100, lambda: None), Compiled(**figures), machine, "default")
+    return Cost(Program("stay0", 1, 1, flops, 100, "default", lambda: None), Compiled(**figures), machine)
 
 
 def test_times_at_the_peaks():
@@ -323,7 +369,7 @@ def convolutions(program: str) -> list[tuple[str, ...]]:
 @pytest.mark.nightly
 @pytest.mark.parametrize("hardware", ["v5e:2x2", "h100:1", "a100:8"])
 def test_no_convolution_of_bfloat16_has_float32_operands(hardware):
-    there, experiment = machine(hardware), built(HALF)
+    there, experiment = machine(hardware), built_denoiser(HALF)
     mesh = make_mesh(devices=there.devices)
     programs = [*training_programs(experiment, mesh), *sampling_programs(experiment, mesh, 16)]
     for each in programs:

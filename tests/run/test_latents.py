@@ -13,8 +13,11 @@ from ssd_jax.data.protocol import image_batches
 from ssd_jax.data.sources import DataConfig, make_source
 from ssd_jax.errors import InputError
 from ssd_jax.files.images import read_image
-from ssd_jax.run.autoencoder import load_autoencoder
+from ssd_jax.interop.onnx_stages import exportable
+from ssd_jax.network.denoiser import Denoiser
+from ssd_jax.run.autoencoder import load_autoencoder, of_images
 from ssd_jax.run.latents import planned
+from ssd_jax.run.trained import Trained
 from tests.latents import autoencoder_in, config_of, latents_in, pictures
 
 
@@ -62,7 +65,7 @@ def test_other_sizes_and_data_of_the_callers_are_refused(folder, tmp_path):
     with pytest.raises(InputError, match=r"pictures are 15x16x3, but the autoencoder takes 3 channels and sides"):
         load_autoencoder(folder / "vae").to_latents((15, 16))
     with pytest.raises(InputError, match="data.channels is 1, but the autoencoder is of images of 3"):
-        load_autoencoder(folder / "vae").of_images(DataConfig(channels=1))
+        of_images(load_autoencoder(folder / "vae").autoencoder, DataConfig(channels=1))
 
 
 def test_what_a_run_will_be_is_known_before_it(folder):
@@ -74,6 +77,12 @@ def test_what_a_run_will_be_is_known_before_it(folder):
     assert spectrum.shape == (8, 8) and spectrum.mean() == pytest.approx(variance, rel=1e-3)
     with pytest.raises(InputError, match="holds latents of the autoencoder .*, but none is named"):
         planned(config_of(folder, autoencoder=None))
+
+
+def test_what_makes_no_pictures_says_so(folder):
+    trained = Trained(planned(config_of(folder)), object.__new__(Denoiser), 0)
+    with pytest.raises(InputError, match="the model draws latents, of which ONNX makes no pictures; draw with"):
+        exportable(trained)
 
 
 @pytest.mark.nightly
