@@ -1,7 +1,9 @@
-"""Images of any source, cropped and resized once, into shards that training reads fast and in any order.
+"""Images or clips of any source, cropped and resized once, into shards that training reads fast and in any order.
 
 python -m launch.prepare --config openmoji64 --config.data.source=folder --config.data.folder=PATH --out data/mine64
 python -m launch.train --config openmoji64 --config.data.source=array_record --config.data.folder=data/mine64 ...
+
+python -m launch.prepare --config clips16 --config.data.source=video --config.data.folder=PATH --out data/clips16
 
 python -m launch.prepare --config autoencoder_openmoji128 --latents runs/autoencoder --out data/latents128
 

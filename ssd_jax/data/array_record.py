@@ -1,12 +1,14 @@
-"""Images prepared once for training: ArrayRecord shards in a folder, read at random without decoding photographs again.
+"""Images or clips prepared once for training: ArrayRecord shards in a folder, read at random, nothing decoded twice.
 
 A folder holds dataset.json, which is written last, the labels in labels.npy, and shards. A record is a label, a
-little-endian int32, and an image of the final size as a lossless WebP, which is smaller than PNG and decoded as fast; or
-instead of it the latents of an image, little-endian float32 as they lie.
+little-endian int32, and an image of the final size as a lossless WebP, which is smaller than PNG and decoded as fast; of
+clips, volumes and signals all rows one below the other. Or instead of it the latents of an image, little-endian float32 as
+they lie.
 """
 
 import io
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex, get_args, get_origin
@@ -26,26 +28,41 @@ from ssd_jax.files.paths import Path, bytes_of, in_bucket, local_copy, opened, t
 
 FORMAT, FORMAT_OF_LATENTS = 1, 2  # of dataset.json and the records
 MANIFEST, LABELS = "dataset.json", "labels.npy"
+LONGEST = 2**14 - 1  # side of a WebP file
 LABEL, NUMBER = np.dtype("<i4"), np.dtype("<f4")
 
 logger = logging.getLogger(__name__)
 
 
-def encode_record(image: UInt8[np.ndarray, "h w channels"], label: int) -> bytes:
-    """A label and an image of 1, 3 or 4 channels, its colours kept where they are transparent."""
+def check_shape(shape: Sequence[int]) -> None:
+    """Raises InputError if arrays of this spatial shape have more rows than a record holds."""
+    rows = math.prod(shape[:-1])
+    if max(rows, shape[-1]) > LONGEST:
+        raise InputError(
+            f"process.shape is {tuple(shape)}, of {rows} rows of {shape[-1]} pixels, but a record holds at most {LONGEST} "
+            "of either: take fewer frames, or train on the source itself"
+        )
+
+
+def encode_record(image: UInt8[np.ndarray, "*shape channels"], label: int) -> bytes:
+    """A label and an array of 1, 3 or 4 channels, its colours kept where they are transparent."""
     file = io.BytesIO()
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    rows = image.reshape(-1, *image.shape[-2:])
+    picture = Image.fromarray(rows[..., 0] if rows.shape[-1] == 1 else rows)
     picture.save(file, "WEBP", lossless=True, exact=True, method=0)  # more effort takes far longer for little
     return np.array(label, LABEL).tobytes() + file.getvalue()
 
 
-def decode_record(record: bytes, channels: int) -> tuple[UInt8[np.ndarray, "h w {channels}"], int]:
-    """What `encode_record` was given, an image of `channels`. Raises InputError if it is no image."""
+def decode_record(
+    record: bytes, shape: tuple[int, ...], channels: int
+) -> tuple[UInt8[np.ndarray, "*shape {channels}"], int]:
+    """What `encode_record` was given. Raises InputError if it is no image, ValueError if one of another shape."""
     image = cv2.imdecode(np.frombuffer(record, np.uint8, offset=LABEL.itemsize), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise InputError("a record holds no image that can be read")
     cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[-1] == 3 else cv2.COLOR_BGRA2RGBA, dst=image)
-    return image[..., :1] if channels == 1 else with_channels(image, channels), label_of(record)
+    image = image[..., :1] if channels == 1 else with_channels(image, channels)
+    return image.reshape(*shape, channels), label_of(record)
 
 
 def encode_latents(latents: Float[np.ndarray, "h w channels"], label: int) -> bytes:
@@ -94,7 +111,7 @@ class Manifest:
     """What dataset.json says of prepared images.
 
     Attributes:
-        shape: (h, w) of the images.
+        shape: spatial, (h, w) of images.
         channels: 1, 3 or 4.
         crop: how they were cut, a key of CROPS.
         background: RGB, seen through those that were transparent.
@@ -153,11 +170,11 @@ def _read_field(name: str, kind: Any, value: Any) -> Any:
 
 
 class ArrayRecordSource:
-    """Images that `launch.prepare` wrote.
+    """Images, or clips, volumes or signals, that `launch.prepare` wrote.
 
     Args:
         folder: where it wrote them.
-        shape: (h, w) of the images, which must be theirs.
+        shape: spatial, which must be theirs.
         channels: 1, 3 or 4; their own if not given.
         background: RGB, 0..255: shows through images of 4 channels if fewer are asked for.
         crop: what they must have been cut by.
@@ -207,7 +224,7 @@ class ArrayRecordSource:
         """The image of a record, or its latents, and its label."""
         if self._manifest.latents is not None:
             return decode_latents(record, self._manifest.latents.shape)
-        image, label = decode_record(record, self._own)
+        image, label = decode_record(record, self._manifest.shape, self._own)
         return with_channels(image, self.channels, self._background), label
 
 

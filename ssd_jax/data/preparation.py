@@ -23,6 +23,7 @@ from ssd_jax.data.array_record import (
     MANIFEST,
     Latents,
     Manifest,
+    check_shape,
     decode_latents,
     encode_latents,
     encode_record,
@@ -70,21 +71,20 @@ def prepare(
     background: Colour,
     latents: ToLatents | None = None,
 ) -> Manifest:
-    """Writes all images of a source that can be read, in its order; goes on where it stopped.
+    """Writes all images or clips of a source that can be read, in its order; goes on where it stopped.
 
     Args:
         source: of images of `shape`, cut by `crop`, what was transparent shown on `background`.
         out: folder to be made. dataset.json is written last, so that what is half done is never taken for whole.
-        shape: (h, w).
+        shape: spatial, (h, w) of images.
         crop: a key of CROPS.
         background: RGB, 0..255.
         latents: what makes the latents that are stored in place of the images.
 
     Raises:
-        InputError: if none of the images can be read, or `out` holds anything else, or other data; of other axes.
+        InputError: if none of the images can be read, or `out` holds anything else, or other data, or they are too large.
     """
-    if len(shape) != 2:
-        raise InputError(f"process.shape is {shape}, but only images of (h, w) can be prepared; train on the source itself")
+    check_shape(shape)
     asked = {"shape": shape, "channels": source.channels, "crop": crop, "background": background}
     asked |= {"class_names": source.class_names, "source": getattr(source, "fingerprint", None)}
     asked["autoencoder"] = None if latents is None else latents.autoencoder

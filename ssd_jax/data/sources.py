@@ -169,7 +169,7 @@ def _of_axes(axes: str, make: Callable[[DataConfig, Shape], Source]) -> Callable
 SOURCES: dict[str, Callable[[DataConfig, Shape], Source]] = {
     "openmoji": _of_axes("h, w", _openmoji),
     "folder": _of_axes("h, w", _folder),
-    "array_record": _of_axes("h, w", _array_record),
+    "array_record": _array_record,
     "tfds": _of_axes("h, w", _tfds),
     "huggingface": _of_axes("h, w", _huggingface),
     "webdataset": _of_axes("h, w", _webdataset),

@@ -53,6 +53,8 @@ class TrainedAutoencoder:
 
     def to_latents(self, shape: tuple[int, ...]) -> ToLatents:
         """What makes latents, the means, of images of spatial `shape`. Raises InputError if it does not fit."""
+        if len(shape) != 2:
+            raise InputError(f"process.shape is {shape}, but an autoencoder makes latents of images of (h, w) alone")
         images = jax.ShapeDtypeStruct((1, *shape, self.autoencoder.channels), np.float32)
         found = jax.eval_shape(encoded, self.autoencoder, images)
         pixels = PixelEncoding(shape, self.autoencoder.channels)

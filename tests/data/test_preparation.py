@@ -17,6 +17,7 @@ from ssd_jax.data.preparation import prepare
 from ssd_jax.data.protocol import Source
 from ssd_jax.errors import InputError
 from ssd_jax.files.channels import WHITE
+from ssd_jax.files.clips import write_clip
 
 RANDOM = np.random.default_rng(0)
 SHAPE = (8, 12)
@@ -68,7 +69,7 @@ def test_records_keep_images_and_labels(channels):
     opaque[..., -1] = 255
     for each in (image, opaque):
         for label in (0, 70_000, -1):
-            found, number = decode_record(encode_record(each, label), channels)
+            found, number = decode_record(encode_record(each, label), each.shape[:-1], channels)
             np.testing.assert_array_equal(found, each)
             assert number == label
 
@@ -157,6 +158,36 @@ def test_other_sources(tmp_path):
         for i in range(3):
             np.testing.assert_array_equal(found[i]["image"], source[i]["image"])
             assert found[i]["label"] == source[i]["label"]
+
+
+@pytest.mark.parametrize("shape, channels", [((3, 8, 10), 4), ((3, 8, 10), 1), ((12,), 1)])
+def test_records_of_other_axes(shape, channels):
+    array = RANDOM.integers(0, 256, (*shape, channels), np.uint8)
+    found, number = decode_record(encode_record(array, 7), shape, channels)
+    np.testing.assert_array_equal(found, array)
+    assert number == 7
+    with pytest.raises(ValueError, match="cannot reshape"):
+        decode_record(encode_record(array, 7), (5, 8, 10), channels)
+
+
+def test_videos_are_read_as_clips(tmp_path, monkeypatch):
+    """One record a clip, in any order, as the videos themselves give them."""
+    monkeypatch.setattr(preparation, "SHARD", 2 * 3 * 8 * 12 * 3)
+    for i, name in enumerate(("a/1.webp", "b/2.webp")):
+        (tmp_path / "given" / name).parent.mkdir(parents=True)
+        write_clip(tmp_path / "given" / name, RANDOM.integers(0, 256, (7 - 3 * i, 20, 30, 3), np.uint8))
+    config, shape = DataConfig(source="video", folder=str(tmp_path / "given")), (3, 8, 12)
+    made = prepared(config, tmp_path / "out", shape)
+    assert (made.images, made.shape, made.class_counts, len(made.shards)) == (3, shape, (2, 1), 2)
+    expected, found = make_source(config, shape), make_source(of_shards(tmp_path / "out"), shape)
+    assert_same(found, expected)
+    ours, theirs = (next(make_iterator(each, batch_size=3, seed=2, flip=True)) for each in (found, expected))
+    np.testing.assert_array_equal(ours["image"], theirs["image"])
+    for wrong in ((4, 8, 12), (8, 12)):
+        with pytest.raises(InputError, match=r"was prepared with process.shape \(3, 8, 12\), but it is"):
+            make_source(of_shards(tmp_path / "out"), wrong)
+    with pytest.raises(InputError, match="of 16384 rows of 4 pixels, but a record holds at most 16383 of either"):
+        prepare(expected, tmp_path / "other", shape=(64, 256, 4), crop="area", background=WHITE)
 
 
 def test_damage_is_said(tmp_path, small_shards, caplog):
@@ -248,8 +279,3 @@ def test_two_at_once_are_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(preparation, "encode_record", while_it_prepares)
     assert prepared(config, tmp_path / "out").images == 11 and tried
-
-
-def test_only_images_are_prepared(tmp_path):
-    with pytest.raises(InputError, match=r"process.shape is \(4, 8, 8\), but only images of \(h, w\) can be prepared"):
-        prepare(ArraySource(np.zeros((2, 4, 8, 8, 3), np.uint8)), tmp_path, shape=(4, 8, 8), crop="area", background=WHITE)

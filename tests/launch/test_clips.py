@@ -97,13 +97,26 @@ def test_what_follows_the_first_frames_is_drawn(run, tmp_path):
     assert "but an image is given; give a GIF, MP4 or animated WebP file" in done.stderr, done.stderr
 
 
-@pytest.mark.nightly  # two commands
-def test_what_starts_of_a_config_says_so_before_anything_is_made(tmp_path):
+@pytest.mark.nightly
+def test_the_quickstart_says_so_before_anything_is_made(tmp_path):
     clips = ["--config.data.source=clips", "--config.process.shape=(4,8,8)"]
-    for command in (["launch.quickstart", f"--workdir={tmp_path}/out"], ["launch.prepare", f"--out={tmp_path}/out"]):
-        done = launch(*command, *clips)
-        assert done.returncode == 2 and "process.shape is (4, 8, 8), but" in done.stderr, done.stderr
-        assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+    done = launch("launch.quickstart", f"--workdir={tmp_path}/out", *clips)
+    assert done.returncode == 2 and "process.shape is (4, 8, 8), but" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+
+
+@pytest.mark.nightly
+def test_videos_are_prepared(tmp_path):
+    for i in range(3):
+        path = tmp_path / "given" / "ab"[i % 2] / f"{i}.webp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_clip(path, np.random.default_rng(i).integers(0, 256, (4 + 4 * i, 8, 8, 3), np.uint8))
+    video = ["--config.data.source=video", f"--config.data.folder={tmp_path}/given"]
+    prepare = ["launch.prepare", "--config=clips16", *video, f"--out={tmp_path}/made"]
+    done = launch(
+        *prepare, "--config.process.shape=(4,8,8)", "--config.process.num_levels=1", "--config.process.thresholds=()"
+    )
+    assert done.returncode == 0 and "6 images of 4x8x8x3" in done.stdout and "classes: a 4, b 2" in done.stdout, done.stderr
 
 
 def test_a_model_knows_whether_it_is_of_images():
