@@ -6,12 +6,14 @@ import jax
 from flax import nnx
 
 from ssd_jax.errors import InputError
+from ssd_jax.network.flexi_dit import FlexiDiT, FlexiDiTConfig
 from ssd_jax.network.flexi_unet import FlexiUNet, FlexiUNetConfig
 from ssd_jax.network.protocol import Network, NetworkConfig, Shapes
 
 # The `model.kind` of a config: its class of settings, and the network that they describe.
 NETWORKS: dict[str, tuple[type, type]] = {
     "flexi_unet": (FlexiUNetConfig, FlexiUNet),
+    "flexi_dit": (FlexiDiTConfig, FlexiDiT),
 }
 
 

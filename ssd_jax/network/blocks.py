@@ -16,6 +16,8 @@ from ssd_jax.compilation import has_compiler
 from ssd_jax.network.convolution import Axes, convolution
 from ssd_jax.process.operators import along_axes
 
+PRECISIONS = ("default", "high", "highest")  # of products of float32 numbers
+REMATS = ("none", "full_resolution", "all")  # which blocks are computed again for the gradient
 OLDEST_FUSED = 8.0  # compute capability of the first GPUs on which cuDNN's attention runs, Ampere
 
 

@@ -21,6 +21,8 @@ from jaxtyping import Array, Float, Int, Key, Num
 
 from ssd_jax.errors import InputError, brief, check_name, check_range, section
 from ssd_jax.network.blocks import (
+    PRECISIONS,
+    REMATS,
     AttentiveResBlock,
     BlockSettings,
     GroupNorm,
@@ -30,11 +32,9 @@ from ssd_jax.network.blocks import (
     timestep_embedding,
 )
 from ssd_jax.network.convolution import Axes, convolution
-from ssd_jax.network.protocol import Shapes, num_labels
+from ssd_jax.network.protocol import Shapes, check_call, num_labels
 from ssd_jax.process.factors import Factors, check_factors, divided_shapes, factors_between
 
-PRECISIONS = ("default", "high", "highest")
-REMATS = ("none", "full_resolution", "all")
 MAX_LEVELS, MAX_WIDTH, MAX_RES_BLOCKS, MAX_CLASSES = 16, 2**14, 16, 2**20
 
 
@@ -191,7 +191,7 @@ class FlexiUNet(nnx.Module):
         Raises:
             InputError: for a path, shape or label that the network cannot take.
         """
-        self._check(x, label, in_level, out_level)
+        check_call(self, x, label, in_level, out_level)
         with jax.default_matmul_precision(self.config.precision):
             return self._path(x, t, label, in_level, out_level, dropout_keys)
 
@@ -257,20 +257,6 @@ class FlexiUNet(nnx.Module):
             h = decode(h, level, [zeros(h, level)] * self.config.num_res_blocks)
         h = adapt(self.adapters_out[out_level], h)
         return self.head(nnx.silu(self.head_norm(h))).astype(jnp.float32)
-
-    def _check(self, x: jax.Array, label: jax.Array | None, in_level: int, out_level: int) -> None:
-        if not 0 <= out_level <= in_level < self.num_levels:
-            raise InputError(
-                f"path ({in_level}, {out_level}) does not exist; a network of {self.num_levels} levels takes "
-                f"{self.num_levels - 1} >= in_level >= out_level >= 0"
-            )
-        expected = (*self.shapes[in_level], self.in_channels)
-        if x.shape[1:] != expected:
-            raise InputError(f"x has shape {x.shape}, but at level {in_level} it must be [batch, {str(expected)[1:-1]}]")
-        if (label is None) != (self.embed_label is None):
-            raise InputError(
-                f"label is {'missing' if label is None else 'given'}, but the network has {self.config.num_classes} classes"
-            )
 
 
 def _all_shapes(config: FlexiUNetConfig, shapes: Shapes) -> Shapes:

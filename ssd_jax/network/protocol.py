@@ -4,6 +4,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Int, Key, Num
 
+from ssd_jax.errors import InputError
+
 Shapes = tuple[tuple[int, ...], ...]  # spatial shape of every level of a process, finest first
 # What a network calls its table of labels, a row for every class and the last for the null class: by this name another run
 # takes its rows over class by class.
@@ -68,3 +70,19 @@ def null_label(config: NetworkConfig) -> int | None:
 def num_labels(config: NetworkConfig) -> int:
     """The classes, and the null class if there is one."""
     return config.num_classes + (null_label(config) is not None)
+
+
+def check_call(network: Any, x: Any, label: Any, in_level: int, out_level: int) -> None:
+    """Raises InputError if a network with `shapes`, `in_channels` and `embed_label` has no such path or takes no such x."""
+    if not 0 <= out_level <= in_level < network.num_levels:
+        raise InputError(
+            f"path ({in_level}, {out_level}) does not exist; a network of {network.num_levels} levels takes "
+            f"{network.num_levels - 1} >= in_level >= out_level >= 0"
+        )
+    expected = (*network.shapes[in_level], network.in_channels)
+    if x.shape[1:] != expected:
+        raise InputError(f"x has shape {x.shape}, but at level {in_level} it must be [batch, {str(expected)[1:-1]}]")
+    if (label is None) != (network.embed_label is None):
+        raise InputError(
+            f"label is {'missing' if label is None else 'given'}, but the network has {network.config.num_classes} classes"
+        )
