@@ -6,6 +6,7 @@ from ssd_jax.build import build as build
 from ssd_jax.config import Config as Config
 from ssd_jax.config import DataConfig as DataConfig
 from ssd_jax.config import DenoiserConfig as DenoiserConfig
+from ssd_jax.config import FlexiDiTConfig as FlexiDiTConfig
 from ssd_jax.config import FlexiUNetConfig as FlexiUNetConfig
 from ssd_jax.config import ProcessConfig as ProcessConfig
 from ssd_jax.config import SampleConfig as SampleConfig

@@ -29,6 +29,7 @@ from ssd_jax.errors import (
 from ssd_jax.files.json_file import json_text, parse_json
 from ssd_jax.network import NETWORKS, kind_of
 from ssd_jax.network.autoencoder import AutoencoderConfig
+from ssd_jax.network.flexi_dit import FlexiDiTConfig as FlexiDiTConfig
 from ssd_jax.network.flexi_unet import FlexiUNetConfig
 from ssd_jax.network.parameterisation import DenoiserConfig
 from ssd_jax.network.protocol import NetworkConfig, null_label
