@@ -17,7 +17,7 @@ from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.parameterisation import DataStatistics, Parameterisation, make_parameterisation
 from ssd_jax.process.config import make_process
 from ssd_jax.process.process import ScaleSpaceProcess
-from ssd_jax.training.objective import Objective
+from ssd_jax.training.objective import Denoising
 from ssd_jax.training.reconstruction import Reconstruction
 
 
@@ -50,10 +50,11 @@ class Experiment:
         """The network with these parameters as a denoiser."""
         return Denoiser(parameters, self.graphdef, self.parameterisation)
 
-    @property
-    def objective(self) -> Objective:
+    @cached_property
+    def objective(self) -> Denoising:
         """What training minimises."""
-        return Objective(self.process, self.encoding, self.config.model, self.denoiser(self.abstract_parameters))
+        denoiser, weighting = self.denoiser(self.abstract_parameters), self.config.train.loss_weighting
+        return Denoising(self.process, self.encoding, self.config.model, denoiser, weighting)
 
     def init_parameters(self, key: jax.Array) -> dict:
         """Fresh parameters; traceable."""

@@ -13,7 +13,7 @@ from ssd_jax.network.blocks import drop
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.parameterisation import DataStatistics
 from ssd_jax.run.trained import Trained
-from ssd_jax.training.objective import Objective
+from ssd_jax.training.objective import Denoising
 
 
 def randomised(abstract, scale: float = 0.2, seed: int = 0):
@@ -56,7 +56,7 @@ class Dense(nnx.Module):
         return out.reshape(len(x), *self.shapes[out_level], 3)
 
 
-def dense_objective(config: Config, **settings) -> tuple[Objective, dict]:
+def dense_objective(config: Config, **settings) -> tuple[Denoising, dict]:
     """The objective of a config, with classes, but of a Dense network; and its parameters."""
     objective = build(config).objective
     network = Dense(objective.process.level_shapes, num_classes=config.model.num_classes + 1, **settings)

@@ -101,7 +101,7 @@ def test_a_training_step_can_be_traced(variant):
     objective = build(config).objective
     key = jax.eval_shape(lambda: jax.random.key(0))
     for stage in objective.process.stages:
-        gradient = jax.value_and_grad(partial(objective.loss, stage, config.train.loss_weighting))
+        gradient = jax.value_and_grad(partial(objective.loss, stage))
         loss, found = jax.eval_shape(gradient, objective.denoiser.parameters, objective.abstract_draws(8), key)
         assert loss.shape == () and jax.tree.map(lambda leaf: leaf.shape, found) == jax.tree.map(
             lambda leaf: leaf.shape, objective.denoiser.parameters

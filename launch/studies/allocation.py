@@ -123,9 +123,9 @@ def moments(trained: ssd_jax.Trained, part: Part) -> GradientMoments:
     batch = next(make_iterator(source, batch_size=DRAWS.value, seed=seed, flip=config.data.flip))
     numbered = draws(batch, 0, DRAWS.value)
     given = {name: numbered[name] for name in objective.abstract_draws(1)}
-    weighting, weights, key = config.train.loss_weighting, trained.network.parameters, jax.random.key(seed)
+    weights, key = trained.network.parameters, jax.random.key(seed)
     alone = jnp.arange(part.count) == part.number  # not the part's own stage: one program does for all parts
-    found = gradient_moments(objective, weighting, part.stage, weights, given, key, alone.astype(jnp.float32))
+    found = gradient_moments(objective, part.stage, weights, given, key, alone.astype(jnp.float32))
     mean, variance = jax.device_get(found)
     return GradientMoments(mean / part.share, variance / part.share**2)
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ssd_jax.process.stages import Stage
-from ssd_jax.training.objective import Batch, Objective
+from ssd_jax.training.objective import Batch, Denoising
 
 
 class GradientMoments(NamedTuple):
@@ -25,10 +25,9 @@ class GradientMoments(NamedTuple):
     variance: Float[Array | np.ndarray, "parameters"]
 
 
-@partial(jax.jit, static_argnames=("objective", "weighting", "stage"))
+@partial(jax.jit, static_argnames=("objective", "stage"))
 def gradient_moments(
-    objective: Objective,
-    weighting: str,
+    objective: Denoising,
     stage: Stage,
     parameters: dict,
     draws: Batch,
@@ -39,7 +38,6 @@ def gradient_moments(
 
     Args:
         objective: that is trained.
-        weighting: of its loss.
         stage: whose gradient it is.
         parameters: at which.
         draws: two or more, with their numbers, as a training step has them.
@@ -47,7 +45,7 @@ def gradient_moments(
         shares: of the draws that parts of the stage's timesteps get, [parts]; with 1 for one of them and 0 for the others
             the gradient is p_b times that of part b, which holds p_b of the timesteps.
     """
-    loss = partial(objective.loss, stage, weighting, shares=shares)
+    loss = partial(objective.loss, stage, shares=shares)
 
     def add(moments: GradientMoments, counted: tuple[jax.Array, Batch]) -> tuple[GradientMoments, None]:
         count, draw = counted

@@ -9,11 +9,9 @@ import numpy as np
 
 from ssd_jax.compilation import COMPILER_OPTIONS, several_at_a_time
 from ssd_jax.data.protocol import ReadableSource, Source
-from ssd_jax.process.stages import Stage
 from ssd_jax.sharding import AXES, DIVIDED, WHOLE, put_batch, shardings, split_along_batch
 from ssd_jax.training.config import TrainConfig
-from ssd_jax.training.objective import Batch, Objective
-from ssd_jax.training.reconstruction import Reconstruction
+from ssd_jax.training.objective import Batch, Loss, Objective
 from ssd_jax.training.state import Tree
 
 SEED = 0  # of timesteps and noise: the same in all runs, so that their curves can be compared
@@ -64,24 +62,20 @@ class Holdout:
             yield batch
 
 
-def compile_holdout(
-    objective: Objective | Reconstruction, config: TrainConfig, mesh: jax.sharding.Mesh, source: Source
-) -> Holdout:
+def compile_holdout(objective: Objective, config: TrainConfig, mesh: jax.sharding.Mesh, source: Source) -> Holdout:
     """Compiles the programs of the loss on the images of `source`, several at a time, under a progress bar."""
     size = config.batch_size // config.accumulate
-    lowered = {str(each): _lowered(objective, config, each, mesh, size) for each in objective.stages}
+    lowered = {str(each): _lowered(objective, loss, mesh, size) for each, loss in objective.losses({}).items()}
     programs = several_at_a_time({name: each.compile for name, each in lowered.items()}, "compiling the hold-out loss")
     return Holdout(ReadableSource(source), objective.labelled, mesh, size, programs)
 
 
-def _lowered(
-    objective: Objective | Reconstruction, config: TrainConfig, stage: Stage, mesh: jax.sharding.Mesh, size: int
-) -> Any:
+def _lowered(objective: Objective, loss: Loss, mesh: jax.sharding.Mesh, size: int) -> Any:
     parameters = objective.parameters
 
     def mean_loss(parameters: Tree, draws: Batch) -> jax.Array:
         key = jax.random.key(SEED)
-        return jax.lax.pmean(objective.loss(stage, config.loss_weighting, parameters, draws, key, training=False), AXES)
+        return jax.lax.pmean(loss(parameters, draws, key, training=False), AXES)
 
     on_each_device = jax.shard_map(mean_loss, mesh=mesh, in_specs=(WHOLE, DIVIDED), out_specs=WHOLE, check_vma=False)
     inputs = (shardings(parameters, mesh), split_along_batch(mesh))

@@ -1,9 +1,9 @@
 """What is trained, and on what: all that a training step needs to know besides its settings and its devices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,47 @@ from ssd_jax.training.loss import Shares, stage_loss
 Batch = dict[str, jax.Array]
 
 
+@runtime_checkable
+class Loss(Protocol):
+    """The mean loss of draws of a step; all that is random about one comes from the key and its number, batch["number"]."""
+
+    def __call__(self, parameters: Any, batch: Batch, key: jax.Array, *, training: bool = True) -> Float[Array, ""]: ...
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What is trained: a mean of losses, each a program of its own that gets a part of the draws.
+
+    Attributes:
+        stages: whose losses they are.
+        parameters: shapes and types of what is trained.
+        labelled: whether it needs the classes of images.
+    """
+
+    @property
+    def stages(self) -> tuple[Stage, ...]: ...
+
+    @property
+    def parameters(self) -> dict: ...
+
+    @property
+    def labelled(self) -> bool: ...
+
+    def losses(self, shares: Mapping[Stage, Shares]) -> dict[Stage, Loss]:
+        """Of every stage; `shares` of its draws are what parts of its timesteps get, if it has any: else all alike."""
+        ...
+
+    def flops(self, stage: Stage) -> float:
+        """Operations of the loss of a draw and its gradient."""
+        ...
+
+    def abstract_draws(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of so many draws."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
-class Objective:
+class Denoising:
     """The loss of a denoiser on a process and data.
 
     Attributes:
@@ -29,12 +68,14 @@ class Objective:
         encoding: of the images of a batch.
         model: the network's config, which tells of classes.
         denoiser: with `jax.ShapeDtypeStruct`s for parameters.
+        weighting: of timesteps, a key of `loss.LOSS_WEIGHTINGS`.
     """
 
     process: ScaleSpaceProcess
     encoding: Encoding
     model: NetworkConfig
     denoiser: Denoiser
+    weighting: str
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -51,15 +92,18 @@ class Objective:
         """Whether it needs the classes of images."""
         return self.model.num_classes > 0
 
+    def losses(self, shares: Mapping[Stage, Shares]) -> dict[Stage, Loss]:
+        """As `Objective.losses`."""
+        return {stage: partial(self.loss, stage, shares=shares.get(stage, (1.0,))) for stage in self.stages}
+
     def loss(
         self,
         stage: Stage,
-        weighting: str,
         parameters: Any,
         batch: Batch,
         key: jax.Array,
-        shares: Shares = (1.0,),
         *,
+        shares: Shares = (1.0,),
         training: bool = True,
     ) -> Float[Array, ""]:
         """`stage_loss` of the denoiser with these parameters on draws of a step.
@@ -69,12 +113,13 @@ class Objective:
         denoiser, x0 = replace(self.denoiser, parameters=parameters), self.encoding.encode(batch["image"])
         dropout, null = self.model.label_dropout, null_label(self.model)
         label, keys = batch.get("label"), jax.vmap(jax.random.fold_in, (None, 0))(key, batch["number"])
-        loss = partial(stage_loss, denoiser, self.process, stage, x0, label, keys, weighting, shares=shares)
+        loss = partial(stage_loss, denoiser, self.process, stage, x0, label, keys, self.weighting, shares=shares)
         return loss(label_dropout=dropout, null_label=null, training=training)
 
     def flops(self, stage: Stage) -> float:
-        """`gradient_operations` of the loss of a stage."""
-        return gradient_operations(partial(self.loss, stage, "constant"), self.parameters, self.abstract_draws(1))
+        """`gradient_operations` of the loss of a stage, whose weighting does not count."""
+        loss = partial(replace(self, weighting="constant").loss, stage)
+        return gradient_operations(loss, self.parameters, self.abstract_draws(1))
 
     def abstract_draws(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of so many draws."""
@@ -93,7 +138,7 @@ def gradient_operations(loss: Callable[..., jax.Array], parameters: Any, draws: 
 
     Args:
         loss: of which draws weigh 1.
-        parameters, draws: shapes and types, as `Objective.abstract_draws` gives them of one image.
+        parameters, draws: shapes and types, as `abstract_draws` of an objective gives them of one image.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     return operations(jax.jit(jax.value_and_grad(loss)).lower(parameters, draws, key))

@@ -1,7 +1,8 @@
 """What an autoencoder is trained on: pictures and what it makes of them (Kingma & Welling 2014, Rombach et al. 2022)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from ssd_jax.network.autoencoder import Autoencoder
 from ssd_jax.network.random_features import feature_maps, random_kernels
 from ssd_jax.process.stages import Stage
 from ssd_jax.training.loss import Shares
-from ssd_jax.training.objective import Batch, gradient_operations
+from ssd_jax.training.objective import Batch, Loss, gradient_operations
 
 SEED = 0  # of the network that compares pictures
 LEAST_SIDE = 16  # of pictures that it can compare
@@ -52,7 +53,7 @@ class ReconstructionConfig:
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
-    """The loss of an autoencoder, which training takes like an `Objective`: of one stage, without classes.
+    """The loss of an autoencoder, an `Objective` of one stage, without classes.
 
     Attributes:
         config: weights of its terms.
@@ -101,25 +102,19 @@ class Reconstruction:
             terms["perceptual"] = self._perceptual(pictures, found)
         return terms | {"divergence": moments.divergence().mean() / pictures[0].size}
 
-    def loss(
-        self,
-        stage: Stage,
-        weighting: str,
-        parameters: Any,
-        batch: Batch,
-        key: jax.Array,
-        shares: Shares = (1.0,),
-        *,
-        training: bool = True,
-    ) -> Float[Array, ""]:
-        """The weighted sum of `terms`; arguments as those of `Objective.loss`, of which a stage says nothing here."""
+    def losses(self, shares: Mapping[Stage, Shares]) -> dict[Stage, Loss]:
+        """The one; there are no timesteps to share draws out among."""
+        return dict.fromkeys(self.stages, self.loss)
+
+    def loss(self, parameters: Any, batch: Batch, key: jax.Array, *, training: bool = True) -> Float[Array, ""]:
+        """The weighted sum of `terms`."""
         terms = self.terms(parameters, batch, key, training=training)
         weights = {"perceptual": self.config.perceptual_weight, "divergence": self.config.divergence_weight}
         return sum((weights.get(name, 1.0) * term for name, term in terms.items()), jnp.zeros(()))
 
     def flops(self, stage: Stage) -> float:
         """`gradient_operations` of the loss."""
-        return gradient_operations(partial(self.loss, stage, "constant"), self.parameters, self.abstract_draws(1))
+        return gradient_operations(self.loss, self.parameters, self.abstract_draws(1))
 
     def abstract_draws(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of so many pictures with their numbers."""

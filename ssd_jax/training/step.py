@@ -20,8 +20,7 @@ from ssd_jax.compilation import COMPILER_OPTIONS, read_as, several_at_a_time
 from ssd_jax.process.stages import Stage
 from ssd_jax.sharding import AXES, DIVIDED, WHOLE, put_batch, replicated, shardings, specs, split_along_batch
 from ssd_jax.training.config import TrainConfig
-from ssd_jax.training.objective import Batch, Objective
-from ssd_jax.training.reconstruction import Reconstruction
+from ssd_jax.training.objective import Batch, Loss, Objective
 from ssd_jax.training.stage_sampling import Allocation, allocate
 from ssd_jax.training.state import TrainState, Tree, abstract_state
 from ssd_jax.training.update import updated
@@ -113,7 +112,7 @@ class StepPrograms:
     lower: dict[str, Callable[[], Any]]
 
 
-def step_programs(objective: Objective | Reconstruction, config: TrainConfig, mesh: jax.sharding.Mesh) -> StepPrograms:
+def step_programs(objective: Objective, config: TrainConfig, mesh: jax.sharding.Mesh) -> StepPrograms:
     """Every program that training will need. The devices of the mesh need not be there (`jax.experimental.topologies`).
 
     Raises:
@@ -121,8 +120,8 @@ def step_programs(objective: Objective | Reconstruction, config: TrainConfig, me
     """
     allocation = allocate(objective.stages, config, mesh.size, objective.flops)
     stages, state = allocation.stages, abstract_state(objective.parameters)
-    shares = zip(stages, allocation.shares, strict=True)
-    losses = {stage: partial(_loss, objective, config.loss_weighting, stage, each) for stage, each in shares}
+    of_stages = objective.losses(dict(zip(stages, allocation.shares, strict=True)))
+    losses = {stage: partial(_of_step, loss) for stage, loss in of_stages.items()}
     seed = jax.ShapeDtypeStruct((), jnp.uint32)
     sizes = [size // config.accumulate for size in allocation.batch_sizes]
     batches = {stage: objective.abstract_draws(size) for stage, size in zip(stages, sizes, strict=True)}
@@ -144,7 +143,7 @@ def step_programs(objective: Objective | Reconstruction, config: TrainConfig, me
     return StepPrograms(allocation, read, lower)
 
 
-def compile_train_step(objective: Objective | Reconstruction, config: TrainConfig, mesh: jax.sharding.Mesh) -> TrainStep:
+def compile_train_step(objective: Objective, config: TrainConfig, mesh: jax.sharding.Mesh) -> TrainStep:
     """Compiles every program that training will need, several at a time, under a progress bar.
 
     Raises:
@@ -200,19 +199,9 @@ def _sum(part: jax.Array, where: PartitionSpec, mesh: jax.sharding.Mesh) -> jax.
     return jax.lax.psum(part, tuple(sorted(axes)))
 
 
-def _loss(
-    objective: Objective | Reconstruction,
-    weighting: str,
-    stage: Stage,
-    shares: Sequence[float],
-    parameters: Tree,
-    batch: Batch,
-    step: jax.Array,
-    seed: jax.Array,
-) -> jax.Array:
-    """The mean loss of a stage's images; all that is random about one depends on (seed, step, its number in the step)."""
-    key = jax.random.fold_in(jax.random.key(seed), step)
-    return objective.loss(stage, weighting, parameters, batch, key, shares)
+def _of_step(loss: Loss, parameters: Tree, batch: Batch, step: jax.Array, seed: jax.Array) -> jax.Array:
+    """The loss of a step's draws; all that is random about one depends on (seed, step, its number in the step)."""
+    return loss(parameters, batch, jax.random.fold_in(jax.random.key(seed), step))
 
 
 def _gradient_program(loss: Callable, weight: float, mesh: jax.sharding.Mesh) -> Any:

@@ -14,12 +14,13 @@ from tests.networks import dense_objective
 
 
 def test_moments_are_those_of_single_gradients():
-    config = replace(tiny_config(), model=replace(tiny_config().model, num_classes=3))
+    config = tiny_config(loss_weighting="constant")
+    config = replace(config, model=replace(config.model, num_classes=3))
     objective, parameters = dense_objective(config, hidden=8, dropout=0.3)
     rng, key, stage = np.random.default_rng(0), jax.random.key(1), objective.process.stages[0]
     batch = {"image": rng.integers(0, 256, (5, 8, 8, 3), np.uint8), "label": np.array([0, 1, 2, 0, 1], np.int32)}
-    found = gradient_moments(objective, "constant", stage, parameters, draws(batch, 0, 5), key, jnp.ones(1))
-    gradient, single = jax.jit(jax.grad(lambda p, d: objective.loss(stage, "constant", p, d, key))), []
+    found = gradient_moments(objective, stage, parameters, draws(batch, 0, 5), key, jnp.ones(1))
+    gradient, single = jax.jit(jax.grad(lambda p, d: objective.loss(stage, p, d, key))), []
     for i in range(5):
         leaves = jax.tree.leaves(gradient(parameters, draws(batch, i, 1)))
         single.append(np.concatenate([np.ravel(leaf) for leaf in leaves]))
@@ -30,15 +31,16 @@ def test_moments_are_those_of_single_gradients():
 
 def test_a_part_alone_is_as_a_stage_of_its_timesteps():
     """But for which of them it draws: in the mean over many draws."""
-    config = replace(tiny_config(), model=replace(tiny_config().model, num_classes=3))
+    config = tiny_config(loss_weighting="constant")
+    config = replace(config, model=replace(config.model, num_classes=3))
     objective, parameters = dense_objective(config, hidden=8, dropout=0.0)
     stage, size = objective.process.stages[-1], 2000
     batch = {"image": np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), np.uint8), "label": np.arange(9) % 3}
     given, key = draws(batch, 0, size), jax.random.key(1)
     for i, part in enumerate(stage.parts(2)):
         alone = jnp.array([1.0 - i, float(i)])
-        found = gradient_moments(objective, "constant", stage, parameters, given, key, alone)
-        own = gradient_moments(objective, "constant", part, parameters, given, key, jnp.ones(1))
+        found = gradient_moments(objective, stage, parameters, given, key, alone)
+        own = gradient_moments(objective, part, parameters, given, key, jnp.ones(1))
         share = (part.t_max + 1 - part.t_min) / (stage.t_max + 1 - stage.t_min)
         assert np.linalg.norm(found.mean / share - own.mean) < 0.2 * np.linalg.norm(own.mean)
         assert float(found.variance.sum()) / share**2 == pytest.approx(float(own.variance.sum()), rel=0.1)

@@ -48,7 +48,7 @@ def test_it_is_the_loss_of_the_averaged_network_without_dropout(conditional, mes
     still = replace(still, model=replace(objective.model, label_dropout=1e-9))
     items, key = [SOURCE[number % 20] for number in range(24)], jax.random.key(SEED)
     draws = {name: jnp.stack([item[name] for item in items]) for name in ("image", "label")} | {"number": jnp.arange(24)}
-    expected = {str(each): still.loss(each, "min_snr", parameters, draws, key) for each in objective.process.stages}
+    expected = {str(each): still.loss(each, parameters, draws, key) for each in objective.process.stages}
     found = losses(conditional, mesh)
     assert found.keys() == expected.keys() and found == losses(conditional, mesh)
     for stage, loss in expected.items():

@@ -18,7 +18,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms_and_noise_is_a_pictures_own()
 
     @jax.jit
     def computed(batch):
-        loss = objective.loss(objective.stages[0], "", parameters, batch, key)
+        loss = objective.loss(parameters, batch, key)
         return loss, objective.terms(parameters, batch, key), objective.terms(parameters, batch, key, training=False)
 
     loss, terms, still = computed(both)
