@@ -77,6 +77,7 @@ NOT_RUN = {
     "gs://": "there is no bucket of this name; tests/run/test_bucket.py has one",
     "--config.process.shape": "the tiny settings are of images; tests/data and tests/launch/test_clips.py have the others",
     "runs/clips": "for the same reason",
+    "my_videos": "for the same reason",
     "runs/autoencoder": "the tiny settings are of denoisers; tests/run and tests/launch/test_latents.py have it",
     "runs/sd_vae": "published weights are not at hand; tests/interop makes some of their kind",
 }
