@@ -23,7 +23,7 @@ from ssd_jax.data.pipeline import make_iterator
 from ssd_jax.errors import InputError
 from ssd_jax.files.json_file import parse_json, read_json, write_json
 from ssd_jax.files.paths import Path, check_writable, to_path, write_atomically
-from ssd_jax.run.train import with_statistics
+from ssd_jax.run.task import with_statistics
 from ssd_jax.run.watching import mean_losses
 from ssd_jax.sharding import make_mesh
 from ssd_jax.training.state import init_state

@@ -17,8 +17,8 @@ from ssd_jax.errors import InputError
 from ssd_jax.files.events import Events
 from ssd_jax.files.lease import lease
 from ssd_jax.run import checkpoint
+from ssd_jax.run.loop import Loop
 from ssd_jax.run.profile import Profiler, busy_seconds, union
-from ssd_jax.run.train import Loop
 from ssd_jax.run.watching import Watch
 from ssd_jax.sharding import make_mesh
 from ssd_jax.training.stage_sampling import allocate

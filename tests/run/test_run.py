@@ -20,6 +20,7 @@ from ssd_jax.errors import InputError
 from ssd_jax.files.decode import decode
 from ssd_jax.files.npz import read_npz
 from ssd_jax.process.process import ScaleSpaceProcess
+from ssd_jax.run.task import DenoiserTask
 from ssd_jax.run.train import summary
 from ssd_jax.sharding import make_mesh
 from ssd_jax.training.stage_sampling import allocate
@@ -91,7 +92,7 @@ def test_a_run_leaves_what_it_promises(run):
 
 
 def test_a_workdir_that_cannot_be_written_is_refused_before_the_data_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("ssd_jax.run.train.make_split", None)
+    monkeypatch.setattr("ssd_jax.run.task.make_split", None)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file/run' cannot be written to: .*file' is no folder"):
         ssd_jax.train(tiny_config(), tmp_path / "file" / "run")
@@ -111,7 +112,7 @@ def test_a_training_run_builds_one_process_and_says_what_it_will_do(training, mo
     experiment = ssd_jax.build(replace(config, model=replace(config.model, num_classes=2)))
     source, mesh = make_source(config.data, (8, 8)), make_mesh()
     allocation = allocate(experiment.process.stages, config.train, mesh.size, experiment.objective.flops)
-    conditional = summary(experiment, source, allocation, mesh)
+    conditional = summary(DenoiserTask(experiment, source, None, None, None), allocation, mesh)
     assert conditional.startswith("training on 40 images of 8x8x3 in 2 classes (even, odd); ")
 
 
