@@ -1,11 +1,9 @@
 """A trained model, ready to sample; `load.load` reads it from a run's workdir."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
-from unicodedata import normalize
 
 import jax
 import numpy as np
@@ -24,13 +22,12 @@ from ssd_jax.network.protocol import null_label
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.processes import gathered
 from ssd_jax.run.digest import combined, digests
+from ssd_jax.run.labels import Label, numbered
 from ssd_jax.sampling.guidance import Interval, classifier_free, clipped, dynamically_thresholded
 from ssd_jax.sampling.noise import NoiseSource, image_indices, seeded
 from ssd_jax.sampling.plan import Plan, plan_steps
 from ssd_jax.sampling.sampler import Snapshot, iterate, with_progress
 from ssd_jax.sharding import make_mesh, replicated, split_along_batch
-
-Label = int | str | Sequence[int] | Sequence[str] | np.ndarray
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -171,31 +168,9 @@ class Trained:
         Classes are given by number or by name; a name that is a number counts as a name. None for a model without classes.
         Raises InputError for labels that cannot be.
         """
-        classes = self.config.model.num_classes
         if label is None:
             return self.classes_in_turn(num, first_index)
-        found = np.asarray(label)
-        if not classes:
-            raise InputError("label is given, but the model has 0 classes; leave it out")
-        if found.dtype.kind == "U":
-            found = np.vectorize(self._number, otypes=[int])(found)
-        if found.shape not in ((), (num,)) or not np.issubdtype(found.dtype, np.integer):
-            raise InputError(f"label is {found.dtype} {found.shape}, but must be one int or int [{num}]")
-        if found.min() < 0 or found.max() >= classes:
-            raise InputError(f"label holds {found.min()}..{found.max()}, but the model's classes are 0..{classes - 1}")
-        return np.broadcast_to(found, num)
-
-    def _number(self, name: str) -> int:
-        """Of the class of a name."""
-        names = {normalize("NFC", each): number for number, each in enumerate(self.config.data.classes or ())}
-        number = names.get(normalize("NFC", name))
-        if number is not None:
-            return number
-        classes = self.config.model.num_classes
-        if re.fullmatch("[0-9]{1,9}", name) and int(name) < classes:
-            return int(name)
-        known = f"one of the classes {few(names)}, or a number" if names else "a number (the run keeps no names of classes)"
-        raise InputError(f"label is {name!r}, but must be {known} in 0..{classes - 1}")
+        return numbered(label, num, self.config.model.num_classes, self.config.data.classes or ())
 
     @checked_arguments
     def noise(self, key: Key[Array, ""], num: int, first_index: int = 0) -> NoiseSource:
