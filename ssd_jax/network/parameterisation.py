@@ -28,7 +28,7 @@ from ssd_jax.process.dct import heat_rate_grid
 from ssd_jax.process.matrix_free import MatrixFreeOperator
 from ssd_jax.process.operators import along_axes
 from ssd_jax.process.process import ScaleSpaceProcess
-from ssd_jax.process.reverse import from_left, from_right, lift
+from ssd_jax.process.reverse import LEAST_RELATIVE_EIGENVALUE, from_left, from_right, lift
 from ssd_jax.process.stages import Stage
 
 Coefficients = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -40,8 +40,31 @@ def v(g, sigma, variance):
     return g / total, -sigma / total**0.5
 
 
+def eps(g, sigma, variance):
+    """F* = eps (Ho et al. 2020), and -z where x tells nothing, g = 0: there is no noise to be told from the signal there.
+
+    c_out = -sigma / g has no bound: `make_parameterisation` refuses processes with more noise than MAX_FACTOR times the
+    signal along a direction that is not 0.
+    """
+    blind = g == 0
+    return (1 - blind) / (g + blind), -jnp.where(blind, 1, sigma) / (g + blind)
+
+
+def flow(g, sigma, variance):
+    """F* = eps - z, the velocity of (1 - s) z + s eps, s = sigma / (g + sigma) (Liu et al. 2023); -z where g = 0."""
+    return 1 / (g + sigma), -sigma / (g + sigma)
+
+
+def edm(g, sigma, variance):
+    """F* has variance 1 at every noise, if z has `variance`; c_out is the deviation of z given x (Karras et al. 2022)."""
+    total = variance * g**2 + sigma**2
+    return variance * g / total, sigma * (variance / total) ** 0.5
+
+
 # c_skip and c_out of (g, sigma, variance of the sharp image's pixels), elementwise; c_out is nowhere 0. None: F is z-hat.
-PARAMETERISATIONS: dict[str, Coefficients | None] = {"x0": None, "v": v}
+PARAMETERISATIONS: dict[str, Coefficients | None] = {"x0": None, "eps": eps, "v": v, "flow": flow, "edm": edm}
+MAX_FACTOR = 1e3  # |c_skip| and |c_out|: of a network in bfloat16, rounding alone would be several times the image
+TINY = 1e-30  # of float32
 
 
 def log_snr(process: ScaleSpaceProcess) -> Float[np.ndarray, "timesteps"]:
@@ -102,6 +125,14 @@ class SeparableDirections:
     gains: Any
     times: Any = None
 
+    def extremes(self, stage: Stage) -> Float[np.ndarray, "gains timesteps"]:
+        """The least and largest g / a_t along directions that states of the stage have, and 0 where they lack some."""
+        if self.times is None:
+            seen = self.gains[self.gains > 0]
+            return np.array([seen.min(), seen.max(), *self.gains[self.gains == 0][:1]])[:, None]
+        times = self.times[stage.t_min : stage.t_max + 1]
+        return np.maximum(np.exp(-np.outer([self.gains.max(), self.gains.min()], times)), TINY)
+
     def apply(self, skip: Callable, x: jax.Array, out: Callable, f: jax.Array, t: Any) -> jax.Array:
         """V (skip(g / a_t) U^T x + out(g / a_t) V^T f)."""
         gains = jnp.asarray(self.gains, x.dtype)
@@ -117,6 +148,11 @@ class MatrixFreeDirections:
     """The singular directions of an operator that is only a function, compared by identity."""
 
     operator: MatrixFreeOperator = field(metadata={"static": True})
+
+    def extremes(self, stage: Stage) -> Float[np.ndarray, "gains timesteps"]:
+        """As `SeparableDirections.extremes`: the least is what functions of K take for it, whatever it is."""
+        largest = self.operator.lambda_max**0.5
+        return np.array([LEAST_RELATIVE_EIGENVALUE**0.5 * largest, largest, 0.0])[:, None]
 
     def apply(self, skip: Callable, x: jax.Array, out: Callable, f: jax.Array, t: Any) -> jax.Array:
         """As `SeparableDirections.apply`."""
@@ -219,7 +255,8 @@ def make_parameterisation(
         statistics: of the data, for that process; "x0" needs none.
 
     Raises:
-        InputError: if statistics are missing or of another process, or the conditioning cannot tell the timesteps apart.
+        InputError: if statistics are missing or of another process, the conditioning cannot tell the timesteps apart, or
+            z-hat would be what the network says times 0, or times more than MAX_FACTOR.
     """
     conditioning, coefficients = CONDITIONINGS[config.conditioning], PARAMETERISATIONS[config.parameterisation]
     c_noise = None if conditioning is None else conditioning(process)
@@ -241,16 +278,40 @@ def make_parameterisation(
             f"the statistics are of {len(statistics.variances)} timesteps, but the process has {process.num_timesteps}; "
             "give those of this process, measure_statistics(images, process)"
         )
-    variances = np.array(statistics.variances)
-    return Parameterisation(
-        coefficients,
-        {(stage.in_level, stage.out_level): _directions(process, stage) for stage in process.stages},
-        process.alpha,
-        process.sigma,
-        np.array([variances[process.first_timestep(level)] for level in range(process.num_levels)]),
-        (process.alpha**2 * variances + process.sigma**2) ** -0.5,
-        c_noise,
-    )
+    directions = {(stage.in_level, stage.out_level): _directions(process, stage) for stage in process.stages}
+    data_variance, variances = level_variances(process, statistics), np.array(statistics.variances)
+    for stage in process.stages:
+        own = directions[stage.in_level, stage.out_level].extremes(stage)
+        _check_factors(config.parameterisation, process, stage, own, data_variance[stage.out_level])
+    c_in = (process.alpha**2 * variances + process.sigma**2) ** -0.5
+    return Parameterisation(coefficients, directions, process.alpha, process.sigma, data_variance, c_in, c_noise)
+
+
+def level_variances(process: ScaleSpaceProcess, statistics: DataStatistics) -> Float[np.ndarray, "levels"]:
+    """The variance of the pixels of the sharp image of each level."""
+    return np.array([statistics.variances[process.first_timestep(level)] for level in range(process.num_levels)])
+
+
+def _check_factors(name: str, process: ScaleSpaceProcess, stage: Stage, gains: np.ndarray, variance: float) -> None:
+    """Raises InputError unless 0 < |c_out| <= MAX_FACTOR at g = a_t gains, [gains, timesteps of the stage]."""
+    coefficients = PARAMETERISATIONS[name]
+    assert coefficients is not None
+    t = slice(stage.t_min, stage.t_max + 1)
+    # What a state holds of z may be too little for a float, as a_t may be 0; it is not nothing.
+    g = np.where(gains > 0, np.maximum(process.alpha[t] * gains, TINY), 0.0)
+    _, out = coefficients(g, process.sigma[t], variance)
+    factors = np.abs(np.broadcast_to(np.asarray(out, np.float64), g.shape))
+    wrong = ~((factors > 0) & (factors <= MAX_FACTOR)).all(axis=0)
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        found = factors[:, at]
+        worst = found.min() if found.min() == 0 else found.max()
+        why = "the data do not vary or there is no noise" if worst == 0 else "there is so little of the image in the noise"
+        raise InputError(
+            f"denoiser.parameterisation is {name!r}, which multiplies what the network says by {worst:.3g} at "
+            f"t = {stage.t_min + at} ({stage}), where {why}, but it must by > 0 and <= {MAX_FACTOR:g}; take another one, "
+            f"such as {'x0' if worst == 0 else 'v'!r}, or another process"
+        )
 
 
 def _directions(process: ScaleSpaceProcess, stage: Stage) -> SeparableDirections | MatrixFreeDirections:

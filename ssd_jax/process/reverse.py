@@ -13,6 +13,8 @@ from jaxtyping import Array, Float
 from ssd_jax.process.matrix_free import MatrixFreeOperator, function_of_gram
 from ssd_jax.process.operators import SeparableOperator, along_axes
 
+LEAST_RELATIVE_EIGENVALUE = 1e-6  # of K = M M^T for functions of it, over lambda_max: smaller ones are taken for it
+
 
 def directions(m, in_range, var_s, var_t, ratio, eta):
     """(6) for singular values m_i, NumPy or JAX arrays: b_i, and the standard deviation of the noise along v_i.
@@ -83,7 +85,7 @@ def from_left(
     """
 
     def scaled(eigenvalue):
-        m = jnp.sqrt(jnp.maximum(eigenvalue, 1e-6 * operator.lambda_max))
+        m = jnp.sqrt(jnp.maximum(eigenvalue, LEAST_RELATIVE_EIGENVALUE * operator.lambda_max))
         return function(m) / m
 
     return function_of_gram(operator, scaled, x)
@@ -104,7 +106,7 @@ def from_right(
     """
 
     def scaled(eigenvalue):
-        m = jnp.sqrt(jnp.maximum(eigenvalue, 1e-6 * operator.lambda_max))
+        m = jnp.sqrt(jnp.maximum(eigenvalue, LEAST_RELATIVE_EIGENVALUE * operator.lambda_max))
         return (function(m) - outside) / m**2
 
     return function_of_gram(operator, scaled, operator.apply(z))
@@ -139,6 +141,6 @@ def pseudo_inverse(
 ) -> Float[Array, "batch *in_shape channels"]:
     """M^+ y, for an M of full row rank."""
     if isinstance(operator, MatrixFreeOperator):
-        smallest = 1e-6 * operator.lambda_max
+        smallest = LEAST_RELATIVE_EIGENVALUE * operator.lambda_max
         return operator.adjoint(function_of_gram(operator, lambda value: 1 / jnp.maximum(value, smallest), y))
     return along_axes(y, [np.linalg.pinv(matrix) for matrix in operator.matrices])

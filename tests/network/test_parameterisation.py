@@ -25,6 +25,7 @@ from ssd_jax.network.parameterisation import (
 )
 from ssd_jax.process.config import make_process
 from ssd_jax.process.matrix_free import MatrixFreeOperator
+from ssd_jax.process.operators import SeparableOperator
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.stages import Stage
 from ssd_jax.sampling import parts
@@ -34,7 +35,7 @@ from ssd_jax.training.loss import LOSS_WEIGHTINGS, stage_loss
 from tests.gaussians import GaussianData, natural_covariance
 
 COVARIANCE = natural_covariance(4)
-CONFIG = ProcessConfig(image_size=4, num_levels=2, num_timesteps=20, resolution_schedule="equal")
+CONFIG = ProcessConfig(image_size=4, num_levels=2, num_timesteps=50, resolution_schedule="equal")
 
 
 def oblique(x):
@@ -44,41 +45,22 @@ def oblique(x):
 
 def matrix_free() -> ScaleSpaceProcess:
     operator, levels = MatrixFreeOperator(oblique, (4, 4)), np.repeat([0, 1], 10)
-    log_snr = np.linspace(5, -8, 20) - 1.01 * np.log(operator.lambda_max) * levels
+    log_snr = np.linspace(3, -2, 20) - 1.01 * np.log(operator.lambda_max) * levels
     return ScaleSpaceProcess((4, 4), log_snr, levels, (operator,))
 
 
 PROCESSES = {
     "box": make_process(CONFIG),
     "bilinear": make_process(replace(CONFIG, operator="bilinear")),
-    "blur": make_process(replace(CONFIG, operator="bilinear", blur=1.0)),
+    "blur": make_process(replace(CONFIG, operator="bilinear", blur=0.4)),
     "functions": matrix_free(),
 }
 
 
-def edm(g, sigma, variance):
-    """Karras et al. 2022, along every direction."""
-    total = variance * g**2 + sigma**2
-    return variance * g / total, sigma * (variance / total) ** 0.5
-
-
-def flow(g, sigma, variance):
-    """F* = eps - z."""
-    return 1 / (g + sigma), -sigma / (g + sigma)
-
-
-OWN = {"edm": edm, "flow": flow}
-KINDS = [*PARAMETERISATIONS, *OWN]
+KINDS = list(PARAMETERISATIONS)
 CASES = [(name, stage) for name, process in PROCESSES.items() for stage in process.stages]
 each_case = pytest.mark.parametrize(("name", "stage"), CASES, ids=[f"{name}-{stage}" for name, stage in CASES])
 each_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-@pytest.fixture(autouse=True)
-def own_entries(monkeypatch):
-    """One entry each is all that further kinds take."""
-    for kind, coefficients in OWN.items():
-        monkeypatch.setitem(PARAMETERISATIONS, kind, coefficients)
 
 
 def parameterisation(kind: str, process: ScaleSpaceProcess, conditioning: str = "timestep") -> Parameterisation:
@@ -384,12 +366,45 @@ def test_loading_a_run_twice_compiles_once():
 
 
 def test_bad_input():
-    with pytest.raises(InputError, match="denoiser.parameterisation is 'w', but must be one of: x0, v"):
+    with pytest.raises(InputError, match="denoiser.parameterisation is 'w', but must be one of: x0, eps, v, flow, edm"):
         DenoiserConfig("w")
     with pytest.raises(InputError, match="denoiser.conditioning is 'sigma', but must be one of: timestep, log_snr"):
         DenoiserConfig(conditioning="sigma")
     process = PROCESSES["box"]
     with pytest.raises(InputError, match=r"'v', which needs statistics of the data.*measure_statistics"):
         make_parameterisation(DenoiserConfig("v"), process)
-    with pytest.raises(InputError, match=r"statistics are of 7 timesteps, but the process has 20"):
+    with pytest.raises(InputError, match=r"statistics are of 7 timesteps, but the process has 50"):
         make_parameterisation(DenoiserConfig("v"), process, DataStatistics((0.25,) * 7))
+
+
+def test_kinds_that_do_not_fit_a_process_are_refused():
+    """Where z-hat is what the network says times infinity, or 0, or nearly so; others take the same processes."""
+    flat = DataStatistics((0.0,) * CONFIG.num_timesteps)
+    with pytest.raises(InputError, match=r"'edm', .* by 0 at t = \d+ \(stay1\), where the data do not vary.*such as 'x0'"):
+        make_parameterisation(DenoiserConfig("edm"), PROCESSES["box"], flat)
+    weak = SeparableOperator((np.array([[1.0, 0, 0, 0], [0, 1e-2, 0, 0]]),) * 2)
+    hard = {
+        "stay1": make_process(replace(CONFIG, zero_terminal_snr=True)),
+        "stay0": make_process(replace(CONFIG, num_levels=1, blur=2.0)),
+        "up1to0": ScaleSpaceProcess((4, 4), np.array([2.0, 1.0, -1.0]), np.array([0, 0, 1]), (weak,)),
+    }
+    for stage, process in hard.items():
+        with pytest.raises(InputError, match=rf"'eps', .* at t = \d+ \({stage}\), where there is so little .* 'v'"):
+            parameterisation("eps", process)
+        for kind in ("v", "flow", "edm"):
+            parameterisation(kind, process)
+
+
+def test_eps_flow_and_edm_are_what_they_say():
+    g, sigma, variance, rng = np.array([0.9, 0.1, 0.0]), 0.4, 0.3, np.random.default_rng(0)
+    z, noise = rng.standard_normal((2, 1000, 3)) * [[[variance**0.5]], [[1.0]]]
+    y = g * z + sigma * noise * (g > 0)
+    found = {}
+    for kind in ("eps", "flow", "edm"):
+        coefficients = PARAMETERISATIONS[kind]
+        assert coefficients is not None
+        skip, out = (np.asarray(each, np.float64) for each in coefficients(g, sigma, variance))
+        found[kind] = (z - skip * y) / out
+    np.testing.assert_allclose(found["eps"], np.where(g > 0, noise, -z), atol=1e-5)
+    np.testing.assert_allclose(found["flow"], np.where(g > 0, noise, 0) - z, atol=1e-9)
+    np.testing.assert_allclose(found["edm"].var(axis=0), 1, rtol=0.15)
