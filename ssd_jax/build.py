@@ -14,9 +14,11 @@ from ssd_jax.errors import InputError, checked_arguments
 from ssd_jax.network import abstract_network, init_parameters
 from ssd_jax.network.autoencoder import Autoencoder, abstract_autoencoder, init_autoencoder
 from ssd_jax.network.denoiser import Denoiser
-from ssd_jax.network.parameterisation import DataStatistics, Parameterisation, make_parameterisation
+from ssd_jax.network.parameterisation import DataStatistics, Parameterisation, level_variances, make_parameterisation
 from ssd_jax.process.config import make_process
 from ssd_jax.process.process import ScaleSpaceProcess
+from ssd_jax.training.log_variance import ENTRY, first_log_variances, of_network
+from ssd_jax.training.loss import LEARNED
 from ssd_jax.training.objective import Denoising
 from ssd_jax.training.reconstruction import Reconstruction
 
@@ -30,7 +32,7 @@ class Experiment:
         process: with its stages.
         encoding: between images and x_0.
         graphdef: the static part of the network.
-        abstract_parameters: its parameters, as `jax.ShapeDtypeStruct`s.
+        abstract_parameters: the network's, as `jax.ShapeDtypeStruct`s.
         statistics: of the data, for parameterisations that need them.
     """
 
@@ -47,18 +49,21 @@ class Experiment:
         return make_parameterisation(self.config.denoiser, self.process, self.statistics)
 
     def denoiser(self, parameters: Any) -> Denoiser:
-        """The network with these parameters as a denoiser."""
-        return Denoiser(parameters, self.graphdef, self.parameterisation)
+        """The network with these parameters, among which there may be log-variances of the loss, as a denoiser."""
+        return Denoiser(of_network(parameters), self.graphdef, self.parameterisation)
 
     @cached_property
     def objective(self) -> Denoising:
         """What training minimises."""
         denoiser, weighting = self.denoiser(self.abstract_parameters), self.config.train.loss_weighting
-        return Denoising(self.process, self.encoding, self.config.model, denoiser, weighting)
+        variances = None if self.statistics is None else tuple(level_variances(self.process, self.statistics).tolist())
+        return Denoising(self.process, self.encoding, self.config.model, denoiser, weighting, variances)
 
     def init_parameters(self, key: jax.Array) -> dict:
-        """Fresh parameters; traceable."""
-        return init_parameters(self.config.model, self.process.level_shapes, self.encoding.channels, key)
+        """Fresh values of all that is trained; traceable."""
+        fresh = init_parameters(self.config.model, self.process.level_shapes, self.encoding.channels, key)
+        learned = self.config.train.loss_weighting == LEARNED
+        return fresh | ({ENTRY: first_log_variances(self.process.stages)} if learned else {})
 
     @property
     def bounds(self) -> tuple[float, ...]:

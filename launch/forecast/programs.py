@@ -64,7 +64,7 @@ def training_programs(experiment: AnyExperiment, mesh: jax.sharding.Mesh) -> lis
     """Those of a training step, stages first, noisiest first. Raises InputError if the batch does not fit the devices."""
     config, objective = experiment.config.train, experiment.objective
     step = step_programs(objective, config, mesh)
-    state = abstract_state(experiment.abstract_parameters)
+    state = abstract_state(objective.parameters)
     held = bytes_on_device(state, shardings(state, mesh)) + bytes_of_encoding(experiment, mesh)
     precision = precision_of(experiment.config.model)
     shared = 0 if "gather" in step.lower else bytes_on_device(state.parameters, replicated(mesh))
@@ -132,7 +132,7 @@ def bytes_of_encoding(experiment: AnyExperiment, mesh: jax.sharding.Mesh) -> int
 
 def held_by_grids(experiment: Experiment, mesh: jax.sharding.Mesh) -> int:
     """Bytes of the state on a device while samples are drawn from its average, which they take whole."""
-    state = abstract_state(experiment.abstract_parameters)
+    state = abstract_state(experiment.objective.parameters)
     held, where = bytes_on_device(state, shardings(state, mesh)), shardings(state.parameters, mesh)
     divided = any(not each.is_fully_replicated for each in jax.tree.leaves(where))
     return held if divided else held - bytes_on_device(state.parameters, where)

@@ -23,6 +23,7 @@ from ssd_jax.data.pipeline import make_iterator
 from ssd_jax.errors import InputError
 from ssd_jax.process.stages import Stage
 from ssd_jax.training.gradient_noise import GradientMoments, gradient_moments, gradient_variances
+from ssd_jax.training.loss import LEARNED
 from ssd_jax.training.stage_sampling import stage_probabilities, timestep_shares, wanted_draws
 from ssd_jax.training.step import draws
 
@@ -65,6 +66,10 @@ def main() -> None:
     if config.timestep_parts not in (1, PARTS.value):
         raise InputError(
             f"--parts is {PARTS.value}, but the run has train.timestep_parts={config.timestep_parts}; give that"
+        )
+    if config.loss_weighting == LEARNED:
+        raise InputError(
+            f"the run has train.loss_weighting={LEARNED}, which is no part of what was loaded; give a run of another one"
         )
     parts = all_parts(trained)
     before = part_draws(parts, config)

@@ -103,7 +103,7 @@ def check_room(workdir: Path, experiment: AnyExperiment) -> None:
     if in_bucket(workdir):
         return  # which has no end
     settings, folder = experiment.config.train, workdir / "checkpoints"
-    leaves = jax.tree.leaves(abstract_state(experiment.abstract_parameters).as_dict())
+    leaves = jax.tree.leaves(abstract_state(experiment.objective.parameters).as_dict())
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     multiples = settings.steps // settings.keep_every if settings.keep_every else 0
     kept = settings.keep_latest + 1 + multiples + bool(settings.keep_best)

@@ -46,12 +46,12 @@ def load(
     experiment = build(config, load_statistics(workdir), kept_autoencoder(workdir, config))
     if exists(workdir / WEIGHTS):
         return _load_weights(workdir, experiment, ema_width, step)
-    abstract = placed({MAIN: experiment.abstract_parameters}, replicated(make_mesh()))
+    abstract = placed({MAIN: experiment.objective.parameters}, replicated(make_mesh()))
     step, averages = restore_averages(workdir, experiment, abstract, step)
     parameters = averages[MAIN]
     if ema_width is not None:
         check_range("ema_width", ema_width, low=0, high=WIDEST, open_low=True)
-        average = average_of_width(workdir, step, experiment.abstract_parameters, ema_width)
+        average = average_of_width(workdir, step, experiment.objective.parameters, ema_width)
         parameters = jax.device_put(average, replicated(make_mesh()))
     return Trained(experiment, experiment.denoiser(parameters), step)
 

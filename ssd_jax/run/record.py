@@ -11,6 +11,7 @@ from ssd_jax.build import AnyExperiment
 from ssd_jax.config import AnyConfig, any_from_json, as_dict, config_json
 from ssd_jax.errors import InputError
 from ssd_jax.run.digest import Digest, kinds
+from ssd_jax.training.loss import LEARNED
 
 FORMAT = 2  # of checkpoints; those of format 1 have no record
 DEFINING = ("model", "process", "denoiser")  # the sections of a config that weights are bound to, besides:
@@ -98,6 +99,9 @@ def differences(before: AnyConfig, now: AnyConfig) -> Iterator[tuple[str, Any, A
         before_it, now_it = (sections.get(section, {}).get(name) for sections in (old, new))
         if before_it != now_it and (name, before_it) != ("classes", None):  # of runs from before names were kept
             yield f"{section}.{name}", before_it, now_it
+    weightings = before.train.loss_weighting, now.train.loss_weighting
+    if len(set(weightings)) > 1 and LEARNED in weightings:  # one has log-variances of the loss to go on with
+        yield "train.loss_weighting", *weightings
 
 
 def _statistics(experiment: AnyExperiment) -> dict | None:

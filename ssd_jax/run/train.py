@@ -117,7 +117,7 @@ def _first_or_latest(
     """The state of the latest checkpoint, or a first one, and its step; sets the iterator to where it stood."""
     if not checkpoints.steps:
         return init_state(experiment.init_parameters, experiment.config.train.seed, mesh), 0
-    abstract = abstract_state(experiment.abstract_parameters).as_dict()
+    abstract = abstract_state(experiment.objective.parameters).as_dict()
     restored = restore(checkpoints, experiment, placed(abstract, shardings(abstract, mesh)))
     iterator.set_state(restored.data)
     logger.info("going on from step %d", restored.step)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ssd_jax.errors import InputError, check_name, check_range, check_seed, section
+from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name, check_range, check_seed, section
 from ssd_jax.training.loss import LOSS_WEIGHTINGS
 
 STAGE_SAMPLINGS = ("mixed", "single")
@@ -56,7 +56,7 @@ class TrainConfig:
         ema_decay: 0 <= decay < 1 of the averaged parameters.
         snapshot_every: steps after which the averaged parameters are kept in a file of the run, for averages of other
             widths when it is loaded (`ssd_jax.load(workdir, ema_width=...)`); 0 for never.
-        loss_weighting: a key of loss.LOSS_WEIGHTINGS, of the squared error of z.
+        loss_weighting: a key of loss.LOSS_WEIGHTINGS, of the squared error of z; "learned" is trained with the network.
         stage_sampling: "mixed" (every step trains many stages) or "single" (one stage a step).
         allocation: in "mixed", how many draws stages get: "proportional" to their share of the timesteps, or "cost_aware",
             as many of each as make the gradient least noisy for what a step costs (`stage_sampling.wanted_draws`). Draws
@@ -139,7 +139,7 @@ class TrainConfig:
                 f"multiple of train.checkpoint_every, {self.checkpoint_every}, so that what is evaluated is saved"
             )
         check_range("train.up_share", self.up_share, low=0, high=1, open_low=True)
-        check_name("train.loss_weighting", self.loss_weighting, LOSS_WEIGHTINGS)
+        check_name("train.loss_weighting", self.loss_weighting, LOSS_WEIGHTINGS, HOW_TO_REGISTER)
         check_name("train.stage_sampling", self.stage_sampling, STAGE_SAMPLINGS)
         check_name("train.allocation", self.allocation, ALLOCATIONS)
         if self.flops_per_step is not None:

@@ -1,7 +1,9 @@
 """The training loss: weighted squared error of the predicted clean image, one stage at a time."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +12,21 @@ from jaxtyping import Array, Float, Int, Key
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.stages import Stage
 
+SIGMOID_BIAS = 2.0  # Kingma & Gao 2023: of SNRs far above e^2 all weigh e^2
+LEARNED = "learned"  # the weighting that is trained, by `log_variance`
 Shares = Sequence[float] | Float[Array, "parts"]  # of draws that each part of a stage's timesteps gets
 
-LOSS_WEIGHTINGS = {
-    "min_snr": lambda snr: jnp.minimum(snr, 5.0),  # Hang et al. 2023
-    "snr": lambda snr: snr,
-    "constant": jnp.ones_like,
+LossWeighting = Callable[[Any, Any], Any]
+
+# w of (SNR of x_t, variance of the sharp image's pixels), of the squared error of z; along a direction with g = a_t that is
+# w c_out^2 of that of what the network says, so that one w is the right one for every parameterisation.
+LOSS_WEIGHTINGS: dict[str, LossWeighting] = {
+    "min_snr": lambda snr, _: jnp.minimum(snr, 5.0),  # Hang et al. 2023
+    "snr": lambda snr, _: snr,  # of the error of eps: 1
+    "constant": lambda snr, _: jnp.ones_like(snr),
+    "sigmoid": lambda snr, _: snr / (1 + snr * math.exp(-SIGMOID_BIAS)),  # of that of eps: sigmoid(bias - log SNR)
+    "edm": lambda snr, variance: snr + 1 / variance,  # 1 / c_out^2 of "edm" (Karras et al. 2022)
+    LEARNED: lambda snr, _: snr + 1,  # of the error of v: 1; `log_variance` makes up for it
 }
 
 
@@ -28,12 +39,16 @@ def stage_loss(
     keys: Key[Array, "batch"],
     weighting: str,
     *,
+    variance: float = 1.0,
+    log_variance: Callable[[jax.Array], jax.Array] | None = None,
     shares: Shares = (1.0,),
     label_dropout: float = 0.0,
     null_label: int | None = None,
     training: bool = True,
 ) -> Float[Array, ""]:
     """Mean over images of w(SNR_t) |z_hat - z_s|^2 / dim, with s = max(t - 1, 0): its expectation is over uniform t.
+
+    With a log-variance u_t: of e^(-u_t) times that, plus u_t.
 
     The target is the clean image at stage.out_level, where x_s lives; the SNR is that of x_t. z_hat is affine in the
     network's output F, so that this is also w |C_out (F - F*)|^2 / dim with F* = `Parameterisation.target`: whatever a
@@ -45,6 +60,8 @@ def stage_loss(
         label: classes, int [batch], or None.
         keys: one per image, for its timestep, noise, dropout and label dropout: they do not depend on the batch.
         weighting: a key of LOSS_WEIGHTINGS.
+        variance: of the pixels of the target, for weightings that depend on it.
+        log_variance: u of timesteps.
         shares: of the images that get a t of each part of the stage (`Stage.parts`); they are weighted to make up for it.
         label_dropout: probability that an image's label is replaced by `null_label` (Ho & Salimans 2022).
         null_label: the label of "any class"; needed if labels are dropped.
@@ -63,10 +80,14 @@ def stage_loss(
         dropped = jax.vmap(lambda key: jax.random.bernoulli(key, label_dropout))(label_keys)
         label = jnp.where(dropped, null_label, label)
     predicted = denoiser(x, t, label, stage=stage, dropout_keys=dropout_keys if training else None)
-    weight = LOSS_WEIGHTINGS[weighting](jnp.exp(jnp.asarray(process.log_snr, jnp.float32))[t])
+    weight = LOSS_WEIGHTINGS[weighting](jnp.exp(jnp.asarray(process.log_snr, jnp.float32))[t], variance)
+    losses = weight * jnp.mean(jnp.square(predicted - target), axis=range(1, target.ndim))
+    if log_variance is not None:
+        u = log_variance(t)
+        losses = jnp.exp(-u) * losses + u
     if len(shares) > 1:
-        weight = weight * _importance(stage, shares, t)
-    return jnp.mean(weight * jnp.mean(jnp.square(predicted - target), axis=range(1, target.ndim)))
+        losses = losses * _importance(stage, shares, t)
+    return jnp.mean(losses)
 
 
 def _timestep(stage: Stage, shares: Shares, key: Key[Array, ""]) -> Int[Array, ""]:

@@ -7,15 +7,18 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ssd_jax.compilation import operations
 from ssd_jax.data.encoding import Encoding
+from ssd_jax.errors import InputError
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.protocol import NetworkConfig, null_label
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.stages import Stage
-from ssd_jax.training.loss import Shares, stage_loss
+from ssd_jax.training.log_variance import ENTRY, first_log_variances, log_variance, of_network
+from ssd_jax.training.loss import LEARNED, LOSS_WEIGHTINGS, Shares, stage_loss
 
 Batch = dict[str, jax.Array]
 
@@ -68,7 +71,11 @@ class Denoising:
         encoding: of the images of a batch.
         model: the network's config, which tells of classes.
         denoiser: with `jax.ShapeDtypeStruct`s for parameters.
-        weighting: of timesteps, a key of `loss.LOSS_WEIGHTINGS`.
+        weighting: a key of `loss.LOSS_WEIGHTINGS`.
+        variances: of the pixels of the sharp image of each level, where they are known.
+
+    Raises:
+        InputError: if the weighting needs variances, and there are none, or one of them is 0.
     """
 
     process: ScaleSpaceProcess
@@ -76,6 +83,21 @@ class Denoising:
     model: NetworkConfig
     denoiser: Denoiser
     weighting: str
+    variances: tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        for stage in self.stages:
+            with np.errstate(divide="ignore"):
+                weight = LOSS_WEIGHTINGS[self.weighting](np.ones(1), np.float64(self._variance(stage)))
+            if not np.isfinite(weight).all():
+                why = "the data do not vary" if self.variances else "statistics of the data are missing"
+                raise InputError(
+                    f"train.loss_weighting is {self.weighting!r}, but {why}, by whose variance it divides; take another one"
+                )
+
+    def _variance(self, stage: Stage) -> float:
+        """Of the pixels of what the stage predicts; 0 if it is not known."""
+        return self.variances[stage.out_level] if self.variances else 0.0
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -84,8 +106,10 @@ class Denoising:
 
     @property
     def parameters(self) -> dict:
-        """Shapes and types of what is trained."""
-        return self.denoiser.parameters
+        """Shapes and types of what is trained: the network's, and log-variances of the loss where these are learned."""
+        if self.weighting != LEARNED:
+            return self.denoiser.parameters
+        return {**self.denoiser.parameters, ENTRY: jax.eval_shape(partial(first_log_variances, self.stages))}
 
     @property
     def labelled(self) -> bool:
@@ -108,18 +132,21 @@ class Denoising:
     ) -> Float[Array, ""]:
         """`stage_loss` of the denoiser with these parameters on draws of a step.
 
-        All that is random about a draw comes from the key and its number in the step, batch["number"].
+        All that is random about a draw comes from the key and its number in the step, batch["number"]. Log-variances count
+        in training alone: without them losses can be compared, whatever has been learned.
         """
-        denoiser, x0 = replace(self.denoiser, parameters=parameters), self.encoding.encode(batch["image"])
+        denoiser, x0 = replace(self.denoiser, parameters=of_network(parameters)), self.encoding.encode(batch["image"])
         dropout, null = self.model.label_dropout, null_label(self.model)
         label, keys = batch.get("label"), jax.vmap(jax.random.fold_in, (None, 0))(key, batch["number"])
+        learned = log_variance(parameters, stage) if training and self.weighting == LEARNED else None
         loss = partial(stage_loss, denoiser, self.process, stage, x0, label, keys, self.weighting, shares=shares)
+        loss = partial(loss, variance=self._variance(stage), log_variance=learned)
         return loss(label_dropout=dropout, null_label=null, training=training)
 
     def flops(self, stage: Stage) -> float:
         """`gradient_operations` of the loss of a stage, whose weighting does not count."""
-        loss = partial(replace(self, weighting="constant").loss, stage)
-        return gradient_operations(loss, self.parameters, self.abstract_draws(1))
+        plain = replace(self, weighting="constant")
+        return gradient_operations(partial(plain.loss, stage), plain.parameters, self.abstract_draws(1))
 
     def abstract_draws(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of so many draws."""

@@ -167,6 +167,27 @@ def test_another_parameterisation_is_kept_with_its_statistics(folder, tmp_path):
         ssd_jax.load(tmp_path)
 
 
+@pytest.mark.nightly
+def test_a_learned_weighting_is_kept_by_checkpoints_and_is_no_part_of_what_draws(folder, tmp_path):
+    config = tiny_config(folder, steps=2)
+    train = replace(config.train, loss_weighting="learned", snapshot_every=1, checkpoint_every=1, evaluate_every=2)
+    config = replace(config, train=replace(train, evaluate_num=0), data=replace(config.data, holdout=4))
+    ssd_jax.train(config, tmp_path / "whole")
+    ssd_jax.train(replace(config, train=replace(config.train, steps=1)), tmp_path / "run")
+    ssd_jax.train(config, tmp_path / "run")
+    for each in (everything(tmp_path / name, 2) for name in ("run", "whole")):
+        for kept in (each["state"]["parameters"], each["ema"]["main"]):
+            assert set(kept["log-variance"]) == {"stay1", "up1to0", "stay0"}
+            assert any((knots != 0).any() for knots in kept["log-variance"].values())
+    trained, wide = (ssd_jax.load(tmp_path / "run", ema_width=width) for width in (None, 0.25))
+    for each in (trained, wide):
+        assert "log-variance" not in each.network.parameters and np.isfinite(each.sample(jax.random.key(0), 2)).all()
+    with pytest.raises(InputError, match="train.loss_weighting = learned, but this config says snr"):
+        ssd_jax.train(replace(config, train=replace(config.train, loss_weighting="snr", steps=3)), tmp_path / "run")
+    ssd_jax.train(config, tmp_path / "next", init_from=tmp_path / "run")
+    assert "log-variance/stay0" in json.loads((tmp_path / "next" / "origin.json").read_text())["new"]
+
+
 def test_samples_are_drawn_as_the_run_says(run):
     config, workdir = run
     trained = ssd_jax.load(workdir)

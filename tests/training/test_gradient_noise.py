@@ -17,6 +17,7 @@ def test_moments_are_those_of_single_gradients():
     config = tiny_config(loss_weighting="constant")
     config = replace(config, model=replace(config.model, num_classes=3))
     objective, parameters = dense_objective(config, hidden=8, dropout=0.3)
+    objective = replace(objective, weighting="constant")
     rng, key, stage = np.random.default_rng(0), jax.random.key(1), objective.process.stages[0]
     batch = {"image": rng.integers(0, 256, (5, 8, 8, 3), np.uint8), "label": np.array([0, 1, 2, 0, 1], np.int32)}
     found = gradient_moments(objective, stage, parameters, draws(batch, 0, 5), key, jnp.ones(1))
@@ -34,6 +35,7 @@ def test_a_part_alone_is_as_a_stage_of_its_timesteps():
     config = tiny_config(loss_weighting="constant")
     config = replace(config, model=replace(config.model, num_classes=3))
     objective, parameters = dense_objective(config, hidden=8, dropout=0.0)
+    objective = replace(objective, weighting="constant")
     stage, size = objective.process.stages[-1], 2000
     batch = {"image": np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), np.uint8), "label": np.arange(9) % 3}
     given, key = draws(batch, 0, size), jax.random.key(1)

@@ -86,7 +86,7 @@ def _loaded(workdir: Path, config: Config) -> tuple[int, str]:
 
 def _resumed(workdir: Path, config: Config) -> tuple[int, str]:
     experiment = ssd_jax.build(config)
-    abstract = placed(abstract_state(experiment.abstract_parameters).as_dict(), replicated(make_mesh()))
+    abstract = placed(abstract_state(experiment.objective.parameters).as_dict(), replicated(make_mesh()))
     with checkpoint.open_checkpoints(workdir, writable=True) as checkpoints:
         found = restore(checkpoints, experiment, abstract)
     return found.step, combined(digests(found.state)) + str(found.data)
