@@ -252,6 +252,31 @@ def test_frontier(tmp_path):
 
 
 @pytest.mark.nightly
+def test_parameterisations(tmp_path):
+    study = ["launch.studies.parameterisations", f"--out={tmp_path}/runs", "--num=24", *TINY]
+    begun = launch(*study, "--kinds=flow")
+    assert begun.returncode == 0, begun.stderr
+    result = launch(*study, "--kinds=eps,flow")  # goes on: with 20 timesteps the noise is too much for eps
+    assert result.returncode == 0 and "compiling" not in result.stderr, result.stderr
+    rows = json.loads((tmp_path / "runs" / "rows.json").read_text())["rows"]
+    assert [(row["process"], row["kind"]) for row in rows] == [
+        (p, k) for k in ("flow", "eps") for p in ("one_level", "levels")
+    ]
+    assert all(row["low_pass"] > 0 and row["seed"] == 0 and row["weighting"] == "min_snr" for row in rows[:2])
+    assert all("'eps', which multiplies" in row["refused"] for row in rows[2:])
+    assert rows[1]["sampling_flops"] < 1 == rows[0]["sampling_flops"]
+    assert len(columns(result.stdout.splitlines()[0])) > 5 and (tmp_path / "runs" / "parameterisations.md").is_file()
+    result = launch(*study, "--num=25")
+    assert result.returncode == 2 and "is of other images; choose another --out" in result.stderr
+    for flag, said in (
+        ("--kinds=epsilon", "--kinds is 'epsilon', but must be one of: x0, eps"),
+        ("--weightings=min", "snr"),
+    ):
+        result = launch(*study, flag)
+        assert result.returncode == 2 and said in result.stderr
+
+
+@pytest.mark.nightly
 def test_photographs(tmp_path):
     """Crops of twice the size, halved: of two flat photographs in turn; a small one and a drawing are left out."""
     (tmp_path / "given" / "below").mkdir(parents=True)
