@@ -58,7 +58,7 @@ def main() -> None:
     check_writable(out)
     results = begun(out / "rows.json", config)
     plan = {"solver": "dpmpp_2m", "num_steps": min(30, config.process.num_timesteps)}
-    wanted = [
+    wanted: list[dict[str, Any]] = [
         dict(zip(KEY, (process, kind, weighting, seed), strict=True))
         for seed in range(SEEDS.value)
         for weighting in WEIGHTINGS.value
