@@ -76,7 +76,7 @@ def test_process_is_the_published_one(t):
     x = process.add_noise(process.degrade(x0, in_level), jnp.full(3, t), jnp.asarray(files["noise"]))
     close(x, files["x_t"])
     close(process.degrade(x0, out_level), files["target"])
-    close(LOSS_WEIGHTINGS["min_snr"](jnp.exp(process.log_snr[t])), files["loss_weight"])
+    close(LOSS_WEIGHTINGS["min_snr"](jnp.exp(process.log_snr[t]), 1.0), files["loss_weight"])
     if t == 0:
         return  # the published code takes s = t and returns x_t; ours is (7)
     coefficients = jnp.asarray(process.reverse_coefficients(s, t, 1.0), jnp.float32)

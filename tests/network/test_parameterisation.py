@@ -294,7 +294,7 @@ def test_x0_adds_no_operation():
             noise = jax.vmap(lambda key: jax.random.normal(key, shape))(noise_keys)
             x = process.add_noise(process.degrade(target, stage.in_level, start=stage.out_level), t, noise)
             predicted = nnx.merge(graphdef, parameters)(x, t, None, **path, dropout_keys=dropout_keys)
-            weight = LOSS_WEIGHTINGS["min_snr"](jnp.exp(jnp.asarray(process.log_snr, jnp.float32))[t])
+            weight = LOSS_WEIGHTINGS["min_snr"](jnp.exp(jnp.asarray(process.log_snr, jnp.float32))[t], 1.0)
             return jnp.mean(weight * jnp.mean(jnp.square(predicted - target), axis=(1, 2, 3)))
 
         def loss(parameters, stage=stage):
