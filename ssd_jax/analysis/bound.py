@@ -154,7 +154,7 @@ def _weights(
 ) -> Float[np.ndarray, "steps *shape"]:
     """k_z^2 / (2 k_n^2), and 0 where a direction has neither."""
     still = k_n <= STILL * sigma.reshape(-1, *[1] * (k_n.ndim - 1))
-    bare = (still & (np.abs(k_z) > STILL)).reshape(len(k_z), -1).any(axis=1)
+    bare = (still & (np.abs(k_z) > STILL)).any(axis=tuple(range(1, k_z.ndim)))
     if bare.any():
         raise InputError(
             f"the step from t = {timesteps[bare][0]} draws no noise, so that the plan has no bound; take solver "
