@@ -3,13 +3,15 @@
 python -m launch.evaluate --workdir runs/x --num 50000 --solver dpmpp_2m --num_steps 30
 python -m launch.evaluate --workdir runs/x --num 50000 --reference imagenet-stats.npz --samples samples/x
 python -m launch.evaluate --samples FOLDER_OR_NPZ --reference FOLDER_OR_NPZ_OR_DATA_SET
+python -m launch.evaluate --workdir runs/x --num 500 --bound --likelihood
 
 Prints a table and appends to evaluations.jsonl, in the workdir (or the folder of samples), all that it takes to repeat it.
 Drawing goes on where it stopped. The reference is the run's training data by default; else a file of statistics (of this
 command, pytorch-fid or ADM), images as they are (a folder, or an .npz with arr_0, as ADM's sample batches, or images, as
 `launch.sample`'s), "openmoji", or a data set of TFDS prepared as array_record. What cannot be compared is refused before
 anything is drawn; metrics that need more images than there are, are left out. Of clips every frame is an image, and their
-spectrum over time tells how they move.
+spectrum over time tells how they move. --bound and --likelihood draw nothing: they measure, in bits per dimension and for
+each stage, how likely the run takes images that it has not seen, those that it held out or those of --reference.
 Metrics of Inception-v3 (FID, sFID, KID, Inception Score, precision, recall) need its weights: `launch.import_inception`.
 """
 
@@ -48,7 +50,7 @@ from ssd_jax.metrics.evaluation import Batches, check_axes
 from ssd_jax.metrics.inception import NAME as INCEPTION
 from ssd_jax.processes import first_does
 
-from .common import folders, report, run_flags, sampler_flags
+from .common import bits, folders, report, run_flags, sampler_flags
 from .common.command import provenance, run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run; without it the images of --samples are measured.")
@@ -81,6 +83,8 @@ def main() -> None:
         raise InputError("give --workdir, a run to draw with, or --samples, a folder of images or an .npz file of them")
     if WORKDIR.value is None and REFERENCE.value is None:
         raise InputError("--reference is missing: without --workdir there is no training data to compare with")
+    if bits.asked():
+        return _measure_bits()
     # All that can be refused is refused here, before anything is measured or drawn.
     trained = None if WORKDIR.value is None else run_flags.load(WORKDIR.value)
     if trained is not None:
@@ -97,9 +101,23 @@ def main() -> None:
     feature_sets = [each for each in feature_sets if each.name in reference.measured]
     results = evaluate(feature_sets, batches, reference)
     print(tables(results))
-    record |= {"num": ours.count, "reference": theirs.name, **provenance(), "results": results}
+    _append(record | {"num": ours.count, "reference": theirs.name, **provenance(), "results": results})
+
+
+def _append(record: dict) -> None:
     folder = to_path(WORKDIR.value or str(SAMPLES.value))
     first_does(partial(append_json, folder / RECORDS if folder.is_dir() else folder.with_name(RECORDS), record))
+
+
+def _measure_bits() -> None:
+    """--bound and --likelihood."""
+    if WORKDIR.value is None or SAMPLES.value is not None:
+        raise InputError("--bound and --likelihood are of a run, not of samples: give --workdir, and leave --samples out")
+    trained = run_flags.load(WORKDIR.value)
+    check_writable(to_path(WORKDIR.value))
+    results, record = bits.measure(trained, REFERENCE.value, NUM.value)
+    print(bits.table(results))
+    _append(record | {**provenance(), "results": results})
 
 
 def _say_what_is_left_out(generated: int, real: int | None, feature_sets: list[FeatureSet]) -> None:

@@ -1,14 +1,18 @@
 """What the variational bound and the likelihood have in common: 8-bit pixels given the least noisy state, and checks."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from ssd_jax.compilation import COMPILER_OPTIONS
 from ssd_jax.errors import InputError
 from ssd_jax.process.process import ScaleSpaceProcess
+from ssd_jax.process.stages import Stage
+from ssd_jax.sampling.denoise import Denoise
 from ssd_jax.sampling.plan import Plan
 
 HALF_BIN = 1 / 255  # pixels are 2 / 255 apart in [-1, 1]
@@ -19,8 +23,8 @@ def check_plan(plan: Plan) -> None:
     process = plan.process
     if not process.prior_is_noise:
         raise InputError(
-            f"x_T-1 of this process is not noise (log-SNR {process.log_snr[-1]:.2f}), so that its images have no likelihood: "
-            "it must end in N(0, I), as with process.zero_terminal_snr=True"
+            f"x_T-1 of this process is not noise (log-SNR {process.log_snr[-1]:.2f}), so that its images have no "
+            "likelihood: it must end in N(0, I), as with process.zero_terminal_snr=True"
         )
     if process.sigma[0] == 0:
         raise InputError("x_0 of this process has no noise, so that it has no density; log_snr[0] must be finite")
@@ -31,19 +35,29 @@ def check_plan(plan: Plan) -> None:
         )
 
 
+@partial(jax.jit, static_argnames=("process", "stage"), compiler_options=COMPILER_OPTIONS)
 def log_pixels(
-    process: ScaleSpaceProcess, images: Float[Array, "batch *shape channels"], z: Float[Array, "batch *shape channels"]
+    denoise: Denoise,
+    images: Float[Array, "batch *shape channels"],
+    x: Float[Array, "batch *shape channels"],
+    label: Int[Array, "batch"] | None,
+    *,
+    process: ScaleSpaceProcess,
+    stage: Stage,
 ) -> Float[Array, "batch"]:
-    """log P(image | x_0-hat) of 8-bit pixels in nats: the discretised Gaussian of Ho et al. (2020), equation 13.
+    """log P(image | x_{t=0}) in nats of 8-bit pixels: the discretised Gaussian of Ho et al. (2020), equation 13.
 
-    Every pixel is N(z, sigma_0^2 / a_0^2) over the bin of width 2 / 255 around its value; the bins of 0 and of 255 go on to
-    infinity, so that the 256 probabilities sum to 1.
+    Every pixel is N(z_hat, sigma_0^2 / a_0^2) over the bin of width 2 / 255 around its value; the bins of 0 and of 255 go
+    on to infinity, so that the 256 probabilities sum to 1.
 
     Args:
-        process: whose least noisy state, t = 0, was denoised; sigma_0 / a_0 is the standard deviation.
+        denoise: the denoiser, a pytree.
         images: x_0, float32 in [-1, 1], whole numbers of 0..255 scaled.
-        z: the prediction at t = 0.
+        x: states at t = 0.
+        label: classes, int [batch], or None.
+        process, stage: of the states; the stage of t = 0.
     """
+    z = denoise(x, jnp.zeros(len(x), jnp.int32), label, stage=stage)
     deviation = process.sigma[0] / process.alpha[0]
     below = jnp.where(images < -1 + HALF_BIN, -jnp.inf, (images - HALF_BIN - z) / deviation)
     above = jnp.where(images > 1 - HALF_BIN, jnp.inf, (images + HALF_BIN - z) / deviation)

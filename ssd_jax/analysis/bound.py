@@ -6,8 +6,8 @@ means, k_z z against k_z z_hat, so that
 
     KL(q(x_s | x_t, x_0) || p(x_s | x_t)) = sum_i k_z,i^2 / (2 k_n,i^2) (z - z_hat)_i^2
 
-With eta = 1 the weight is SNR_s (1 - rho c^2 m_i^2) / 2, that is (SNR_s |z_s - z_hat_s|^2 - SNR_t |M (z_s - z_hat_s)|^2) / 2
-over all directions: finite also where (3) is an equality, whose directions neither family draws. Detail noise of the
+With eta = 1 the weight is SNR_s (1 - rho c^2 m_i^2) / 2, over all directions (SNR_s |e|^2 - SNR_t |M e|^2) / 2 with the
+error e = z_s - z_hat_s: finite also where (3) is an equality, whose directions neither family draws. Detail noise of the
 variance (6') adds (log(p / q) + q / p - 1) / 2 along the null space, q = sigma_s^2 and p = k_n^2.
 """
 
@@ -53,8 +53,8 @@ def variational_bound(
         noise: of every image: of its states, one draw for each timestep, and of what `draws` chooses.
         label: classes, int [batch], handed to `denoise`.
         draws: timesteps of a stage to visit for an image, drawn at random: unbiased. A step is drawn the oftener the more
-            its log(1 + SNR) gains, as its KL does where the data's variance is about 1, and one from each of as many parts of
-            equal probability. All of them if not given, or if the stage has no more: the exact sum.
+            its log(1 + SNR) gains, as its KL does where the data's variance is about 1, and one from each of as many parts
+            of equal probability. All of them if not given, or if the stage has no more: the exact sum.
 
     Raises:
         InputError: if the plan draws no noise at some step, uses earlier predictions, or has no prior (`bits.check_plan`).
@@ -77,7 +77,8 @@ def variational_bound(
             static["draws"] = min(draws or count, count)
             found = _stage(denoise, images, noise, label, given.tables, **static)
             nats[str(part.stage)] = found + given.constant * images.shape[-1]
-    nats["reconstruction"] = -_pixels(denoise, images, noise, label, process=process, stage=plan.stages[-1].stage)
+    x = process.noisy_state(images, 0, noise.draw(process.num_timesteps, images.shape[1:]))
+    nats["reconstruction"] = -log_pixels(denoise, images, x, label, process=process, stage=plan.stages[-1].stage)
     return bits_per_dimension(nats, images)
 
 
@@ -119,14 +120,18 @@ def _divergences(plan: Plan, part: Part) -> _Divergences:
         t, s = int(timesteps[0]), following[int(timesteps[0])]
         if part.constants[-1] != 1:
             raise InputError(
-                f"eta is {part.constants[-1]:g}, but an operator of this process is a function, whose singular directions are "
-                'not known: only solver "ancestral" has a bound'
+                f"eta is {part.constants[-1]:g}, but an operator of this process is a function, whose singular directions "
+                'are not known: only solver "ancestral" has a bound'
             )
         directions = () if part.target is None else part.target.matrices
-        return _Divergences(timesteps, shares, np.full((1, *pixels), snr[s] / 2), directions, 0.0, part.operator, snr[t] / 2)
+        return _Divergences(
+            timesteps, shares, np.full((1, *pixels), snr[s] / 2), directions, 0.0, part.operator, snr[t] / 2
+        )
     table = part.coefficients[None] if isinstance(part, UpPlan) else part.coefficients[: len(timesteps)]
     if table[..., 2:-1].any():
-        raise InputError("the plan's solver uses earlier predictions, so that it has no bound; take ancestral, or ddim with eta")
+        raise InputError(
+            "the plan's solver uses earlier predictions, so that it has no bound; take ancestral, or ddim with eta"
+        )
     sigma = process.sigma[[following[t] for t in timesteps.tolist()]]
     weights = _weights(table[..., 1], table[..., -1], sigma, timesteps)
     if isinstance(part, StayPlan):
@@ -197,11 +202,3 @@ def _stage(denoise, images, noise, label, tables, *, process, stage, operator, d
         return total + scale * divergence
 
     return jax.lax.fori_loop(0, draws, visit, jnp.zeros(len(images)))
-
-
-@partial(jax.jit, static_argnames=("process", "stage"), compiler_options=COMPILER_OPTIONS)
-def _pixels(denoise, images, noise, label, *, process, stage):
-    """log P(image | x_{t=0}); the noise of x_{t=0} has the number T."""
-    t = jnp.zeros(len(images), jnp.int32)
-    x = process.noisy_state(images, t, noise.draw(process.num_timesteps, images.shape[1:]), level=0)
-    return log_pixels(process, images, denoise(x, t, label, stage=stage))

@@ -4,13 +4,13 @@ Within a level the flow is dx = E[dx | x] along x = alpha z + sigma eps, alpha_i
 
     dx_i = z_hat_i d alpha_i + eps_hat_i d sigma,    eps_hat_i = (x_i - alpha_i z_hat_i) / sigma,    d log p = -div dx
 
-(Song et al. 2021, whose drift and score this is, in any coordinate of time). It runs from t = 0 upwards through the timesteps
-of a plan by Heun's method, the divergence by Hutchinson's estimate, v^T (d dx / dx) v with signs v. At a change of resolution
-the flow jumps: equation (6) with eta = 0 is a bijection (x_t, xi) -> x_s, xi the noise of the null space of M alone. With
-w = U^T x_t and y = V^T x_s,
+(Song et al. 2021, in any coordinate of time). It runs from t = 0 upwards through the timesteps of a plan by Heun's method,
+the divergence by Hutchinson's estimate, v^T (d dx / dx) v with signs v. At a change of resolution the flow jumps: equation
+(6) with eta = 0 is a bijection (x_t, xi) -> x_s, xi the noise of the null space of M alone. With w = U^T x_t and y = V^T x_s,
 
-    range       y_r = k_x w + k_z g_r(w)            g(w) = V^T z_hat(U w)
-    null space  y_n = k_z g_n(w) + k_n xi           log p(x_s) = log p(x_t) + log N(xi) - log det(k_x + k_z dg_r / dw) - sum log k_n
+    range       y_r = k_x w + k_z g_r(w),    g(w) = V^T z_hat(U w)
+    null space  y_n = k_z g_n(w) + k_n xi
+    log p(x_s) = log p(x_t) + log N(xi) - log det(k_x + k_z dg_r / dw) - sum log k_n
 
 whose triangular Jacobian needs nothing of g_n. w is found by iterating w = (y_r - k_z g_r(w)) / k_x, and the determinant by
 its power series (residual flows, Chen et al. 2019), both of which converge if the iteration contracts. On the range k_z is
@@ -35,7 +35,7 @@ from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.stages import Stage
 from ssd_jax.sampling.denoise import Denoise, as_pytree
 from ssd_jax.sampling.noise import NoiseSource
-from ssd_jax.sampling.parts import Part, StayPlan, UpPlan
+from ssd_jax.sampling.parts import StayPlan, UpPlan
 from ssd_jax.sampling.plan import Plan
 
 TERMS = 50  # of the iteration and of the series, at most
@@ -73,13 +73,13 @@ def flow_likelihood(
         bits per dimension of every image, float32 [batch], by the parts of `log_density` and "reconstruction", the last two
         terms above.
     """
-    check_plan(plan)
+    _check(plan)
     process, denoise = plan.process, as_pytree(denoise)
     label = None if label is None else jnp.asarray(label, jnp.int32)
     eps = noise.draw(process.num_timesteps, images.shape[1:])
-    x = process.noisy_state(images, jnp.zeros(len(images), int), eps, level=0)
+    x = process.noisy_state(images, 0, eps)
     nats = {name: -each for name, each in log_density(denoise, plan, x, noise, label=label).items()}
-    pixels = _pixels(denoise, images, x, label, process=process, stage=plan.stages[-1].stage)
+    pixels = log_pixels(denoise, images, x, label, process=process, stage=plan.stages[-1].stage)
     density = log_normal(eps) - math.prod(images.shape[1:]) * np.log(process.sigma[0])
     return bits_per_dimension(nats | {"reconstruction": density - pixels}, images)
 
@@ -106,9 +106,7 @@ def log_density(
     Returns:
         float32 [batch], by "prior", log N(x_{T-1}; 0, I), and the name of every stage: what its step or steps add.
     """
-    check_plan(plan)
-    for part in plan.stages:
-        _check(part)
+    _check(plan)
     process, denoise, nats = plan.process, as_pytree(denoise), {}
     label = None if label is None else jnp.asarray(label, jnp.int32)
     entry: Stage | None = None  # the up-stage that leads from the level to the finer one
@@ -120,22 +118,28 @@ def log_density(
             assert isinstance(part, StayPlan), "checked above"
             timesteps = np.array(([entry.t_min] if entry else []) + part.timesteps.tolist()[::-1], np.int32)
             tables = _tables(process, part, timesteps)
-            x, nats[str(part.stage)] = _flow(denoise, x, noise, label, tables, process=process, stage=part.stage, entry=entry)
+            x, nats[str(part.stage)] = _flow(
+                denoise, x, noise, label, tables, process=process, stage=part.stage, entry=entry
+            )
     return {"prior": log_normal(x)} | dict(reversed(nats.items()))
 
 
-def _check(part: Part) -> None:
-    """Raises InputError if the part is no bijection that can be inverted."""
-    if not isinstance(part, StayPlan | UpPlan):
-        raise InputError(
-            "an operator of this process is a function, whose singular directions are not known, so that its up-step has no "
-            "density; the likelihood needs separable operators (the bound does not)"
-        )
-    table = part.coefficients
-    drawn = table[part.operator.in_range] if isinstance(part, UpPlan) else table
-    if table[..., 2:-1].any() or drawn[..., -1].any():
-        why = "uses earlier predictions" if table[..., 2:-1].any() else "draws noise at every step"
-        raise InputError(f'the plan\'s solver {why}, so that it has no density; take solver "ddim", whose steps are a flow\'s')
+def _check(plan: Plan) -> None:
+    """Raises InputError unless all parts of the plan are bijections that can be inverted."""
+    check_plan(plan)
+    for part in plan.stages:
+        if not isinstance(part, StayPlan | UpPlan):
+            raise InputError(
+                "an operator of this process is a function, whose singular directions are not known, so that its up-step "
+                "has no density; the likelihood needs separable operators (the bound does not)"
+            )
+        table = part.coefficients
+        drawn = table[part.operator.in_range] if isinstance(part, UpPlan) else table
+        if table[..., 2:-1].any() or drawn[..., -1].any():
+            why = "uses earlier predictions" if table[..., 2:-1].any() else "draws noise at every step"
+            raise InputError(
+                f"the plan's solver {why}, so that it has no density; take solver \"ddim\", whose steps are a flow's"
+            )
 
 
 def _tables(process: ScaleSpaceProcess, part: StayPlan, timesteps: np.ndarray) -> dict[str, Any]:
@@ -158,7 +162,7 @@ def _flow(denoise, x, noise, label, tables, *, process, stage, entry):
     """
     basis, timesteps = tables["basis"], tables["timesteps"]
 
-    def velocity(i, end, own: Stage, x):
+    def velocity(own: Stage, i, end, x):
         """The change that step i would be if all of it were as at its `end`, 0 or 1."""
         t = jnp.full(x.shape[:1], timesteps[i + end])
         z = process.degrade(denoise(x, t, label, stage=own), stage.in_level, start=own.out_level)
@@ -166,17 +170,21 @@ def _flow(denoise, x, noise, label, tables, *, process, stage, entry):
         eps = (x - tables["alpha"][i + end] * z) / tables["sigma"][i + end]
         return along_axes(tables["d_alpha"][i] * z + tables["d_sigma"][i] * eps, basis)
 
-    def step(i, carry, first: Stage):
-        x, log_p = carry
+    def half_step(own: Stage, j, carry):
+        """Step j // 2: its start, then its end; so the program has the network, which takes long to compile, but once."""
+        x, log_p, start, divergence = carry
+        i, end = j // 2, j % 2
         signs = jnp.sign(noise.draw(timesteps[i], x.shape[1:]))
-        start, along = jax.jvp(partial(velocity, i, 0, first), (x,), (signs,))
-        end, further = jax.jvp(partial(velocity, i, 1, stage), (x + start,), (signs,))
-        return x + (start + end) / 2, log_p + per_image(signs * (along + further)) / 2
+        change, along = jax.jvp(partial(velocity, own, i, end), (x + end * start,), (signs,))
+        further = per_image(signs * along)
+        return x + end * (start + change) / 2, log_p + end * (divergence + further) / 2, change, further
 
-    carry = (x, jnp.zeros(len(x)))
+    none, halves = jnp.zeros(len(x)), 2 * (len(timesteps) - 1)
+    carry = (x, none, jnp.zeros_like(x), none)
     if entry is not None:
-        carry = step(0, carry, entry)
-    return jax.lax.fori_loop(0 if entry is None else 1, len(timesteps) - 1, lambda i, each: step(i, each, stage), carry)
+        carry = half_step(entry, 0, carry)
+    x, log_p, *_ = jax.lax.fori_loop(0 if entry is None else 1, halves, partial(half_step, stage), carry)
+    return x, log_p
 
 
 def _down(denoise: Denoise, part: UpPlan, x: jax.Array, noise: NoiseSource, label: Any) -> tuple[jax.Array, jax.Array]:
@@ -198,9 +206,9 @@ def _down(denoise: Denoise, part: UpPlan, x: jax.Array, noise: NoiseSource, labe
     x, log_p, change = _invert(denoise, x, noise, label, tables, stage=part.stage)
     if not change <= TOLERANCE:
         raise InputError(
-            f"the up-step from level {part.stage.in_level} at t = {part.stage.t_min} cannot be inverted by iteration (its last "
-            f"change is {change:.2g}, at most {TOLERANCE:g} is allowed): it is no bijection of this denoiser, or nearly so; "
-            "change the resolution at lower SNR, or take an operator with equal singular values (box, ideal, haar, dct)"
+            f"the up-step from level {part.stage.in_level} at t = {part.stage.t_min} cannot be inverted by iteration (its "
+            f"last change is {change:.2g}, at most {TOLERANCE:g} is allowed): it is no bijection of this denoiser, or "
+            "nearly so; change the resolution at lower SNR, or take an operator with equal singular values (box, ideal)"
         )
     return x, log_p - scale * x.shape[-1]
 
@@ -246,9 +254,3 @@ def _invert(denoise, x, noise, label, tables, *, stage):
     count = tables["unseen"].sum() * x.shape[-1]
     log_p = -(per_image(jnp.square(xi)) + count * math.log(2 * math.pi)) / 2
     return along_axes(w, left), log_p - log_det, change
-
-
-@partial(jax.jit, static_argnames=("process", "stage"), compiler_options=COMPILER_OPTIONS)
-def _pixels(denoise, images, x, label, *, process, stage):
-    """log P(image | x_{t=0})."""
-    return log_pixels(process, images, denoise(x, jnp.zeros(len(images), jnp.int32), label, stage=stage))

@@ -16,7 +16,11 @@ from ssd_jax.sampling.score import score
 from tests.gaussians import GaussianData, dense, natural_covariance
 
 
-@pytest.mark.parametrize("settings", [{"operator": "bilinear"}, {"blur": 1.5, "snr_policy": "published"}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param({"operator": "bilinear"}, marks=pytest.mark.nightly), {"blur": 1.5, "snr_policy": "published"}],
+    ids=str,
+)
 def test_gaussian_states_have_the_score_of_their_covariance(settings):
     """-Cov(x_t)^-1 x, at stays and at up-steps, blurred or not."""
     process = make_process(ProcessConfig(image_size=8, num_levels=2, num_timesteps=30, **settings))
