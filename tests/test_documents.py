@@ -73,6 +73,7 @@ NOT_RUN = {
     "runs/dense": "a python block of its page makes this run; tests/run/test_own_network.py samples one",
     "runs/averaged": "widths need hundreds of steps; tests/run/test_averages.py has them",
     "--step best": "nothing is evaluated in three steps; tests/run/test_watching.py has it",
+    "--bound": "the run that is there held nothing out; tests/launch/test_evaluate.py has one that did",
     "--init_from runs/emoji": "the run that is there has another network; tests/launch/test_launch.py starts from one",
     "gs://": "there is no bucket of this name; tests/run/test_bucket.py has one",
     "--config.process.shape": "the tiny settings are of images; tests/data and tests/launch/test_clips.py have the others",

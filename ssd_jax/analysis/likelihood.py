@@ -6,7 +6,8 @@ Within a level the flow is dx = E[dx | x] along x = alpha z + sigma eps, alpha_i
 
 (Song et al. 2021, in any coordinate of time). It runs from t = 0 upwards through the timesteps of a plan by Heun's method,
 the divergence by Hutchinson's estimate, v^T (d dx / dx) v with signs v. At a change of resolution the flow jumps: equation
-(6) with eta = 0 is a bijection (x_t, xi) -> x_s, xi the noise of the null space of M alone. With w = U^T x_t and y = V^T x_s,
+(6) with eta = 0 is a bijection (x_t, xi) -> x_s, xi the noise of the null space of M alone. With w = U^T x_t and
+y = V^T x_s,
 
     range       y_r = k_x w + k_z g_r(w),    g(w) = V^T z_hat(U w)
     null space  y_n = k_z g_n(w) + k_n xi

@@ -11,11 +11,12 @@ from jaxtyping import Array, Float, Key
 from tqdm import tqdm
 
 from ssd_jax.build import Experiment
+from ssd_jax.compilation import COMPILER_OPTIONS
 from ssd_jax.config import Config
 from ssd_jax.data.encoding import Encoding, PixelEncoding
 from ssd_jax.data.protocol import ReadableSource
 from ssd_jax.data.sources import make_source
-from ssd_jax.errors import InputError, checked_arguments, few
+from ssd_jax.errors import InputError, check_range, checked_arguments, few
 from ssd_jax.network import kind_of
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.protocol import null_label
@@ -27,7 +28,10 @@ from ssd_jax.sampling.guidance import Interval, classifier_free, clipped, dynami
 from ssd_jax.sampling.noise import NoiseSource, image_indices, seeded
 from ssd_jax.sampling.plan import Plan, plan_steps
 from ssd_jax.sampling.sampler import Snapshot, iterate, with_progress
+from ssd_jax.sampling.score import score
 from ssd_jax.sharding import make_mesh, replicated, split_along_batch
+
+_score = jax.jit(score, static_argnames=("process", "stage"), compiler_options=COMPILER_OPTIONS)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -133,6 +137,22 @@ class Trained:
         if threshold_quantile is None:
             return clipped(denoise, bounds)
         return dynamically_thresholded(denoise, threshold_quantile, bounds)
+
+    @checked_arguments
+    def score(
+        self, x: Float[Array, "batch *small_shape channels"], t: int, label: Label | None = None
+    ) -> Float[Array, "batch *small_shape channels"]:
+        """grad log p_t of the marginal at states x of timestep t, as `denoiser` has it (`sampling.score.score`).
+
+        Raises InputError for a t, shape or label that the model has not, or a t without noise. `label` is as in `sample`.
+        """
+        check_range("t", t, low=0, high=self.process.num_timesteps)
+        stage = next(each for each in self.process.stages if each.t_min <= t <= each.t_max)
+        expected = (*self.process.level_shape(stage.in_level), self.encoding.channels)
+        if x.shape[1:] != expected:
+            raise InputError(f"x has shape {x.shape}, but states of t = {t} have [batch, {', '.join(map(str, expected))}]")
+        labels, times = self.labels(label, len(x)), np.full(len(x), t, np.int32)
+        return _score(self.denoiser, self.process, x, times, labels, stage=stage)
 
     @checked_arguments
     def plan(

@@ -1,4 +1,4 @@
-"""What `launch.evaluate` compares, and what it refuses before anything is drawn; without a run."""
+"""What `launch.evaluate` compares, and what it refuses before anything is drawn; and bits per dimension of a run."""
 
 import json
 
@@ -7,7 +7,10 @@ import pytest
 
 from launch.common import folders
 from launch.evaluate import open_reference
+from ssd_jax.config import Config, DataConfig, ProcessConfig
 from ssd_jax.data.encoding import PixelEncoding
+from ssd_jax.data.protocol import ReadableSource
+from ssd_jax.data.sources import make_split
 from ssd_jax.errors import InputError
 from ssd_jax.files.images import write_npz, write_png
 from ssd_jax.metrics import (
@@ -21,7 +24,10 @@ from ssd_jax.metrics import (
     save_statistics,
 )
 from ssd_jax.metrics.statistics import Statistics
+from tests.commands import launch
+from tests.documents import write_fresh
 from tests.memory import at_most
+from tests.pixels import PixelsConfig
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)
 SETS = [low_pass_pixels()]
@@ -155,3 +161,35 @@ def test_metrics_that_need_more_images_are_left_out():
     alike = measure_reference(sets, lambda: iter([IMAGES[:1].repeat(12, axis=0)]), data="alike", shape=(8, 8))
     found = evaluate(sets, lambda: iter([IMAGES]), alike)["both"]
     assert {"precision", "recall", "near_share"}.isdisjoint(found) and {"frechet", "kernel"} <= set(found)
+
+
+@pytest.mark.nightly
+def test_bits_of_images_that_a_run_has_not_seen(tmp_path):
+    """The parts make up the total, the last batch is not filled up, and the same images from a folder need as many."""
+    process = ProcessConfig(image_size=8, num_levels=2, num_timesteps=20)
+    for name, holdout in (("run", 6), ("none", 0)):
+        write_fresh(tmp_path / name, Config(DataConfig(channels=3, holdout=holdout), process, PixelsConfig()))
+    holdout = make_split(DataConfig(holdout=6), (8, 8)).holdout
+    assert holdout is not None
+    source = ReadableSource(holdout)
+    (tmp_path / "images").mkdir()
+    for i in range(6):
+        write_png(tmp_path / "images" / f"{i}.png", source[i]["image"])
+    evaluate = ["launch.evaluate", f"--workdir={tmp_path}/run", "--import=tests.pixels", "--batch=4"]
+    for more in ([], [f"--reference={tmp_path}/images"]):
+        result = launch(*evaluate, "--bound", "--likelihood", "--num_steps=10", *more)
+        assert result.returncode == 0 and "up1to0" in result.stdout, result.stderr
+    first, second = map(json.loads, (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines())
+    assert first["num"] == 6 and first["results"] == second["results"]
+    for each in first["results"].values():
+        parts = [value for part, value in each.items() if part not in ("total", "standard error")]
+        assert abs(sum(parts) - each["total"]) < 1e-6 * abs(each["total"])
+    for given, message in (
+        (["--bound", "--solver=ddim"], "draws no noise"),
+        (["--likelihood", "--solver=ancestral"], 'take solver "ddim"'),
+        (["--bound", f"--samples={tmp_path}"], "leave --samples out"),
+        (["--bound", f"--workdir={tmp_path}/none"], "the run held no images out"),
+    ):
+        result = launch(*evaluate, *given)
+        assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") < 3, result.stderr
+    assert len((tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()) == 2
