@@ -118,6 +118,8 @@ def log_density(
         else:
             assert isinstance(part, StayPlan), "checked above"
             timesteps = np.array(([entry.t_min] if entry else []) + part.timesteps.tolist()[::-1], np.int32)
+            if len(timesteps) < 2:  # no step of the plan lies within the level
+                continue
             tables = _tables(process, part, timesteps)
             x, nats[str(part.stage)] = _flow(
                 denoise, x, noise, label, tables, process=process, stage=part.stage, entry=entry
