@@ -56,6 +56,7 @@ def test_help_has_all_flags_and_no_others(command):
     assert found[command] == defined_in(f"{command}.py")
     assert found["every command"] == ["import", "help"]
     shared = ["processes"] if command == "train" else ["processes", "run flags", "sampler flags"]
+    shared += ["bits"] if command == "evaluate" else []
     others = {title: defined_in(f"common/{title.replace(' ', '_')}.py") for title in shared}
     others |= {"config": ["config"]} if command == "train" else {}
     assert all(found[title] == names for title, names in others.items())
