@@ -32,7 +32,7 @@ from ..common import report
 from ..common.command import provenance, run
 from ..common.config_flag import define_config, read_config
 from ..common.figures import Figure
-from .quality import changed, measured, samples_folder, side_by_side
+from .quality import METRICS, changed, figures, measured, samples_folder, side_by_side, spread
 
 POINT = 12_000  # image-equivalents
 TIMED_STEPS = 4  # in a row
@@ -67,13 +67,6 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 BASELINE = "one_level"
 KEY = ("variant", "average", "point", "seed")  # of a row
-METRICS = {
-    "low_pass": ("low_pass", "frechet_relative"),
-    "random": ("random_convolutions-0", "frechet_relative"),
-    "kernel": ("random_convolutions-0", "kernel"),
-    "recall": ("random_convolutions-0", "recall"),
-    "spectral": ("spectrum", "distance"),
-}
 
 define_config("experiment32")
 OUT = flags.DEFINE_string("out", "runs/frontier", "Folder of all runs.")
@@ -133,7 +126,7 @@ def train_and_measure(config: Config, out: Path) -> list[dict]:
                     }
                     row |= {"steps": each.train.steps, "training_flops": flops[name] * each.train.steps}
                     others = [each for each in results["rows"] if any(each[key] != row[key] for key in KEY)]
-                    results["rows"] = [*others, row | _figures(found)]
+                    results["rows"] = [*others, row | figures(found)]
                     write_json(out / "rows.json", results)
     names = dict.fromkeys(row["variant"] for row in results["rows"])
     seconds = step_seconds({name: varied(config, name, points[0], 0) for name in names})
@@ -173,13 +166,6 @@ def numbers(flag: str, given: Sequence[str]) -> list[float]:
     return values
 
 
-def _figures(found: dict[str, Any]) -> dict[str, Any]:
-    """Of what `measured` found, what makes a row."""
-    metrics = {metric: found["metrics"].get(of, {}).get(field) for metric, (of, field) in METRICS.items()}
-    bands = {band: ratio for band, ratio in found["metrics"].get("spectrum", {}).items() if band != "distance"}
-    return {"sampling_flops": found["relative_flops"], **metrics, "bands": bands}
-
-
 def varied(config: Config, name: str, point: float, seed: int) -> Config:
     """The config of a variant, trained with `seed` up to a point."""
     steps = max(round(point * POINT / config.train.batch_size), 1)
@@ -207,7 +193,7 @@ def table(rows: Sequence[dict]) -> list[report.Row]:
         cells: dict[str, Any] = {"variant": name, "average": average, "point": point, "seeds": len(runs)}
         cells |= {kind.replace("_", " "): runs[0][kind] / unit for kind, unit in units.items()}
         cells["sampling FLOPs"] = runs[0]["sampling_flops"]
-        cells |= {metric: _spread(runs, metric) for metric in METRICS}
+        cells |= {metric: spread(runs, metric) for metric in METRICS}
         found.append(cells | {band: float(np.mean([run["bands"][band] for run in runs])) for band in runs[0]["bands"]})
     return found
 
@@ -279,14 +265,6 @@ def _grouped(rows: Sequence[dict]) -> dict[tuple[str, str, float], list[dict]]:
     for row in rows:
         groups.setdefault((row["variant"], row["average"], row["point"]), []).append(row)
     return groups
-
-
-def _spread(runs: Sequence[dict], metric: str) -> str:
-    values = [run[metric] for run in runs if run[metric] is not None]
-    if not values:
-        return "-"
-    mean, *each = (report.number(float(value), digits=3) for value in (np.mean(values), *values))
-    return f"{mean} ({', '.join(each)})" if len(values) > 1 else mean
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ the config, such as "eps" with much blur, is not trained: its row says why.
 
 from typing import Any
 
-import numpy as np
 from absl import flags
 
 import ssd_jax
@@ -25,18 +24,11 @@ from ssd_jax.training.loss import LOSS_WEIGHTINGS
 from ..common import report
 from ..common.command import provenance, run
 from ..common.config_flag import define_config, read_config
-from .quality import changed, measured
+from .quality import METRICS, changed, figures, measured, spread
 
 # What the process of a variant changes in the config.
 PROCESSES: dict[str, dict[str, Any]] = {"one_level": {"num_levels": 1}, "levels": {}}
 KEY = ("process", "kind", "weighting", "seed")  # of a row
-METRICS = {
-    "low_pass": ("low_pass", "frechet_relative"),
-    "random": ("random_convolutions-0", "frechet_relative"),
-    "kernel": ("random_convolutions-0", "kernel"),
-    "recall": ("random_convolutions-0", "recall"),
-    "spectral": ("spectrum", "distance"),
-}
 
 define_config("experiment32")
 OUT = flags.DEFINE_string("out", "runs/parameterisations", "Folder of all runs.")
@@ -102,9 +94,7 @@ def trained(config: Config, workdir: Path, plan: dict[str, Any]) -> dict[str, An
     except InputError as error:
         return {"refused": str(error)}
     ssd_jax.train(config, workdir)
-    found = measured(workdir, NUM.value, BATCH.value, **plan)
-    metrics = {metric: found["metrics"].get(of, {}).get(field) for metric, (of, field) in METRICS.items()}
-    return {"sampling_flops": found["relative_flops"], **metrics}
+    return figures(measured(workdir, NUM.value, BATCH.value, **plan))
 
 
 def table(rows: list[dict[str, Any]]) -> list[report.Row]:
@@ -118,10 +108,7 @@ def table(rows: list[dict[str, Any]]) -> list[report.Row]:
         if "refused" in runs[0]:
             found.append(cells | dict.fromkeys(METRICS, "refused"))
             continue
-        for metric in METRICS:
-            values = [float(run[metric]) for run in runs if run[metric] is not None]
-            mean, *each = (report.number(value, digits=3) for value in (np.mean(values), *values)) if values else ("-",)
-            cells[metric] = f"{mean} ({', '.join(each)})" if len(values) > 1 else mean
+        cells |= {metric: spread(runs, metric) for metric in METRICS}
         found.append(cells)
     return found
 

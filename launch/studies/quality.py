@@ -19,7 +19,16 @@ from ssd_jax.files.paths import Path
 from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
 from ssd_jax.process.stages import Stage
 
-from ..common import folders
+from ..common import folders, report
+
+# What tables show of `measured`, by its name there.
+METRICS = {
+    "low_pass": ("low_pass", "frechet_relative"),
+    "random": ("random_convolutions-0", "frechet_relative"),
+    "kernel": ("random_convolutions-0", "kernel"),
+    "recall": ("random_convolutions-0", "recall"),
+    "spectral": ("spectrum", "distance"),
+}
 
 
 def changed(config: Config, changes: Mapping[str, Mapping[str, Any]], **train: Any) -> Config:
@@ -58,6 +67,22 @@ def measured(workdir: Path, num: int, batch: int, ema_width: float | None = None
     result = {"metrics": metrics, "gflops": cost.flops / 1e9, "relative_flops": cost.relative_flops}
     write_json(file, result)
     return result
+
+
+def figures(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what `measured` found, what makes a row: METRICS, "sampling_flops", and "bands" of the spectrum."""
+    metrics = {metric: found["metrics"].get(of, {}).get(field) for metric, (of, field) in METRICS.items()}
+    bands = {band: ratio for band, ratio in found["metrics"].get("spectrum", {}).items() if band != "distance"}
+    return {"sampling_flops": found["relative_flops"], **metrics, "bands": bands}
+
+
+def spread(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """The mean of a metric over rows, and where there are several the values of all in brackets; "-" for none."""
+    values = [float(row[metric]) for row in rows if row[metric] is not None]
+    if not values:
+        return "-"
+    mean, *each = (report.number(value, digits=3) for value in (float(np.mean(values)), *values))
+    return f"{mean} ({', '.join(each)})" if len(values) > 1 else mean
 
 
 def different_images(trained: ssd_jax.Trained, limit: int) -> tuple[jax.Array, np.ndarray]:
