@@ -28,7 +28,7 @@ from ssd_jax.build import build
 from ssd_jax.errors import InputError, one_line
 from ssd_jax.files.json_file import write_json
 from ssd_jax.network.denoiser import Denoiser
-from ssd_jax.network.parameterisation import MatrixFreeDirections
+from ssd_jax.network.directions import MatrixFreeDirections
 from ssd_jax.network.protocol import num_labels
 from ssd_jax.process.stages import Stage
 from ssd_jax.run.quantization import Quantized, is_quantized, quantize, rounded

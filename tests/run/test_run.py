@@ -10,6 +10,7 @@ from pathlib import Path
 import chex
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -255,6 +256,19 @@ def test_load_and_sample(run):
         trained.sample(jax.random.key(0), 1, label=np.array([0]))
     with pytest.raises(InputError, match="guidance is 2.0, but the model has no classes"):
         trained.sample(jax.random.key(0), 1, guidance=2.0)
+
+
+def test_the_score_of_a_run(run):
+    trained = ssd_jax.load(run[1])
+    process, stage = trained.process, trained.process.stages[-1]
+    x = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype(np.float32)
+    z = trained.denoiser(jnp.asarray(x), jnp.zeros(2, int), None, stage=stage)
+    expected = (process.alpha[0] * z - x) / process.sigma[0] ** 2
+    np.testing.assert_allclose(trained.score(x, 0), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    with pytest.raises(InputError, match=r"states of t = 0 have \[batch, 8, 8, 3\]"):
+        trained.score(x[:, :4], 0)
+    with pytest.raises(InputError, match="t is 1000"):
+        trained.score(x, 1000)
 
 
 @pytest.mark.nightly
