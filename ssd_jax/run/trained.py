@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 from tqdm import tqdm
@@ -140,7 +141,7 @@ class Trained:
 
     @checked_arguments
     def score(
-        self, x: Float[Array, "batch *small_shape channels"], t: int, label: Label | None = None
+        self, x: Float[Array | np.ndarray, "batch *small_shape channels"], t: int, label: Label | None = None
     ) -> Float[Array, "batch *small_shape channels"]:
         """grad log p_t of the marginal at states x of timestep t, as `denoiser` has it (`sampling.score.score`).
 
@@ -152,7 +153,7 @@ class Trained:
         if x.shape[1:] != expected:
             raise InputError(f"x has shape {x.shape}, but states of t = {t} have [batch, {', '.join(map(str, expected))}]")
         labels, times = self.labels(label, len(x)), np.full(len(x), t, np.int32)
-        return _score(self.denoiser, self.process, x, times, labels, stage=stage)
+        return _score(self.denoiser, self.process, jnp.asarray(x), times, labels, stage=stage)
 
     @checked_arguments
     def plan(
