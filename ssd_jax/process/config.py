@@ -17,6 +17,7 @@ from ssd_jax.process.schedules import (
     STEEP_CURVES,
     constant,
     cosine,
+    flow,
     growing_blur,
     information_levels,
     linear,
@@ -30,6 +31,7 @@ SNR_POLICIES = ("preserve", "published")
 # Far beyond what is of use, and what can still be built in seconds: an axis costs the cube of its side.
 MAX_AXES, MAX_SIDE, MAX_PIXELS, MAX_TIMESTEPS = 4, 1024, 2**24, 100_000
 MAX_GAMMA = 30  # 2^-gamma must not vanish beside 1/2 in `tanh_like`
+MAX_NOISE_SHIFT = 1000
 MAX_BLURRED = 2**33  # frequencies of all timesteps, whose decay training measures
 
 
@@ -44,6 +46,8 @@ class ProcessConfig:
         num_timesteps: T >= 2.
         noise_schedule: a key of NOISE_SCHEDULES; "constant" is always noise_sigma, for little noise and much blur.
         noise_sigma: 0 < sigma < 1 of the "constant" schedule.
+        noise_shift: from 0 to 1000: how many times the noise of the schedule there is beside the signal, at every timestep;
+            larger images want more than 1, such as their side over 64 (Hoogeboom et al. 2023; Esser et al. 2024).
         zero_terminal_snr: rescale the noise schedule so that x_{T-1} is pure noise.
         resolution_schedule: a key of RESOLUTION_SCHEDULES.
         gamma: shape of those that are curves, > 0; >= 1 for sigmoid_like and tanh_like.
@@ -63,6 +67,7 @@ class ProcessConfig:
     num_timesteps: int = 1000
     noise_schedule: str = "linear"
     noise_sigma: float = 0.01
+    noise_shift: float = 1.0
     zero_terminal_snr: bool = False
     resolution_schedule: str = "convex_decay"
     gamma: float = 0.5
@@ -93,6 +98,12 @@ class ProcessConfig:
             check_range(f"process.gamma of {self.resolution_schedule}", self.gamma, low=1, high=MAX_GAMMA)
         check_range("process.gamma", self.gamma, low=0, high=MAX_GAMMA, open_low=True)
         check_range("process.noise_sigma", self.noise_sigma, low=1e-6, high=1)
+        check_range("process.noise_shift", self.noise_shift, low=0, high=MAX_NOISE_SHIFT, open_low=True)
+        if self.noise_schedule == "constant" and self.noise_shift != 1:
+            raise InputError(
+                f'process.noise_shift is {self.noise_shift}, but process.noise_schedule="constant" always has '
+                "process.noise_sigma: set that one"
+            )
         check_range("process.tolerance", self.tolerance, low=0, high=1000, open_low=True)
         check_range("process.spectrum_slope", self.spectrum_slope, low=-10, high=10)
         check_range("process.blur", self.blur, low=0, high=MAX_SIDE)
@@ -179,7 +190,7 @@ def operators_of(config: ProcessConfig) -> tuple[LinearOperator, ...]:
 
 
 def _of_timesteps(function: Callable[[int], np.ndarray], config: ProcessConfig) -> Float[np.ndarray, "t"]:
-    log_snr = function(config.num_timesteps)
+    log_snr = function(config.num_timesteps) - 2 * np.log(config.noise_shift)
     return zero_terminal(log_snr) if config.zero_terminal_snr else log_snr
 
 
@@ -202,6 +213,7 @@ def _operator(config: ProcessConfig, shape: tuple[int, ...], factors: tuple[int,
 NOISE_SCHEDULES: dict[str, Callable[[ProcessConfig], np.ndarray]] = {
     "linear": partial(_of_timesteps, linear),
     "cosine": partial(_of_timesteps, cosine),
+    "flow": partial(_of_timesteps, flow),
     "constant": lambda config: constant(config.num_timesteps, config.noise_sigma),
 }
 

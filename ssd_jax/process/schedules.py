@@ -26,6 +26,15 @@ def cosine(num_timesteps: int) -> Float[np.ndarray, "{num_timesteps}"]:
     return _log_snr(1 - alpha_bar[1:] / alpha_bar[:-1])
 
 
+def flow(num_timesteps: int) -> Float[np.ndarray, "{num_timesteps}"]:
+    """log-SNR [T] of (1 - s) z + s eps, s = (t + 1/2) / T (rectified flows, Liu et al. 2023), 2 log((1 - s) / s).
+
+    Scaled to a^2 + sigma^2 = 1 it is the same process: a state is but multiplied by a number that its t tells.
+    """
+    s = (np.arange(num_timesteps) + 0.5) / num_timesteps
+    return 2 * np.log((1 - s) / s)
+
+
 def _log_snr(betas: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
     """log(alpha_bar / (1 - alpha_bar)) with alpha_bar = prod(1 - beta), betas clipped at 0.999."""
     log_alpha_bar = np.cumsum(np.log1p(-np.minimum(betas, 0.999)))

@@ -12,11 +12,20 @@ from jaxtyping import Array, Float, Int, Key
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.stages import Stage
 
+TINY = 1e-15  # at which exp(-log^2 / 2) is 0 in float32
 SIGMOID_BIAS = 2.0  # Kingma & Gao 2023: of SNRs far above e^2 all weigh e^2
 LEARNED = "learned"  # the weighting that is trained, by `log_variance`
 Shares = Sequence[float] | Float[Array, "parts"]  # of draws that each part of a stage's timesteps gets
 
 LossWeighting = Callable[[Any, Any], Any]
+
+
+def _logit_normal(snr):
+    """The density of s = sigma / (a + sigma) whose logit is N(0, 1)."""
+    ratio = jnp.maximum(snr**0.5, TINY)  # (1 - s) / s
+    normal = jnp.exp(-(jnp.log(ratio) ** 2) / 2) / math.sqrt(2 * math.pi)
+    return normal * (1 + ratio) ** 2 / ratio  # over ds / dlogit
+
 
 # w of (SNR of x_t, variance of the sharp image's pixels), of the squared error of z; along a direction with g = a_t that is
 # w c_out^2 of that of what the network says, so that one w is the right one for every parameterisation.
@@ -26,6 +35,8 @@ LOSS_WEIGHTINGS: dict[str, LossWeighting] = {
     "constant": lambda snr, _: jnp.ones_like(snr),
     "sigmoid": lambda snr, _: snr / (1 + snr * math.exp(-SIGMOID_BIAS)),  # of that of eps: sigmoid(bias - log SNR)
     "edm": lambda snr, variance: snr + 1 / variance,  # 1 / c_out^2 of "edm" (Karras et al. 2022)
+    "flow": lambda snr, _: (1 + snr**0.5) ** 2,  # of the error of the velocity: 1 (Liu et al. 2023)
+    "logit_normal": lambda snr, _: (1 + snr**0.5) ** 2 * _logit_normal(snr),  # as of s drawn so (Esser et al. 2024)
     LEARNED: lambda snr, _: snr + 1,  # of the error of v: 1; `log_variance` makes up for it
 }
 

@@ -27,6 +27,7 @@ CONFIGS = [
         {"resolution_schedule": "threshold", "thresholds": (0.4, 0.4)},
         {"shape": (2, 4, 8), "factors": ((1, 2, 2), (2, 1, 2)), "blur": 0.5},
         {"zero_terminal_snr": True, "noise_schedule": "cosine"},
+        {"noise_schedule": "flow", "noise_shift": 2.0},
     )
     for operator in ("box", "bicubic")
 ]

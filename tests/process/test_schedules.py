@@ -1,11 +1,15 @@
 import numpy as np
 import pytest
 
+from ssd_jax.config import ProcessConfig
+from ssd_jax.errors import InputError
+from ssd_jax.process.config import make_process
 from ssd_jax.process.dct import heat_rate_grid
 from ssd_jax.process.schedules import (
     RESOLUTION_CURVES,
     constant,
     cosine,
+    flow,
     growing_blur,
     information_levels,
     linear,
@@ -21,7 +25,7 @@ def test_linear_is_ddpm():
     np.testing.assert_allclose(linear(1000), np.log(alpha_bar / (1 - alpha_bar)), atol=1e-12)
 
 
-@pytest.mark.parametrize("schedule", [linear, cosine])
+@pytest.mark.parametrize("schedule", [linear, cosine, flow])
 @pytest.mark.parametrize("steps", [10, 100, 1000])
 def test_log_snr_decreases(schedule, steps):
     log_snr = schedule(steps)
@@ -32,6 +36,19 @@ def test_cosine_is_the_published_curve():
     u = (np.arange(1, 900) / 1000 + 0.008) / 1.008 * np.pi / 2
     alpha_bar = np.cos(u) ** 2 / np.cos(0.008 / 1.008 * np.pi / 2) ** 2
     np.testing.assert_allclose(cosine(1000)[:899], np.log(alpha_bar / (1 - alpha_bar)), rtol=1e-9)
+
+
+def test_a_flow_interpolates_between_images_and_noise_and_shifts_as_resolutions_do():
+    """a : sigma = 1 - s : s; noise shifted by alpha is s' = alpha s / (1 + (alpha - 1) s) (Esser et al. 2024)."""
+    s = (np.arange(20) + 0.5) / 20
+    plain, shifted = (
+        make_process(ProcessConfig(num_levels=1, num_timesteps=20, noise_schedule="flow", noise_shift=shift))
+        for shift in (1.0, 3.0)
+    )
+    np.testing.assert_allclose(plain.sigma / (plain.alpha + plain.sigma), s)
+    np.testing.assert_allclose(shifted.sigma / (shifted.alpha + shifted.sigma), 3 * s / (1 + 2 * s))
+    with pytest.raises(InputError, match="noise_shift is 3.0, but .* set that one"):
+        ProcessConfig(noise_schedule="constant", noise_shift=3.0)
 
 
 # First timestep of each level but 0: 3 levels, T = 1000, as the published code lays them out.

@@ -29,6 +29,7 @@ PUBLISHED = {  # of the error of what the network says (Hang et al. 2023; Kingma
     ("eps", "sigmoid"): 1 / (1 + SNR * np.exp(-2)),
     ("edm", "edm"): np.ones(25),
     ("v", "learned"): np.ones(25),
+    ("flow", "flow"): np.ones(25),
 }
 
 
@@ -44,6 +45,14 @@ def test_one_weight_of_the_error_of_z_is_the_published_one_of_every_kind(kind, w
     _, out = coefficients(a, sigma, 0.3)
     found = np.asarray(LOSS_WEIGHTINGS[weighting](SNR, 0.3)) * np.asarray(out) ** 2
     np.testing.assert_allclose(found, PUBLISHED[kind, weighting], rtol=1e-5)
+
+
+def test_a_logit_normal_weight_is_a_density_of_the_flow_s_time():
+    """Over s it has the mean of draws s = sigmoid(N(0, 1)) of the error of the velocity."""
+    s = (np.arange(20_000) + 0.5) / 20_000
+    weights = np.asarray(LOSS_WEIGHTINGS["logit_normal"](((1 - s) / s) ** 2, 0.3)) * s**2
+    drawn = 1 / (1 + np.exp(-np.random.default_rng(0).standard_normal(200_000)))
+    np.testing.assert_allclose([weights.mean(), (weights * s**2).mean()], [1, (drawn**2).mean()], rtol=5e-3)
 
 
 def test_log_variances_settle_where_every_timestep_weighs_one_over_its_error():
