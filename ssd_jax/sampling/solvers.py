@@ -68,6 +68,74 @@ def _extrapolation(process: ScaleSpaceProcess, before: int, t: int, s: int) -> F
     return np.asarray(np.minimum(ratio / 2, MAX_EXTRAPOLATION))
 
 
+def third_order(
+    process: ScaleSpaceProcess, before: tuple[int, ...], t: int, s: int, eta: float
+) -> Float[np.ndarray, "*shape k"]:
+    """DPM-Solver++(3M), eta = 0 (Lu et al. 2022): the prediction is a parabola in half log-SNR, through the last three.
+
+    `second_order` where these are not all of one level or there is blur, and for steps that are long after short ones.
+    """
+    if len(before) < 2 or not _of_one_level(process, before[1], s) or _is_up(process, t):
+        return second_order(process, before[:1], t, s, eta)
+    places = process.image_log_snr[[t, *before[:2], s]] / 2
+    steps = -np.diff(places[:3])
+    h = places[3] - places[0]
+    if not np.isfinite(places).all() or steps.min() <= 0 or h > 2 * MAX_EXTRAPOLATION * steps.min():
+        return second_order(process, before[:1], t, s, eta)
+    k_x, _, k_n = first_order(process, before, t, s, eta)
+    return np.array([k_x, *_weights(process, t, s, places[:3]), k_n])
+
+
+def predictor_corrector(
+    process: ScaleSpaceProcess, before: tuple[int, ...], t: int, s: int, eta: float
+) -> Float[np.ndarray, "*shape k"]:
+    """UniPC of order 3 without further calls, eta = 0 (Zhao et al. 2023): `second_order`, corrected by the next call.
+
+    The call at t also tells how the step that led there should have gone: by the parabola through the predictions at t, p
+    and q, the two before, instead of the line through the latter. What that changes is linear in the three, so that the
+    step from t has it in its row. Neither across a change of resolution nor where there is blur is anything corrected.
+    """
+    row = second_order(process, before[:1], t, s, eta)
+    if not before or not _of_one_level(process, before[-1], t) or _is_up(process, t):
+        return row
+    p, *rest = before[:2]
+    places = process.image_log_snr[[t, p, *rest]] / 2
+    if not np.isfinite(places).all() or np.diff(places).max() >= 0:
+        return row
+    led = np.zeros(3)  # k_z, k_1 of the step from p to t
+    predicted = second_order(process, tuple(rest), p, t, eta)[1:-1]
+    led[1 : 1 + len(predicted)] = predicted
+    corrected = np.zeros(3)
+    corrected[: len(places)] = _weights(process, p, t, places)
+    k_x, *k, k_n = row
+    return np.array([k_x, *(k_x * (corrected - led) + np.pad(k, (0, 3 - len(k)))), k_n])
+
+
+def _weights(process: ScaleSpaceProcess, t: int, s: int, places: Float[np.ndarray, "j"]) -> Float[np.ndarray, "j"]:
+    """Of predictions at `places` in half log-SNR, in a step from t to s: of the polynomial u -> z through them
+
+        a_s integral of e^(u - u_s) z(u) du from u_t to u_s,
+
+    which with one place at t is `first_order`.
+    """
+    start, end = process.image_log_snr[[t, s]] / 2
+    h = end - start
+    moments = [-np.expm1(-h)]
+    for n in range(1, len(places)):
+        moments.append(h**n - n * moments[-1])
+    return process.alpha[s] * np.linalg.solve(np.vander(places - start, increasing=True).T, moments)
+
+
+def _of_one_level(process: ScaleSpaceProcess, first: int, last: int) -> bool:
+    """Whether all predictions from timestep `first` on, and the state at `last`, are of one level, without blur."""
+    return process.dissipation is None and bool(process.levels[max(first - 1, 0)] == process.levels[last])
+
+
+def _is_up(process: ScaleSpaceProcess, t: int) -> bool:
+    """Whether what is predicted at t is of a finer level than the state."""
+    return bool(process.levels[max(t - 1, 0)] != process.levels[t])
+
+
 @dataclass(frozen=True)
 class Solver:
     """How a step gets its coefficients.
@@ -101,4 +169,6 @@ SOLVERS = {
     "ddim": Solver(first_order, 0.0),
     "dpmpp_2m": Solver(second_order, 0.0),
     "dpmpp_2m_sde": Solver(second_order, 1.0),
+    "dpmpp_3m": Solver(third_order, 0.0, carried=2),
+    "unipc": Solver(predictor_corrector, 0.0, carried=2),
 }

@@ -11,6 +11,7 @@ from ssd_jax.analysis.error import gaussian_error
 from ssd_jax.config import ProcessConfig
 from ssd_jax.process.config import make_process
 from ssd_jax.process.operators import SeparableOperator
+from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.reverse import up_step
 from ssd_jax.process.spectrum import natural_spectrum
 from ssd_jax.sampling.plan import plan_steps
@@ -132,3 +133,47 @@ BY_NIGHT = [("ddim", "blur at one resolution"), ("ancestral", "blur and downsamp
 def test_other_processes_draw_the_data_too(solver, name):
     """Solvers of second order in 30 steps, the others in 1000."""
     assert chain_error(solver, 30 if solver.startswith("dpmpp") else 1000, **OTHERS[name]) < 2e-4
+
+
+def test_a_parabola_is_followed_exactly():
+    """Three predictions determine it: the step of third order is the integral, the correction what its predictor lacked."""
+    process = ScaleSpaceProcess((4, 4), np.linspace(8, -8, 17), np.zeros(17, int))
+    half = process.log_snr / 2
+
+    def z(u):
+        return 0.3 - 0.5 * u + 0.2 * u**2
+
+    def exact(x, t, s):
+        u = np.linspace(half[t], half[s], 20_001)
+        integral = np.trapezoid(np.exp(u - half[s]) * z(u), u)
+        return process.sigma[s] / process.sigma[t] * x + process.alpha[s] * integral
+
+    q, p, t, s = 11, 10, 9, 8
+    k_x, k_z, k_1, k_2, k_n = SOLVERS["dpmpp_3m"].coefficients(process, (p, q), t, s)
+    np.testing.assert_allclose(
+        k_x * 0.7 + k_z * z(half[t]) + k_1 * z(half[p]) + k_2 * z(half[q]), exact(0.7, t, s), rtol=1e-6
+    )
+    assert k_n == 0
+    first, led = (SOLVERS["dpmpp_2m"].coefficients(process, *each) for each in (((p,), t, s), ((q,), p, t)))
+    k_x, k_z, k_1, k_2, k_n = SOLVERS["unipc"].coefficients(process, (p, q), t, s)
+    predicted = led[0] * 0.7 + led[1] * z(half[p]) + led[2] * z(half[q])
+    corrected = first[0] * exact(0.7, p, t) + first[1] * z(half[t]) + first[2] * z(half[p])
+    np.testing.assert_allclose(
+        k_x * predicted + k_z * z(half[t]) + k_1 * z(half[p]) + k_2 * z(half[q]), corrected, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("solver", ["dpmpp_3m", "unipc"])
+def test_higher_orders_keep_within_a_level_and_out_of_blur(solver):
+    process = make_process(ProcessConfig(image_size=8, num_levels=3))
+    second, higher = (plan_steps(process, solver=each, num_steps=30) for each in ("dpmpp_2m", solver))
+    differs = [
+        (stage.stage.is_up, int((~np.isclose(table(one)[..., :3], table(stage)[..., :3]).all(axis=-1)).sum()))
+        for one, stage in zip(second.stages, higher.stages, strict=True)
+    ]
+    assert all(count == 0 for is_up, count in differs if is_up) and sum(count for is_up, count in differs if not is_up) > 5
+    blurred = make_process(ProcessConfig(image_size=8, num_levels=1, blur=2.0))
+    for one, other in zip(
+        *(plan_steps(blurred, solver=each, num_steps=9).stages for each in ("dpmpp_2m", solver)), strict=True
+    ):
+        np.testing.assert_array_equal(table(one)[..., :3], table(other)[..., :3])
