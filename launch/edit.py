@@ -144,6 +144,7 @@ def _vary(image: Picture, strength: float, trained: ssd_jax.Trained, noise: Nois
 
 
 def _inpaint(image: Picture, mask: np.ndarray, trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
+    _check_pixels("mask", trained)
     shape = trained.process.shape
     if mask.shape != shape[-2:]:
         raise InputError(f"the mask is {mask.shape} pixels, but must be {shape[-2:]}, as the image is")
@@ -174,6 +175,7 @@ def _keep(x0: jax.Array, known: np.ndarray, trained: ssd_jax.Trained, noise: Noi
 
 
 def _enlarge(image: Picture, trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:
+    _check_pixels("thumbnail", trained)
     process = trained.process
     most = process.shape[0] + 1  # frames: one more than fit says that there are too many
     given = image if isinstance(image, np.ndarray) else np.stack(list(islice(image, most)))
@@ -182,6 +184,12 @@ def _enlarge(image: Picture, trained: ssd_jax.Trained, noise: NoiseSource) -> Dr
     plan = sampler_flags.plan(trained, process.first_timestep(level))
     denoise = editing.matching(sampler_flags.denoiser(trained), process, thumbnail)
     return denoise, plan, noise, editing.noised(plan, thumbnail, noise)
+
+
+def _check_pixels(flag: str, trained: ssd_jax.Trained) -> None:
+    """Raises InputError for a model of latents: one holds many pixels, and averages are not those of smaller images."""
+    if trained.encoding.bound is None:
+        raise InputError(f"--{flag} gives pixels, but the model draws latents; take --strength or --interpolate")
 
 
 def _interpolate(indices: list[int], trained: ssd_jax.Trained, noise: NoiseSource) -> Drawing:

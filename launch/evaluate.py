@@ -168,7 +168,7 @@ def _drawn(trained: ssd_jax.Trained) -> Samples:
         width = run_flags.EMA_WIDTH.value
         average = "ema" if width is None else f"ema of width {width:g}"
         digests = {"parameters": average, "config_sha256": hashlib.sha256(config.encode()).hexdigest()}
-        return partial(folders.read_batches, paths, trained.process.shape), record | digests
+        return partial(folders.read_batches, paths, trained.encoding.picture_shape[:-1]), record | digests
 
     folders.claim(out, record)
     folders.check_sizes(out, num, trained.encoding)

@@ -61,8 +61,9 @@ def measured(workdir: Path, num: int, batch: int, ema_width: float | None = None
     draw = partial(trained.iterate, trained.denoiser, plan, jax.random.key(0), every=max(plan.calls // 20, 1))
     paths = folders.fill(out, num, batch, trained.encoding, plan.calls, lambda num, first: draw(num=num, first_index=first))
     feature_sets = [low_pass_pixels(), random_convolutions()]
-    reference = data_reference(trained.config.data, feature_sets, trained.process.shape)
-    metrics = evaluate(feature_sets, lambda: folders.read_batches(paths, trained.process.shape), reference)
+    shape = trained.encoding.picture_shape[:-1]
+    reference = data_reference(trained.config.data, feature_sets, shape)
+    metrics = evaluate(feature_sets, lambda: folders.read_batches(paths, shape), reference)
     cost = plan_cost(plan, trained.config.model, channels=trained.encoding.channels)
     result = {"metrics": metrics, "gflops": cost.flops / 1e9, "relative_flops": cost.relative_flops}
     write_json(file, result)

@@ -12,12 +12,13 @@ from ssd_jax.data.encoding import LatentEncoding
 from ssd_jax.data.protocol import image_batches
 from ssd_jax.data.sources import DataConfig, make_source
 from ssd_jax.errors import InputError
-from ssd_jax.files.images import read_image
+from ssd_jax.files.images import read_image, write_png
 from ssd_jax.interop.onnx_stages import exportable
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.run.autoencoder import load_autoencoder, of_images
 from ssd_jax.run.latents import planned
 from ssd_jax.run.trained import Trained
+from tests.commands import launch
 from tests.latents import autoencoder_in, config_of, latents_in, pictures
 
 
@@ -97,6 +98,17 @@ def test_a_run_on_latents_draws_pictures_and_keeps_its_autoencoder(folder, tmp_p
     drawn = trained.encoding.decode(x0)
     assert x0.shape == (8, 8, 8, 2) and drawn.shape == (8, 16, 16, 3) and drawn.dtype == np.uint8
     assert trained.config.encoding.digest == load_autoencoder(workdir / "autoencoder").digest
+    np.savez(tmp_path / "real.npz", images=pictures())
+    evaluate = ("launch.evaluate", f"--workdir={workdir}", f"--reference={tmp_path}/real.npz", "--num=8", "--num_steps=4")
+    result = launch(*evaluate)
+    assert result.returncode == 0 and "low_pass" in result.stdout, result.stderr
+    write_png(tmp_path / "mask.png", np.full((16, 16, 1), 255, np.uint8))
+    write_png(tmp_path / "image.png", pictures()[0])
+    edit = ("launch.edit", f"--workdir={workdir}", f"--image={tmp_path}/image.png", "--num_steps=4", "--num=2")
+    result = launch(*edit, f"--mask={tmp_path}/mask.png", f"--out={tmp_path}/painted")
+    assert result.returncode == 2 and "--mask gives pixels, but the model draws latents" in result.stderr
+    result = launch(*edit, "--strength=0.5", f"--out={tmp_path}/varied")
+    assert result.returncode == 0 and read_image(tmp_path / "varied" / "000000.png").shape == (16, 16, 3), result.stderr
     autoencoder_in(tmp_path / "another", 2)
     (workdir / "autoencoder").rename(tmp_path / "before")
     (tmp_path / "another").rename(workdir / "autoencoder")
