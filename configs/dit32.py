@@ -2,7 +2,7 @@
 
 python -m launch.train --config configs/dit32.py --workdir runs/dit32
 
-1.8 million parameters, eight classes. It predicts the clean image, as JiT does (Li & He 2025).
+2.1 million parameters, eight classes. It predicts the clean image, as JiT does (Li & He 2025).
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
 python -m launch.train --config configs/video64.py --config.data.folder=my_videos --workdir runs/video64
 
 A folder of GIF, WebP or MP4 files. 120.9 million parameters, factorised over space and time; a step costs what 64 clips at
-full size do. Not trained yet; docs/hardware.md has what it takes:
+full size do. Not trained, and not forecast yet:
 
 python -m launch.forecast --config video64 --hardware h100:8 --quick
 """

@@ -82,8 +82,8 @@ def measure(trained: ssd_jax.Trained, reference: str | None, num: int) -> tuple[
     for pictures, label in images.batches(size):
         every = np.arange(size) % len(pictures)  # the last batch as large as the others, which are compiled
         noise = trained.noise(jax.random.key(sampler_flags.SEED.value), size, first)
-        placed = jax.jit(lambda x: x, out_shardings=noise.keys.sharding)
-        x0, first = placed(trained.encoding.encode(pictures[every])), first + len(pictures)
+        x0 = jax.device_put(np.asarray(trained.encoding.encode(pictures[every])), noise.keys.sharding)
+        first += len(pictures)
         for name, way in ways.items():
             bits = gathered(way(x0, noise, label=None if label is None else label[every]), make_mesh())
             found[name].append({part: np.asarray(each, float)[: len(pictures)] for part, each in bits.items()})

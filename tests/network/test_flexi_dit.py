@@ -51,7 +51,7 @@ def test_every_path_has_the_shape_of_its_out_level(model, path):
 def test_clips_and_signals(patch, shapes):
     model = make(replace(CONFIG, patch_size=patch), shapes)
     for level, shape in enumerate(shapes):
-        assert jax.eval_shape(lambda: call(model, level, level)).shape == (2, *shape, 3)  # noqa: B023
+        assert jax.eval_shape(partial(call, model, level, level)).shape == (2, *shape, 3)
     assert call(model, len(shapes) - 1, 0).shape == (2, *shapes[0], 3)
 
 
