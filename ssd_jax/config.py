@@ -84,6 +84,7 @@ class Config:
                 "compared: set it to 0, and compare with launch.evaluate --reference"
             )
         _check_evaluations(self.data, self.train)
+        _check_factors(self.process, self.model)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -133,6 +134,17 @@ class AutoencoderRunConfig:
 
 AnyConfig = Config | AutoencoderRunConfig
 SECTIONS = tuple(f.name for f in dataclasses.fields(Config))
+
+
+def _check_factors(process: ProcessConfig, model: NetworkConfig) -> None:
+    """Raises InputError if a network of more levels than the process would not halve what further factors say."""
+    unused = process.factors[max(process.num_levels - 1, 0) :]
+    if unused and isinstance(model, FlexiUNetConfig) and not model.factors and len(model.widths) > process.num_levels:
+        raise InputError(
+            f"process.factors is {process.factors}, but process.num_levels {process.num_levels} uses not all of "
+            f'them, and the network has {len(model.widths)} levels: set --config.model.factors="{process.factors}", so '
+            "that it halves the same axes as with more levels"
+        )
 
 
 def _check_evaluations(data: DataConfig, train: TrainConfig) -> None:

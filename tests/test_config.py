@@ -143,6 +143,9 @@ BAD = {
     r"process.thresholds is \(0.5, 0.4, 1.0\)": {
         "process": {"resolution_schedule": "threshold", "thresholds": (0.5, 0.4, 1.0)}
     },
+    r"process.factors is \(\(1, 2, 2\),\), but process.num_levels 1 .* 4 levels: set --config.model.factors=": {
+        "process": {"shape": (8, 8, 8), "num_levels": 1, "factors": ((1, 2, 2),)}
+    },
     "process.noise_sigma is 1.0": {"process": {"noise_sigma": 1.0}},
     "process.tolerance is 0.0, but must be > 0": {"process": {"tolerance": 0.0}},
     "process.blur is -1": {"process": {"blur": -1.0}},

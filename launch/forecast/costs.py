@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from ssd_jax.config import AnyConfig, Config
+from ssd_jax.config import AnyConfig, Config, FlexiUNetConfig
 from ssd_jax.sharding import make_mesh
 
 from .compiler import Compiled, compile_all
@@ -122,9 +122,12 @@ def next_multiple(num: int, of: int) -> int:
 
 
 def with_one_level(config: Config) -> Config:
-    """The same network at full resolution throughout."""
-    thresholds = {"thresholds": ()} if config.process.thresholds else {}
-    return replace(config, process=replace(config.process, num_levels=1, **thresholds))
+    """The same network at full resolution throughout: it halves the same axes, though the process no longer does."""
+    process, model = config.process, config.model
+    thresholds = {"thresholds": ()} if process.thresholds else {}
+    if isinstance(model, FlexiUNetConfig) and not model.factors:
+        model = replace(model, factors=process.factors)
+    return replace(config, process=replace(process, num_levels=1, **thresholds), model=model)
 
 
 def _costs(programs: Sequence[Program], machine: Machine, quick: bool) -> tuple[Cost, ...]:

@@ -165,8 +165,12 @@ _attend_by_cudnn = partial(jax.nn.dot_product_attention, implementation="cudnn")
 
 
 def _cudnn_can(query: jax.Array | jax.ShapeDtypeStruct) -> bool:
-    """Whether cuDNN's attention takes such arrays, and what is here to compile for GPUs has it."""
-    if query.dtype not in (jnp.bfloat16, jnp.float16) or query.shape[-1] % 8 or query.shape[-1] > 128:
+    """Whether cuDNN's attention takes such arrays, and what is here to compile for GPUs has it.
+
+    JAX refuses to differentiate it over an odd number of pixels.
+    """
+    _, pixels, _, width = query.shape
+    if query.dtype not in (jnp.bfloat16, jnp.float16) or pixels % 2 or width % 8 or width > 128:
         return False
     gpus = jax.devices() if jax.default_backend() == "gpu" else []
     if any(float(getattr(gpu, "compute_capability", 0)) < OLDEST_FUSED for gpu in gpus):

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 from launch.forecast import compiler, machines
 from launch.forecast import costs as costs_module
@@ -118,6 +119,18 @@ def test_operations_are_those_of_the_images(monkeypatch):
     samples, full = (sampling_costs(each, machine, 8, quick=True) for each in (config, with_one_level(config)))
     assert sum(each.program.runs for each in samples.programs) == steps
     assert samples.flops_per_image < full.flops_per_image == steps * full.programs[0].program.flops
+
+
+def test_one_level_of_clips_is_of_the_same_network():
+    """It halves fewer frames than sides in both, as the process of several levels says."""
+    process = ProcessConfig(shape=(4, 8, 8), num_levels=2, factors=((1, 2, 2),))
+    config = replace(tiny_config(), process=process, model=FlexiUNetConfig(widths=(4, 4, 4), attention_levels=(2,)))
+    found = []
+    for each in (config, with_one_level(config)):
+        experiment = build(each)
+        network = nnx.merge(experiment.graphdef, experiment.abstract_parameters)
+        found.append((experiment.process.num_levels, network.shapes))
+    assert found == [(2, ((4, 8, 8), (4, 4, 4), (4, 2, 2))), (1, ((4, 8, 8), (4, 4, 4), (4, 2, 2)))]
 
 
 def test_latents_cost_what_it_takes_to_make_pictures_of_them(monkeypatch, tmp_path):
