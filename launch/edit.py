@@ -66,8 +66,8 @@ def main() -> None:
     trained = run_flags.load(WORKDIR.value)
     if len(trained.process.shape) not in (2, 3):
         raise InputError(f"the model draws arrays of shape {trained.process.shape}; only images and clips can be edited")
-    if INTERPOLATE.value and label is None and trained.config.model.num_classes:
-        raise InputError("--label is all, but an interpolation needs one class: its name or number")
+    if INTERPOLATE.value and label is None and trained.experiment.objective.labelled:
+        raise InputError("--label is all, but an interpolation needs one label: a class, by name or number, or words")
     labels = trained.labels(label, num)
     denoise, plan, noise, start = task(trained, trained.noise(jax.random.key(sampler_flags.SEED.value), num))
     with tqdm(total=plan.calls, desc="drawing", unit="call") as bar:

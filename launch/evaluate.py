@@ -27,7 +27,7 @@ from absl import flags
 from jax.tree_util import Partial
 
 import ssd_jax
-from ssd_jax.config import config_json
+from ssd_jax.config import Config, config_json
 from ssd_jax.data.classes import check_classes
 from ssd_jax.data.sources import DataConfig, make_source
 from ssd_jax.errors import InputError
@@ -206,7 +206,7 @@ def open_reference(
     """
     if given is None:
         assert trained is not None
-        return _data_set(trained.config.data, feature_sets, shape, trained.config.model.num_classes)
+        return _data_set(trained.config.data, feature_sets, shape, trained.config)
     path = to_path(given)
     if path.is_file() and {"mu", "sigma"} <= set(stored_arrays(path)):
         reference = _statistics_file(given, feature_sets, shape[-2:])
@@ -227,9 +227,13 @@ def open_reference(
         raise InputError(f"{missing}, and taken for a data set: {error}") from error
 
 
-def _data_set(config: DataConfig, feature_sets: list[FeatureSet], shape: tuple[int, ...], num_classes: int = 0) -> Real:
+def _data_set(
+    config: DataConfig, feature_sets: list[FeatureSet], shape: tuple[int, ...], run: Config | None = None
+) -> Real:
+    """A data set; that of a `run`, if one is given, has the labels that its model takes."""
     source = make_source(config, shape)
-    check_classes(source, num_classes)
+    if run is not None:
+        check_classes(source, run.num_classes, run.label_size)
     return Real(json_text(asdict(config)), len(source), lambda _: data_reference(config, feature_sets, shape, source))
 
 

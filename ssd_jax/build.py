@@ -6,7 +6,9 @@ from functools import cached_property
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
+from jaxtyping import Float
 
 from ssd_jax.config import AutoencoderRunConfig, Config
 from ssd_jax.data.encoding import Encoding, LatentEncoding, PixelEncoding
@@ -34,6 +36,7 @@ class Experiment:
         graphdef: the static part of the network.
         abstract_parameters: the network's, as `jax.ShapeDtypeStruct`s.
         statistics: of the data, for parameterisations that need them.
+        labels: of some of the data, those of images to draw in turn, where labels are vectors.
     """
 
     config: Config
@@ -42,6 +45,7 @@ class Experiment:
     graphdef: nnx.GraphDef[Any]
     abstract_parameters: dict
     statistics: DataStatistics | None = None
+    labels: Float[np.ndarray, "n size"] | None = None
 
     @cached_property
     def parameterisation(self) -> Parameterisation:

@@ -32,7 +32,7 @@ from ssd_jax.network.autoencoder import AutoencoderConfig
 from ssd_jax.network.flexi_dit import FlexiDiTConfig as FlexiDiTConfig
 from ssd_jax.network.flexi_unet import FlexiUNetConfig
 from ssd_jax.network.parameterisation import DenoiserConfig
-from ssd_jax.network.protocol import NetworkConfig, null_label
+from ssd_jax.network.protocol import NetworkConfig, label_size, null_label
 from ssd_jax.process.config import ProcessConfig, make_process, with_levels
 from ssd_jax.sampling.config import SampleConfig
 from ssd_jax.sharding import MeshConfig
@@ -73,7 +73,15 @@ class Config:
         kind_of(self.model)
         if self.sample.guidance != 1 and null_label(self.model) is None:
             guidance = f"sample.guidance is {self.sample.guidance}"
-            raise InputError(f"{guidance}, but must be 1 unless model.num_classes and model.label_dropout are above 0")
+            raise InputError(
+                f"{guidance}, but must be 1 unless model.num_classes or model.label_size is above 0, and "
+                "model.label_dropout too"
+            )
+        if self.data.name_size and (self.num_classes or self.label_size not in (0, self.data.name_size)):
+            raise InputError(
+                f"data.name_size is {self.data.name_size}, but model.label_size is {self.label_size} and model.num_classes "
+                f"{self.num_classes}; set --config.model.label_size={self.data.name_size} --config.model.num_classes=0"
+            )
         if self.encoding.autoencoder is not None and self.data.flip:
             raise InputError(
                 "data.flip is set, but latents cannot be mirrored: leave it out, or prepare mirrored images too"
@@ -95,6 +103,11 @@ class Config:
     def num_classes(self) -> int:
         """Of the model."""
         return self.model.num_classes
+
+    @property
+    def label_size(self) -> int:
+        """Numbers of the model's labels, if they are vectors; 0 if not."""
+        return label_size(self.model)
 
 
 @section("config")
@@ -130,6 +143,8 @@ class AutoencoderRunConfig:
     def num_classes(self) -> int:
         """None: labels do not matter."""
         return 0
+
+    label_size = num_classes
 
 
 AnyConfig = Config | AutoencoderRunConfig

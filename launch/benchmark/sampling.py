@@ -11,7 +11,7 @@ from ssd_jax.analysis.cost import path_cost, plan_cost
 from ssd_jax.build import Experiment
 from ssd_jax.config import Config, FlexiUNetConfig, ProcessConfig
 from ssd_jax.network.denoiser import Denoiser
-from ssd_jax.network.protocol import NetworkConfig
+from ssd_jax.network.protocol import NetworkConfig, label_struct
 from ssd_jax.process.config import make_process
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.stages import Stage
@@ -49,7 +49,8 @@ def new_denoiser(experiment: Experiment) -> Denoiser:
 
 def labels(config: NetworkConfig, batch: int) -> np.ndarray | None:
     """Labels of a batch, if the network takes any."""
-    return np.zeros(batch, np.int32) if config.num_classes else None
+    struct = label_struct(config, batch)
+    return None if struct is None else np.zeros(struct.shape, struct.dtype)
 
 
 def stage_runs(

@@ -19,6 +19,7 @@ from ssd_jax.training.step import TrainStep, compile_train_step
 
 from ..common import report
 from ..common.report import Row, Table
+from .sampling import labels
 from .timing import Tables, built, time_in_turns
 
 STEPS = 4  # that are timed in a row in "mixed" stage sampling, where stages take turns
@@ -76,11 +77,12 @@ def prepare(config: Config) -> Training:
     mesh, experiment, batch = make_mesh(config.mesh), built(config), config.train.batch_size
     shape = (batch, *experiment.encoding.shape, experiment.encoding.channels)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    label = {"label": np.zeros(batch, np.int32)} if config.model.num_classes else {}
+    label = labels(config.model, batch)
+    drawn = {"image": images} if label is None else {"image": images, "label": label}
     started = time.perf_counter()
     step = compile_train_step(experiment.objective, config.train, mesh)
     state = init_state(experiment.init_parameters, config.train.seed, mesh)
-    return Training(step, state, {"image": images, **label}, time.perf_counter() - started)
+    return Training(step, state, drawn, time.perf_counter() - started)
 
 
 def with_levels(config: Config, levels: int, stage_sampling: str) -> Config:

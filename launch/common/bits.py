@@ -12,11 +12,11 @@ import ssd_jax
 from ssd_jax.analysis.bits import check_plan
 from ssd_jax.analysis.bound import variational_bound
 from ssd_jax.analysis.likelihood import flow_likelihood
-from ssd_jax.data.protocol import ReadableSource
+from ssd_jax.data.protocol import ReadableSource, labels_of
 from ssd_jax.data.sources import make_split
 from ssd_jax.errors import InputError
 from ssd_jax.files.paths import to_path
-from ssd_jax.network.protocol import null_label
+from ssd_jax.network.protocol import null_labels
 from ssd_jax.processes import gathered
 from ssd_jax.sharding import make_mesh
 
@@ -51,7 +51,7 @@ class HeldOut:
     Attributes:
         name: says which they are.
         count: how many are measured.
-        batches: of so many, uint8 [n, *shape, channels], and their labels, int [n], or None.
+        batches: of so many, uint8 [n, *shape, channels], and their labels, int [n] or float32 [n, size], or None.
     """
 
     name: str
@@ -131,7 +131,7 @@ def _held_out(trained: ssd_jax.Trained, num: int) -> HeldOut:
     def batches(size: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         for start in range(0, count, size):
             items = [readable[int(index)] for index in chosen[start : start + size]]
-            labels = np.array([item["label"] for item in items], np.int32) if trained.config.model.num_classes else None
+            labels = labels_of(items) if trained.experiment.objective.labelled else None
             yield np.stack([item["image"] for item in items]), labels
 
     return HeldOut("held out", count, batches)
@@ -140,11 +140,11 @@ def _held_out(trained: ssd_jax.Trained, num: int) -> HeldOut:
 def _given(trained: ssd_jax.Trained, reference: str, num: int) -> HeldOut:
     """Images of a folder or file, which say no class."""
     *shape, channels = trained.encoding.picture_shape
-    found, label = folders.open_images(to_path(reference), tuple(shape)), null_label(trained.config.model)
-    if trained.config.model.num_classes and label is None:
+    found, model = folders.open_images(to_path(reference), tuple(shape)), trained.config.model
+    if trained.experiment.objective.labelled and null_labels(model, 1) is None:
         raise InputError(
-            "--reference gives images without classes, but the model knows them only by class (it was trained without "
-            "label dropout); measure the images that it held out"
+            "--reference gives images without labels, but the model knows them only with (it was trained without label "
+            "dropout); measure the images that it held out"
         )
     count = min(num, found.count)
 
@@ -155,7 +155,7 @@ def _given(trained: ssd_jax.Trained, reference: str, num: int) -> HeldOut:
             while len(waiting) >= min(size, left) > 0:
                 taken, waiting = waiting[: min(size, left)], waiting[min(size, left) :]
                 left -= len(taken)
-                yield taken, None if label is None else np.full(len(taken), label, np.int32)
+                yield taken, null_labels(model, len(taken))
 
     return HeldOut(found.name, count, batches)
 

@@ -17,7 +17,11 @@ SOLVER = flags.DEFINE_string("solver", None, f"One of {', '.join(SOLVERS)}; the 
 NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Network calls per image; the run's if not given.")
 SPACING = flags.DEFINE_string("spacing", None, f"One of {', '.join(SPACING_NAMES)}; the run's if not given.")
 ETA = flags.DEFINE_float("eta", None, "0 (no fresh noise) to 1 (ancestral); overrides the solver's own.")
-LABEL = flags.DEFINE_string("label", "all", "Class of all images, a name or a number; or all: the classes in turn.")
+LABEL = flags.DEFINE_string(
+    "label",
+    "all",
+    "Label of all images: a class, by name or number, or words; or all: each in turn.",
+)
 GUIDANCE = flags.DEFINE_float("guidance", None, "Scale of classifier-free guidance, 1 is none; the run's if not given.")
 INTERVAL = flags.DEFINE_list("guidance_interval", None, "LOW,HIGH: guide only where the log-SNR lies between them.")
 THRESHOLD = flags.DEFINE_float("threshold_quantile", None, "Threshold dynamically at this quantile, e.g. 0.995.")
@@ -35,7 +39,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Image i depends on (seed, i) only.", low
 
 
 def label() -> str | None:
-    """The value of --label, None for the classes in turn; `Trained.labels` knows the classes."""
+    """The value of --label, None for all in turn; `Trained.labels` knows what there are."""
     return None if LABEL.value == "all" else LABEL.value
 
 

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Num
 
 import ssd_jax
 from ssd_jax.compilation import several_at_a_time
@@ -41,17 +41,17 @@ class Request:
 
     Attributes:
         seed: 0 .. SEED_LIMIT - 1.
-        label: its class, int [1]; None for a model without classes.
+        label: its own, int [1] or float32 [1, size]; None for a model without labels.
         image: x_0 once it is drawn, float32 [*shape, channels].
     """
 
     seed: int
-    label: Int[np.ndarray, "1"] | None
+    label: Num[np.ndarray, "1 *vector"] | None
     image: Future[np.ndarray] = field(default_factory=Future)
 
 
 def parse_request(trained: ssd_jax.Trained, query: str) -> Request:
-    """The request that label=..&seed=.. asks for; class 0 and seed 0 if not given. Raises InputError."""
+    """The request that label=..&seed=.. asks for; the first label and seed 0 if not given. Raises InputError."""
     given = dict(parse_qsl(query, keep_blank_values=True))
     if unknown := sorted(given.keys() - {"label", "seed"}):
         raise unknown_name("parameter", unknown[0], ["label", "seed"])
@@ -72,8 +72,8 @@ def noise_of(requests: Sequence[Request]) -> NoiseSource:
     return jax.tree.map(lambda *rows: jnp.concatenate(rows), *each)
 
 
-def labels_of(requests: Sequence[Request]) -> Int[np.ndarray, "batch"] | None:
-    """The labels of requests, int [batch]; None for a model without classes."""
+def labels_of(requests: Sequence[Request]) -> Num[np.ndarray, "batch *vector"] | None:
+    """The labels of requests, int [batch] or float32 [batch, size]; None for a model without labels."""
     found = [request.label for request in requests if request.label is not None]
     return np.concatenate(found) if found else None
 

@@ -16,6 +16,7 @@ from ssd_jax.config import AnyConfig, Config
 from ssd_jax.data.encoding import LatentEncoding, decoded
 from ssd_jax.network.autoencoder import AutoencoderConfig
 from ssd_jax.network.parameterisation import DataStatistics
+from ssd_jax.network.protocol import label_struct
 from ssd_jax.process.stages import Stage
 from ssd_jax.run.latents import outlined
 from ssd_jax.run.trained import Trained
@@ -85,9 +86,9 @@ def sampling_programs(experiment: Experiment, mesh: jax.sharding.Mesh, num: int)
     split, whole = split_along_batch(mesh), replicated(mesh)
     parameters = placed(experiment.abstract_parameters, whole)
     trained = Trained(experiment, experiment.denoiser(parameters), 0)
-    denoise, plan, labelled = trained.guided(), trained.plan(), experiment.config.model.num_classes > 0
+    denoise, plan, model = trained.guided(), trained.plan(), experiment.config.model
     noise: NoiseSource = placed(jax.eval_shape(partial(seeded, indices=np.arange(num)), abstract_key()), split)
-    label: Any = jax.ShapeDtypeStruct((num,), jnp.int32, sharding=split) if labelled else None
+    label = placed(label_struct(model, num), split)
     held, precision = bytes_of_encoding(experiment, mesh), precision_of(experiment.config.model)
     programs = []
     for part in plan.stages:
@@ -96,7 +97,7 @@ def sampling_programs(experiment: Experiment, mesh: jax.sharding.Mesh, num: int)
         shape = (num, *process.level_shapes[part.stage.in_level], channels)
         x: Any = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=split)
         lower = part.program(denoise, State(x, (x,) * plan.carried), noise, label).lower
-        flops = call_flops(denoise, part.stage, x.shape[1:], labelled)
+        flops = call_flops(denoise, part.stage, x.shape[1:], label_struct(model, 1))
         images = num // mesh.size
         programs.append(Program(str(part.stage), images, part.calls, images * flops, held, precision, lower))
     return programs + _decoding_programs(experiment, mesh, num)
@@ -138,11 +139,10 @@ def held_by_grids(experiment: Experiment, mesh: jax.sharding.Mesh) -> int:
     return held if divided else held - bytes_on_device(state.parameters, where)
 
 
-def call_flops(denoise: Any, stage: Stage, shape: tuple[int, ...], labelled: bool) -> float:
+def call_flops(denoise: Any, stage: Stage, shape: tuple[int, ...], label: jax.ShapeDtypeStruct | None) -> float:
     """Operations of one network call for one image, guidance included."""
     parameters = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), denoise)
     x, t = jax.ShapeDtypeStruct((1, *shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
-    label = jax.ShapeDtypeStruct((1,), jnp.int32) if labelled else None
     call = jax.jit(lambda denoise, x, t, label: denoise(x, t, label, stage=stage))
     return operations(call.lower(parameters, x, t, label))
 

@@ -87,7 +87,7 @@ def trained(config: Config, out: Path) -> dict[str, Any]:
     source, settings, mesh = make_source(config.data, config.process.shape), config.train, make_mesh(config.mesh)
     experiment = with_statistics(build(config), out, source)
     batches = make_iterator(source, batch_size=settings.batch_size, seed=settings.seed, flip=config.data.flip)
-    kept = ("image", "label") if model.num_classes else ("image",)
+    kept = ("image", "label") if experiment.objective.labelled else ("image",)
     losses: list[dict[str, jax.Array]] = []
     norms: list[jax.Array] = []
     step = compile_train_step(experiment.objective, settings, mesh)

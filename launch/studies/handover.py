@@ -22,6 +22,7 @@ from tqdm import tqdm
 import ssd_jax
 from ssd_jax.analysis.empirical import noisy_states
 from ssd_jax.data import make_source
+from ssd_jax.data.protocol import labels_of
 from ssd_jax.errors import InputError
 from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_convolutions
 from ssd_jax.sampling.noise import seeded
@@ -80,7 +81,7 @@ def real_images(trained: ssd_jax.Trained) -> Real:
     if len(items) < NUM.value:
         raise InputError(f"{len(items)} of {2 * NUM.value} images of the data can be read, but --num is {NUM.value}")
     images = trained.encoding.encode(np.stack([item["image"] for item in items]))
-    return np.asarray(images), np.array([item["label"] for item in items], np.int32)
+    return np.asarray(images), labels_of(items)
 
 
 def same_log_snr(ours: ssd_jax.Trained, t: int, baseline: ssd_jax.Trained) -> int:
@@ -109,10 +110,10 @@ def draw_with_both(
 def snapshots(
     trained: ssd_jax.Trained, real: Real | None, t: int | None, first: int, start: jax.Array | None
 ) -> Iterator[ssd_jax.Snapshot]:
-    """A batch of images, drawn from the states `start` at `t` or from T - 1; of the classes of `real`, or in turn."""
+    """A batch of images, drawn from the states `start` at `t` or from T - 1; of the labels of `real`, or in turn."""
     count = min(BATCH.value, NUM.value - first)
     noise = seeded(jax.random.key(0), first + np.arange(count))
-    label = None if real is None or not trained.config.model.num_classes else real[1][first : first + count]
+    label = None if real is None or not trained.experiment.objective.labelled else real[1][first : first + count]
     labels = trained.labels(label, count, first)
     return ssd_jax.iterate(
         trained.denoiser, remaining_plan(trained, t), noise, label=labels, start=start, channels=trained.encoding.channels

@@ -13,6 +13,7 @@ import ssd_jax
 from ssd_jax.analysis.cost import plan_cost
 from ssd_jax.config import Config
 from ssd_jax.data import make_source
+from ssd_jax.data.protocol import labels_of
 from ssd_jax.files import images
 from ssd_jax.files.json_file import read_json, write_json
 from ssd_jax.files.paths import Path
@@ -87,17 +88,17 @@ def spread(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
 
 
 def different_images(trained: ssd_jax.Trained, limit: int) -> tuple[jax.Array, np.ndarray]:
-    """At most `limit` of the run's data, no two alike, float32 [n, *shape, channels], and their labels, int [n]."""
+    """At most `limit` of the run's data, no two alike, float32 [n, *shape, channels], and their labels."""
     source = make_source(trained.config.data, trained.process.shape)
     indices = np.unique(np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int)).tolist()
     items = [item for item in map(source.__getitem__, indices) if item is not None]
     pixels, first = np.unique(np.stack([item["image"] for item in items]), axis=0, return_index=True)
-    return trained.encoding.encode(pixels), np.array([items[i]["label"] for i in first], np.int32)
+    return trained.encoding.encode(pixels), labels_of([items[i] for i in first])
 
 
 def predictions(trained: ssd_jax.Trained, states: jax.Array, labels: np.ndarray, t: int, stage: Stage) -> jax.Array:
     """z-hat of states [n, ..] at t, of images of these labels, [n, ..] at stage.out_level."""
-    label = jnp.asarray(labels) if trained.config.model.num_classes else None
+    label = jnp.asarray(labels) if trained.experiment.objective.labelled else None
     return _predict(trained.denoiser, states, jnp.full(len(states), t), label, stage=stage)
 
 

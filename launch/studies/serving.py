@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags
 
 import ssd_jax
-from ssd_jax.sampling.denoise import Denoise
+from ssd_jax.sampling.denoise import Denoise, as_label
 from ssd_jax.sampling.noise import NoiseSource
 from ssd_jax.sampling.parts import Part, State
 from ssd_jax.sampling.sampler import start_noise
@@ -68,7 +68,7 @@ class Station:
         rows = [(image.noise, image.x, image.earlier) for image in filled]
         noise, x, earlier = jax.tree.map(lambda *each: jnp.concatenate(each), *rows)
         label = labels_of([image.request for image in filled])
-        label, state = None if label is None else jnp.asarray(label, jnp.int32), State(x, earlier)
+        label, state = None if label is None else as_label(label), State(x, earlier)
         for part in self.parts:
             state = part.run(denoise, state, noise, label, 0, len(part.timesteps))
         x, earlier = np.asarray(state.x), [np.asarray(z) for z in state.earlier]

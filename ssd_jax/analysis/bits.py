@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Num
 
 from ssd_jax.compilation import COMPILER_OPTIONS
 from ssd_jax.errors import InputError
@@ -40,7 +40,7 @@ def log_pixels(
     denoise: Denoise,
     images: Float[Array, "batch *shape channels"],
     x: Float[Array, "batch *shape channels"],
-    label: Int[Array, "batch"] | None,
+    label: Num[Array, "batch *vector"] | None,
     *,
     process: ScaleSpaceProcess,
     stage: Stage,

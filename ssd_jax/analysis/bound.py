@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Float, Int, Num
 
 from ssd_jax.analysis.bits import bits_per_dimension, check_plan, log_pixels, per_image
 from ssd_jax.compilation import COMPILER_OPTIONS
 from ssd_jax.errors import InputError, check_range, checked_arguments
 from ssd_jax.process.operators import along_axes
-from ssd_jax.sampling.denoise import Denoise, as_pytree
+from ssd_jax.sampling.denoise import Denoise, as_label, as_pytree
 from ssd_jax.sampling.noise import NoiseSource
 from ssd_jax.sampling.parts import MatrixFreeUpPlan, Part, StayPlan, UpPlan
 from ssd_jax.sampling.plan import Plan
@@ -40,7 +40,7 @@ def variational_bound(
     images: Float[Array, "batch *shape channels"],
     noise: NoiseSource,
     *,
-    label: Integer[Array | np.ndarray, "batch"] | None = None,
+    label: Num[Array | np.ndarray, "batch *vector"] | None = None,
     draws: int | None = None,
 ) -> dict[str, Float[Array, "batch"]]:
     """An upper bound of -log2 P(image) / dimensions, in parts that sum to it (Sohl-Dickstein et al. 2015).
@@ -51,7 +51,7 @@ def variational_bound(
             bound that training minimises; fewer steps give a looser one.
         images: x_0, float32 in [-1, 1], 8-bit pixels scaled.
         noise: of every image: of its states, one draw for each timestep, and of what `draws` chooses.
-        label: classes, int [batch], handed to `denoise`.
+        label: int [batch] or float [batch, size], handed to `denoise`.
         draws: timesteps of a stage to visit for an image, drawn at random: unbiased. A step is drawn the oftener the more
             its log(1 + SNR) gains, as its KL does where the data's variance is about 1, and one from each of as many parts
             of equal probability. All of them if not given, or if the stage has no more: the exact sum.
@@ -67,7 +67,7 @@ def variational_bound(
     if draws is not None:
         check_range("draws", draws, low=1)
     process, denoise = plan.process, as_pytree(denoise)
-    label = None if label is None else jnp.asarray(label, jnp.int32)
+    label = as_label(label)
     divergences = {str(part.stage): _divergences(plan, part) for part in plan.stages}  # all checked before any runs
     nats = {"prior": _prior(images, process=process)}
     for part in plan.stages:

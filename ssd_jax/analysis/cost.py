@@ -14,7 +14,7 @@ from flax import nnx
 
 from ssd_jax.compilation import COMPILER_OPTIONS, operations
 from ssd_jax.network import abstract_network
-from ssd_jax.network.protocol import NetworkConfig, Shapes, num_labels
+from ssd_jax.network.protocol import NetworkConfig, Shapes, label_struct
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.sampling.plan import Plan
 
@@ -69,7 +69,7 @@ def path_cost(
         return nnx.merge(graphdef, parameters)(x, t, label, in_level=in_level, out_level=out_level)
 
     x = jax.ShapeDtypeStruct((1, *shapes[in_level], channels), jnp.float32)
-    label = jax.ShapeDtypeStruct((1,), jnp.int32) if num_labels(config) else None
+    label = label_struct(config, 1)
     program = jax.jit(call, compiler_options=COMPILER_OPTIONS)
     lowered = program.lower(parameters, x, jax.ShapeDtypeStruct((1,), jnp.float32), label)
     statistics = lowered.compile().memory_analysis() if memory else None

@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float, Num
 
 from ssd_jax.analysis.bits import bits_per_dimension, check_plan, log_normal, log_pixels, per_image
 from ssd_jax.compilation import COMPILER_OPTIONS
@@ -34,7 +34,7 @@ from ssd_jax.process.dct import heat_rate_grid
 from ssd_jax.process.operators import along_axes
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.stages import Stage
-from ssd_jax.sampling.denoise import Denoise, as_pytree
+from ssd_jax.sampling.denoise import Denoise, as_label, as_pytree
 from ssd_jax.sampling.noise import NoiseSource
 from ssd_jax.sampling.parts import StayPlan, UpPlan
 from ssd_jax.sampling.plan import Plan
@@ -50,7 +50,7 @@ def flow_likelihood(
     images: Float[Array, "batch *shape channels"],
     noise: NoiseSource,
     *,
-    label: Integer[Array | np.ndarray, "batch"] | None = None,
+    label: Num[Array | np.ndarray, "batch *vector"] | None = None,
 ) -> dict[str, Float[Array, "batch"]]:
     """-log2 P(image) / dimensions by the probability flow, in parts that sum to it.
 
@@ -65,7 +65,7 @@ def flow_likelihood(
         plan: of solver "ddim"; two calls for each of its steps.
         images: x_0, float32 in [-1, 1], 8-bit pixels scaled.
         noise: of every image: of x_{t=0} and of Hutchinson's signs.
-        label: classes, int [batch], handed to `denoise`.
+        label: int [batch] or float [batch, size], handed to `denoise`.
 
     Raises:
         InputError: as `log_density`.
@@ -76,7 +76,7 @@ def flow_likelihood(
     """
     _check(plan)
     process, denoise = plan.process, as_pytree(denoise)
-    label = None if label is None else jnp.asarray(label, jnp.int32)
+    label = as_label(label)
     eps = noise.draw(process.num_timesteps, images.shape[1:])
     x = process.noisy_state(images, 0, eps)
     nats = {name: -each for name, each in log_density(denoise, plan, x, noise, label=label).items()}
@@ -92,7 +92,7 @@ def log_density(
     x: Float[Array, "batch *shape channels"],
     noise: NoiseSource,
     *,
-    label: Integer[Array | np.ndarray, "batch"] | None = None,
+    label: Num[Array | np.ndarray, "batch *vector"] | None = None,
 ) -> dict[str, Float[Array, "batch"]]:
     """log p(x_{t=0}) of the probability flow in nats, in parts that sum to it.
 
@@ -109,7 +109,7 @@ def log_density(
     """
     _check(plan)
     process, denoise, nats = plan.process, as_pytree(denoise), {}
-    label = None if label is None else jnp.asarray(label, jnp.int32)
+    label = as_label(label)
     entry: Stage | None = None  # the up-stage that leads from the level to the finer one
     for part in reversed(plan.stages):
         if isinstance(part, UpPlan):

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import SupportsIndex
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Num
 
 from ssd_jax.data.classes import check_labels
 from ssd_jax.data.protocol import CHANNELS, Source
@@ -17,7 +17,7 @@ class ArraySource:
 
     Args:
         images: uint8 [n, *shape, channels].
-        labels: int [n], indices into class_names; all 0 without classes.
+        labels: int [n], indices into class_names, all 0 without classes; or vectors, float [n, size].
         class_names: of the classes.
 
     Raises:
@@ -27,7 +27,7 @@ class ArraySource:
     def __init__(
         self,
         images: np.ndarray,
-        labels: Int[np.ndarray, "n"] | None = None,
+        labels: Num[np.ndarray, "n *vector"] | None = None,
         class_names: tuple[str, ...] = (),
     ):
         if images.dtype != np.uint8 or images.ndim < 3 or images.shape[-1] not in CHANNELS or not len(images):
@@ -35,10 +35,13 @@ class ArraySource:
                 f"images are {images.dtype} {images.shape}, but must be uint8 [n, h, w, channels], 0..255, with "
                 f"{', '.join(map(str, CHANNELS))} channels"
             )
-        self.labels = np.zeros(len(images), np.int32) if labels is None else np.asarray(labels, np.int32)
-        largest = max(len(class_names), 1) - 1
-        if self.labels.shape != (len(images),) or self.labels.min() < 0 or self.labels.max() > largest:
-            raise InputError(f"labels are {self.labels.shape}, but must be int [{len(images)}] in 0..{largest}")
+        self.labels = np.zeros(len(images), np.int32) if labels is None else _labels(labels)
+        vectors, largest = self.labels.ndim == 2 and not class_names, max(len(class_names), 1) - 1
+        if len(self.labels) != len(images) or not (vectors or (self.labels.ndim == 1 and _within(self.labels, largest))):
+            raise InputError(
+                f"labels are {self.labels.dtype} {self.labels.shape}, but must be int [{len(images)}] in 0..{largest}"
+                + ("" if class_names else f", or float [{len(images)}, size]")
+            )
         self._images, self.class_names = images, tuple(class_names)
 
     @property
@@ -113,6 +116,15 @@ def divided(source: Source, count: int) -> tuple[SelectedSource, SelectedSource]
     held = ((np.arange(count) + 0.5) * len(source) / count).astype(int)
     rest = np.setdiff1d(np.arange(len(source)), held)
     return SelectedSource(source, rest, "without"), SelectedSource(source, held, "only")
+
+
+def _labels(labels: np.ndarray) -> np.ndarray:
+    """Vectors as float32, else int32."""
+    return np.asarray(labels, np.float32 if np.issubdtype(labels.dtype, np.floating) and labels.ndim == 2 else np.int32)
+
+
+def _within(labels: np.ndarray, largest: int) -> bool:
+    return labels.min() >= 0 and labels.max() <= largest
 
 
 def _digest(array: np.ndarray) -> str:

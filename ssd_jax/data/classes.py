@@ -1,4 +1,4 @@
-"""The numbers of classes are part of a model: checks that they keep their meaning."""
+"""What labels mean is part of a model: checks that numbers of classes keep their meaning, and vectors their size."""
 
 import logging
 from collections import Counter
@@ -39,9 +39,24 @@ def check_distinct(name: str, names: Sequence[str]) -> None:
         raise InputError(f"{name} names {few(several)} more than once; every class must have a name of its own")
 
 
-def check_classes(source: Source, num_classes: int) -> None:
-    """Raises InputError unless the labels of the source are those of a model's classes; warns of what may not be meant."""
-    names = tuple(source.class_names)
+def check_classes(source: Source, num_classes: int, label_size: int = 0) -> None:
+    """Raises InputError unless the labels of the source are what a model takes; warns of what may not be meant.
+
+    Args:
+        source: of images.
+        num_classes: of the model; 0 if its labels are no classes.
+        label_size: numbers of its labels, if they are vectors; 0 if not.
+    """
+    names, size = tuple(source.class_names), vector_size(source) if num_classes or label_size else 0
+    if (num_classes and size) or label_size != size:
+        given = f"vectors of {size} numbers" if size else f"the numbers of {len(names)} classes" if names else "none"
+        wants = f"model.label_size is {label_size}" if label_size else f"model.num_classes is {num_classes}"
+        raise InputError(
+            f"{wants}, but the labels of the data are {given}; set --config.model.label_size={size} and "
+            f"--config.model.num_classes={0 if size else len(names)}"
+        )
+    if size and source.labels is not None and not np.isfinite(source.labels).all():
+        raise InputError("labels of the data hold NaN or infinity, but must be vectors of finite numbers; mend them")
     if names and all(name.lower() in SPLITS for name in names):
         splits = f"the classes of the data are {few(names)}, which are splits of data rather than classes"
         if num_classes:
@@ -61,6 +76,14 @@ def check_classes(source: Source, num_classes: int) -> None:
         )
     check_distinct("the data", names)
     check_labels(source)
+
+
+def vector_size(source: Source) -> int:
+    """Numbers of the labels of a source that are vectors; 0 if they are not. Where they are unknown, looks at an image."""
+    if source.labels is not None:
+        return source.labels.shape[1] if source.labels.ndim == 2 else 0
+    item = next((item for item in (source[i] for i in range(len(source))) if item is not None), None)
+    return 0 if item is None or np.ndim(item["label"]) != 1 else len(item["label"])
 
 
 def check_labels(source: Source) -> None:

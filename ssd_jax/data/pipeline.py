@@ -9,7 +9,7 @@ import grain
 import jax
 import numpy as np
 
-from ssd_jax.data.protocol import ReadableSource, Source
+from ssd_jax.data.protocol import ReadableSource, Source, labels_of
 from ssd_jax.errors import InputError, check_seed
 
 THREADS = 16  # that decode, at most; or half the cores: they release the GIL for decoding alone, and wait for each other
@@ -59,7 +59,8 @@ def make_iterator(source: Source, *, batch_size: int, seed: int, flip: bool) -> 
         flip: mirror half of the images at random, along the last spatial axis: left to right.
 
     Yields:
-        {"image": uint8 [batch, *shape, channels], "label": int32 [batch]} with batch = batch_size / processes.
+        {"image": uint8 [batch, *shape, channels], "label": int32 [batch] or float32 [batch, size]}, of batch_size /
+        processes images.
 
     Raises:
         InputError: for other seeds and numbers of images.
@@ -92,4 +93,4 @@ class _Read(grain.transforms.Map):
         items = [self.source[index] for index in element[0]]
         pairs = zip((item["image"] for item in items), element[1], strict=True)
         images = [image[..., ::-1, :] if flip else image for image, flip in pairs]
-        return {"image": np.stack(images), "label": np.array([item["label"] for item in items], np.int32)}
+        return {"image": np.stack(images), "label": labels_of(items)}

@@ -30,6 +30,7 @@ from ssd_jax.data.array_record import (
     label_of,
     read_manifest,
 )
+from ssd_jax.data.classes import vector_size
 from ssd_jax.data.protocol import NONE_READABLE, Source
 from ssd_jax.errors import InputError, brief, few, one_line
 from ssd_jax.files.channels import Colour
@@ -85,6 +86,11 @@ def prepare(
         InputError: if none of the images can be read, or `out` holds anything else, or other data, or they are too large.
     """
     check_shape(shape)
+    if size := vector_size(source):
+        raise InputError(
+            f"the labels of the data are vectors of {size} numbers, but records hold numbers of classes alone; set "
+            "--config.data.name_size=0, or train on the source itself"
+        )
     asked = {"shape": shape, "channels": source.channels, "crop": crop, "background": background}
     asked |= {"class_names": source.class_names, "source": getattr(source, "fingerprint", None)}
     asked["autoencoder"] = None if latents is None else latents.autoencoder

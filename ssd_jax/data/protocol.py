@@ -1,10 +1,11 @@
 """What a source is: random access to single images, all of one size; and reading one through."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
+from jaxtyping import Num
 
 from ssd_jax.errors import InputError
 
@@ -17,8 +18,9 @@ class Source(Protocol):
     """What the pipeline asks of a data set.
 
     An item is {"image": uint8 [*shape, channels], "label": int32 scalar}, or None for an image that cannot be read. Label
-    i is class_names[i]; sources without classes have none, and label 0. `labels` holds those of all items, int [len], or
-    None if they are not known without reading the items.
+    i is class_names[i]; sources without classes have none, and label 0. Or labels are vectors, float32 [size], all finite,
+    and there are no classes. `labels` holds those of all items, int [len] or float [len, size], or None if they are not
+    known without reading the items.
 
     A source may also have a `fingerprint`, a string that changes when its images do: by it statistics of them are kept.
     Those of a source without one are measured anew each time.
@@ -57,6 +59,12 @@ def image_batches(source: Source, limit: int | None = None, batch_size: int = 64
     while chunk:
         yield np.stack(chunk)
         chunk = list(islice(images, batch_size))
+
+
+def labels_of(items: Sequence[dict[str, np.ndarray]]) -> Num[np.ndarray, "n *vector"]:
+    """Of items, int32 [n] or float32 [n, size]."""
+    labels = np.stack([item["label"] for item in items])
+    return labels.astype(np.float32 if np.issubdtype(labels.dtype, np.floating) else np.int32)
 
 
 class ReadableSource:

@@ -35,8 +35,10 @@ WITHOUT_SPLIT_FILE = (
     "signals",
     "video",
 )
+NAMED = ("openmoji",)  # whose images have names
+WITHOUT_NAMES = ("folder", *(source for source in WITHOUT_SPLIT_FILE if source not in NAMED))
 DRAWN = ("openmoji", "clips", "volumes", "signals")  # at their size, so that nothing is cut
-MAX_HOLDOUT = 2**31
+MAX_HOLDOUT, MAX_NAME_SIZE = 2**31, 2**16
 PYTHON = "python"  # the source of runs that were trained on an object of the caller's
 
 
@@ -57,6 +59,8 @@ class DataConfig:
         crop: how images of other sizes become as large as asked, a key of CROPS: "area" or, as published, "adm".
         classes: names of the classes, label i being classes[i]; what the source has if not given, and recorded in the run
             of a model with classes. Data with others are refused.
+        name_size: numbers of the vector that the words of an image's name are hashed into (`words.hashed`), which is its
+            label then; 0 if labels are classes, or vectors that the source has of its own.
         channels: 1 (grey), 3 (RGB) or 4 (RGB and alpha); what the source has if not given, and recorded in the run.
         background: RGB, 0..255 each: what shows through transparent images where they have no channel for it.
         flip: mirror half of the images at random, left to right; not of signals.
@@ -72,6 +76,7 @@ class DataConfig:
     split: str = "train"
     crop: str = "area"
     classes: tuple[str, ...] | None = None
+    name_size: int = 0
     channels: int | None = None
     background: Colour = WHITE
     flip: bool = False
@@ -86,6 +91,12 @@ class DataConfig:
         if self.source in DRAWN and self.crop != "area":
             raise InputError(
                 f"data.crop is {self.crop}, but what data.source {self.source} gives is drawn at its size: area"
+            )
+        check_range("data.name_size", self.name_size, low=0, high=MAX_NAME_SIZE)
+        if self.name_size and self.source in WITHOUT_NAMES:
+            raise InputError(
+                f"data.name_size is {self.name_size}, but images of data.source {self.source!r} have no names; set it to "
+                f"0, or take one of: {', '.join(NAMED)}"
             )
         if self.channels is not None:
             check_name("data.channels", self.channels, CHANNELS)
@@ -121,7 +132,8 @@ def _array_record(config: DataConfig, shape: Shape) -> Source:
 
 
 def _openmoji(config: DataConfig, shape: Shape) -> Source:
-    return OpenMojiSource(shape, channels=config.channels or 3, background=config.background)
+    look = {"channels": config.channels or 3, "background": config.background}
+    return OpenMojiSource(shape, **look, name_size=config.name_size)
 
 
 def _clips(config: DataConfig, shape: Shape) -> Source:

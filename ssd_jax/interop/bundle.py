@@ -29,7 +29,9 @@ from ssd_jax.files.paths import Path, check_new, new_folder, to_path
 from ssd_jax.interop import standalone
 from ssd_jax.interop.model_card import model_card
 from ssd_jax.network.denoiser import Denoiser
+from ssd_jax.network.protocol import label_struct
 from ssd_jax.run.autoencoder import of_weights
+from ssd_jax.run.labels import keep_labels
 from ssd_jax.run.latents import keep_autoencoder
 from ssd_jax.run.trained import Trained
 from ssd_jax.run.weights import named_in_files, write_weights
@@ -70,6 +72,7 @@ def write_bundle(
     process = trained.process
     trained.check_prior_is_noise("a bundle")
     trained.check_draws_pixels("a bundle")
+    trained.check_labels_are_classes("a bundle")
     if plan.process is not process or plan.timesteps[0] != process.num_timesteps - 1:
         raise InputError("the plan is of another process, or does not begin at T - 1; make it by trained.plan()")
     if not any(_is_of(trained, each) for each in jax.tree.leaves(denoise, is_leaf=partial(_is_of, trained))):
@@ -115,6 +118,7 @@ def write_model(trained: Trained, folder: pathlib.Path, quantize: str | None = N
     """Writes what `load` reads, and a model card. Arguments and errors as of `write_bundle`."""
     experiment = trained.experiment
     claim_workdir(folder, experiment.config, experiment.statistics)
+    keep_labels(folder, experiment.labels)
     if isinstance(experiment.encoding, LatentEncoding):
         keep_autoencoder(folder, of_weights(experiment.encoding.autoencoder))
     (folder / "README.md").write_text(model_card(trained, quantize), encoding="utf-8")
@@ -127,7 +131,7 @@ def _export(part: Part, denoise: Denoise, trained: Trained, carried: int) -> tup
     (batch,) = export.symbolic_shape("batch")
     shape = (batch, *process.level_shape(part.stage.in_level), trained.encoding.channels)
     x, keys = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct((batch, 2), jnp.uint32)
-    label = jax.ShapeDtypeStruct((batch,), jnp.int32) if trained.config.model.num_classes else None
+    label = label_struct(trained.config.model, batch)
     program = part.program(denoise, State(x, (x,) * carried), NoiseSource(keys, None), label)
     tables, structure = jax.tree.flatten({name: each for name, each in program.arguments.items() if name not in DRAWN})
     tables = [np.array(table, jax.dtypes.canonicalize_dtype(table.dtype), order="C") for table in tables]

@@ -29,7 +29,7 @@ from ssd_jax.errors import InputError, one_line
 from ssd_jax.files.json_file import write_json
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.directions import MatrixFreeDirections
-from ssd_jax.network.protocol import num_labels
+from ssd_jax.network.protocol import null_label
 from ssd_jax.process.stages import Stage
 from ssd_jax.run.quantization import Quantized, is_quantized, quantize, rounded
 from ssd_jax.run.trained import Trained
@@ -52,6 +52,7 @@ def exportable(trained: Trained) -> Denoiser:
         InputError: if a stage cannot be said in ONNX, or samples are latents.
     """
     trained.check_draws_pixels("ONNX")
+    trained.check_labels_are_classes("ONNX")
     if any(isinstance(each, MatrixFreeDirections) for each in trained.network.parameterisation.directions.values()):
         raise InputError(
             f"denoiser.parameterisation is {trained.config.denoiser.parameterisation!r}, which ONNX cannot have where "
@@ -195,8 +196,8 @@ def greatest_differences(one: Denoise, other: Denoise, trained: Trained) -> dict
     for stage in trained.process.stages:
         shape = (2, *trained.process.level_shape(stage.in_level), trained.encoding.channels)
         x = jax.random.normal(jax.random.key(0), shape)
-        t, labels = jnp.array([stage.t_min, stage.t_max]), num_labels(trained.config.model)
-        label = jnp.array([0, labels - 1]) if labels else None
+        t, config = jnp.array([stage.t_min, stage.t_max]), trained.config
+        label = jnp.array([0, null_label(config.model) or config.num_classes - 1]) if config.num_classes else None
         z, expected = (_call(as_pytree(denoise), x, t, label, stage=stage) for denoise in (one, other))
         differences[stage] = float(jnp.abs(z - expected).max())
     return differences

@@ -42,6 +42,7 @@ def check_shown(trained: Trained, graphs: pathlib.Path) -> None:
             "pictures only; draw with launch.sample"
         )
     trained.check_prior_is_noise("a page")
+    trained.check_labels_are_classes("a page")
     functions = [str(part.stage) for part in trained.plan().stages if not isinstance(part, StayPlan | UpPlan)]
     if functions:
         raise InputError(

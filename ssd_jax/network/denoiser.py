@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key, Num
+from jaxtyping import Array, Float, Key, Num
 
 from ssd_jax.network.parameterisation import Parameterisation
 from ssd_jax.process.stages import Stage
@@ -35,7 +35,7 @@ class Denoiser:
         self,
         x: Float[Array, "batch *in_shape channels"],
         t: Num[Array, "batch"],
-        label: Int[Array, "batch"] | None = None,
+        label: Num[Array, "batch *vector"] | None = None,
         *,
         stage: Stage,
         dropout_keys: Key[Array, "batch"] | None = None,
@@ -45,7 +45,7 @@ class Denoiser:
         Args:
             x: states at stage.in_level, [batch, *spatial, channels].
             t: timesteps, [batch].
-            label: classes, int [batch], exactly if the network has classes.
+            label: int [batch] or float [batch, label_size], exactly if the network has labels.
             stage: which path of the network to take.
             dropout_keys: one per image, in training; None for no dropout.
         """

@@ -15,19 +15,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, starmap
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key, Num
+from jaxtyping import Array, Float, Key, Num
 
 from ssd_jax.errors import InputError, brief, check_name, check_range, section
 from ssd_jax.network.blocks import PRECISIONS, REMATS, attend, drop, timestep_embedding
-from ssd_jax.network.protocol import Shapes, check_call, num_labels
+from ssd_jax.network.embed_label import label_embedding
+from ssd_jax.network.protocol import Shapes, check_call, check_label_settings
 from ssd_jax.process.factors import factors_between
 
-MAX_WIDTH, MAX_DEPTH, MAX_PATCH, MAX_CLASSES = 2**14, 2**8, 2**8, 2**20
+MAX_WIDTH, MAX_DEPTH, MAX_PATCH = 2**14, 2**8, 2**8
 FEATURES = 256  # of the timestep
 LONGEST_PERIOD = 100  # of rotary positions, in tokens over 2 pi (Heo et al. 2024)
 ZEROS = nnx.initializers.zeros
@@ -45,8 +47,9 @@ class FlexiDiTConfig:
         depth: blocks.
         num_heads: attention heads; divides the width.
         dropout: 0 <= rate < 1, of what attention and MLPs add.
-        num_classes: 0 for an unconditional network.
-        label_dropout: 0 <= share < 1 of the labels that training replaces by a null class, which guidance needs.
+        num_classes: 0 for a network whose labels are no classes.
+        label_size: numbers of a label that is a vector, such as an embedding of text or of an image; 0 if it is none.
+        label_dropout: 0 <= share < 1 of the labels that training replaces by the null label, which guidance needs.
         dtype: compute dtype, "float32" or "bfloat16"; parameters, statistics and softmax are float32 always.
         precision: of products of float32 numbers, as of the Flexi-UNet.
         remat: which blocks training computes again for the gradient: "none", "full_resolution" (those of level 0) or "all".
@@ -58,6 +61,7 @@ class FlexiDiTConfig:
     num_heads: int = 3
     dropout: float = 0.0
     num_classes: int = 0
+    label_size: int = 0
     label_dropout: float = 0.0
     dtype: str = "float32"
     precision: str = "default"
@@ -70,8 +74,7 @@ class FlexiDiTConfig:
         check_range("model.depth", self.depth, low=1, high=MAX_DEPTH + 1)
         check_range("model.num_heads", self.num_heads, low=1, high=self.width + 1)
         check_range("model.dropout", self.dropout, low=0, high=1)
-        check_range("model.num_classes", self.num_classes, low=0, high=MAX_CLASSES)
-        check_range("model.label_dropout", self.label_dropout, low=0, high=1)
+        check_label_settings(self)
         check_name("model.dtype", self.dtype, ("float32", "bfloat16"))
         check_name("model.precision", self.precision, PRECISIONS)
         check_name("model.remat", self.remat, REMATS)
@@ -156,8 +159,7 @@ class FlexiDiT(nnx.Module):
             return nnx.Linear(into, out, dtype=dtype, rngs=rngs, **kinds)
 
         self.embed_1, self.embed_2 = linear(FEATURES, width), linear(width, width)
-        labels = num_labels(config)
-        self.embed_label = nnx.Embed(labels, width, dtype=dtype, rngs=rngs) if labels else None
+        self.embed_label: Any = label_embedding(config, width, dtype=dtype, rngs=rngs)
         self.embeds = nnx.List([linear(pixels * in_channels, width) for _ in shapes])
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.depth)])
         # Entry l - 1 leads from level l to level l - 1.
@@ -174,7 +176,7 @@ class FlexiDiT(nnx.Module):
         self,
         x: Float[Array, "..."],
         t: Num[Array, "batch"],
-        label: Int[Array, "batch"] | None = None,
+        label: Num[Array, "batch *vector"] | None = None,
         *,
         in_level: int,
         out_level: int,

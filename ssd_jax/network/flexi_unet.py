@@ -13,11 +13,12 @@ An up-step into level 0 resizes the state linearly and takes path (0, 0) instead
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, pairwise, starmap
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key, Num
+from jaxtyping import Array, Float, Key, Num
 
 from ssd_jax.errors import InputError, brief, check_name, check_range, section
 from ssd_jax.network.blocks import (
@@ -32,10 +33,11 @@ from ssd_jax.network.blocks import (
     timestep_embedding,
 )
 from ssd_jax.network.convolution import Axes, convolution
-from ssd_jax.network.protocol import Shapes, check_call, num_labels
+from ssd_jax.network.embed_label import label_embedding
+from ssd_jax.network.protocol import Shapes, check_call, check_label_settings
 from ssd_jax.process.factors import Factors, check_factors, divided_shapes, factors_between
 
-MAX_LEVELS, MAX_WIDTH, MAX_RES_BLOCKS, MAX_CLASSES = 16, 2**14, 16, 2**20
+MAX_LEVELS, MAX_WIDTH, MAX_RES_BLOCKS = 16, 2**14, 16
 
 
 @section("model")
@@ -49,8 +51,9 @@ class FlexiUNetConfig:
         attention_levels: levels with self-attention (the middle always has it).
         num_heads: attention heads; divides the width of every level with attention.
         dropout: 0 <= rate < 1.
-        num_classes: 0 for an unconditional network.
-        label_dropout: 0 <= share < 1 of the labels that training replaces by a null class, which guidance needs.
+        num_classes: 0 for a network whose labels are no classes.
+        label_size: numbers of a label that is a vector, such as an embedding of text or of an image; 0 if it is none.
+        label_dropout: 0 <= share < 1 of the labels that training replaces by the null label, which guidance needs.
         dtype: compute dtype, "float32" or "bfloat16"; parameters, statistics and softmax are float32 always.
         precision: of products of float32 numbers: "default", the fastest that the hardware has (TF32 on GPUs, bfloat16 on
             TPUs), "high" (three of these) or "highest" (float32 throughout). CPUs compute in float32 always.
@@ -66,6 +69,7 @@ class FlexiUNetConfig:
     num_heads: int = 4
     dropout: float = 0.0
     num_classes: int = 0
+    label_size: int = 0
     label_dropout: float = 0.0
     dtype: str = "float32"
     precision: str = "default"
@@ -82,8 +86,7 @@ class FlexiUNetConfig:
             )
         check_range("model.num_res_blocks", self.num_res_blocks, low=1, high=MAX_RES_BLOCKS + 1)
         check_range("model.dropout", self.dropout, low=0, high=1)
-        check_range("model.num_classes", self.num_classes, low=0, high=MAX_CLASSES)
-        check_range("model.label_dropout", self.label_dropout, low=0, high=1)
+        check_label_settings(self)
         check_name("model.dtype", self.dtype, ("float32", "bfloat16"))
         check_name("model.precision", self.precision, PRECISIONS)
         check_name("model.remat", self.remat, REMATS)
@@ -130,8 +133,7 @@ class FlexiUNet(nnx.Module):
 
         self.config, self.in_channels = config, in_channels
         self.embed_1, self.embed_2 = linear(widths[0], embedding), linear(embedding, embedding)
-        labels = num_labels(config)
-        self.embed_label = nnx.Embed(labels, embedding, dtype=dtype, rngs=rngs) if labels else None
+        self.embed_label: Any = label_embedding(config, embedding, dtype=dtype, rngs=rngs)
         self.stem = conv(in_channels, widths[0])
         self.adapters_in = nnx.List([width_adapter(widths[0], width) for width in entry])
         self.encoders = nnx.List(
@@ -170,7 +172,7 @@ class FlexiUNet(nnx.Module):
         self,
         x: Float[Array, "..."],
         t: Num[Array, "batch"],
-        label: Int[Array, "batch"] | None = None,
+        label: Num[Array, "batch *vector"] | None = None,
         *,
         in_level: int,
         out_level: int,
@@ -181,7 +183,8 @@ class FlexiUNet(nnx.Module):
         Args:
             x: noisy images, [batch, *shapes[in_level], in_channels].
             t: timesteps, [batch].
-            label: classes, int [batch], exactly if the network has classes; with label dropout also the null label.
+            label: int [batch] or float [batch, label_size], exactly if the network has labels; with label dropout the null
+                label, too.
             in_level, out_level: static ints, 0 <= out_level <= in_level < number of levels.
             dropout_keys: one per image, in training; None for no dropout.
 

@@ -1,15 +1,21 @@
 """What the rest of the house asks of a network and of its config."""
 
+import math
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float, Int, Key, Num
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, Num
 
-from ssd_jax.errors import InputError
+from ssd_jax.errors import InputError, check_range
 
 Shapes = tuple[tuple[int, ...], ...]  # spatial shape of every level of a process, finest first
 # What a network calls its table of labels, a row for every class and the last for the null class: by this name another run
 # takes its rows over class by class.
 LABEL_TABLE = "embed_label/embedding"
+LABEL_KERNEL = "embed_label/linear/kernel"  # what it calls the matrix that embeds labels which are vectors
+MAX_CLASSES, MAX_LABEL_SIZE = 2**20, 2**16
 
 
 @runtime_checkable
@@ -18,9 +24,11 @@ class NetworkConfig(Protocol):
 
     `errors.section("model")` above @dataclass checks types and names from Python too, as configs from files always are.
 
+    It may also have a `label_size`, the numbers of a label that is a vector; it is 0, or `num_classes` is.
+
     Attributes:
-        num_classes: 0 for an unconditional network.
-        label_dropout: 0 <= share < 1 of the labels that training replaces by a null class, which guidance needs.
+        num_classes: 0 for a network whose labels are no classes.
+        label_dropout: 0 <= share < 1 of the labels that training replaces by the null label, which guidance needs.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -49,7 +57,7 @@ class Network(Protocol):
         self,
         x: Float[Array, "batch *small_shape in_channels"],
         t: Num[Array, "batch"],
-        label: Int[Array, "batch"] | None = None,
+        label: Num[Array, "batch *vector"] | None = None,
         *,
         in_level: int,
         out_level: int,
@@ -62,18 +70,45 @@ class Network(Protocol):
         ...
 
 
-def null_label(config: NetworkConfig) -> int | None:
-    """The label that stands for "any class", one after the classes; None without classes or label dropout."""
-    return config.num_classes if config.num_classes and config.label_dropout else None
+def label_size(config: NetworkConfig) -> int:
+    """Numbers of a label that is a vector; 0 where labels are classes, or there are none."""
+    return getattr(config, "label_size", 0)
 
 
-def num_labels(config: NetworkConfig) -> int:
-    """The classes, and the null class if there is one."""
-    return config.num_classes + (null_label(config) is not None)
+def null_label(config: NetworkConfig) -> int | float | None:
+    """The label that stands for "any": the number after the classes, or in vectors NaN throughout; None without dropout."""
+    if not config.label_dropout:
+        return None
+    return math.nan if label_size(config) else config.num_classes or None
+
+
+def label_struct(config: NetworkConfig, batch: Any) -> jax.ShapeDtypeStruct | None:
+    """Of the labels of a batch: int32 [batch], or float32 [batch, label_size]; None for a network without labels."""
+    if size := label_size(config):
+        return jax.ShapeDtypeStruct((batch, size), np.float32)
+    return jax.ShapeDtypeStruct((batch,), np.int32) if config.num_classes else None
+
+
+def null_labels(config: NetworkConfig, batch: int) -> Num[np.ndarray, "{batch} *vector"] | None:
+    """The null label of every image; None for a network without one."""
+    struct, null = label_struct(config, batch), null_label(config)
+    return None if struct is None or null is None else np.full(struct.shape, null, struct.dtype)
+
+
+def check_label_settings(config: NetworkConfig) -> None:
+    """Raises InputError for a `model` section whose classes, vectors or label dropout cannot be."""
+    check_range("model.num_classes", config.num_classes, low=0, high=MAX_CLASSES)
+    check_range("model.label_size", label_size(config), low=0, high=MAX_LABEL_SIZE)
+    check_range("model.label_dropout", config.label_dropout, low=0, high=1)
+    if config.num_classes and label_size(config):
+        raise InputError(
+            f"model.num_classes is {config.num_classes} and model.label_size {label_size(config)}, but a label is either "
+            "a class or a vector: set one of them to 0"
+        )
 
 
 def check_call(network: Any, x: Any, label: Any, in_level: int, out_level: int) -> None:
-    """Raises InputError if a network with `shapes`, `in_channels` and `embed_label` has no such path or takes no such x."""
+    """Raises InputError if a network with `config`, `shapes` and `in_channels` has no such path, or takes other arrays."""
     if not 0 <= out_level <= in_level < network.num_levels:
         raise InputError(
             f"path ({in_level}, {out_level}) does not exist; a network of {network.num_levels} levels takes "
@@ -82,7 +117,19 @@ def check_call(network: Any, x: Any, label: Any, in_level: int, out_level: int) 
     expected = (*network.shapes[in_level], network.in_channels)
     if x.shape[1:] != expected:
         raise InputError(f"x has shape {x.shape}, but at level {in_level} it must be [batch, {str(expected)[1:-1]}]")
-    if (label is None) != (network.embed_label is None):
-        raise InputError(
-            f"label is {'missing' if label is None else 'given'}, but the network has {network.config.num_classes} classes"
-        )
+    wanted = label_struct(network.config, len(x))
+    if (label is None) != (wanted is None):
+        given = "missing" if label is None else "given"
+        raise InputError(f"label is {given}, but the network takes {'none' if wanted is None else _told(wanted)}")
+    if label is not None and wanted is not None and (label.shape != wanted.shape or _kind(label) != _kind(wanted)):
+        raise InputError(f"label is {_told(label)}, but the network takes {_told(wanted)}")
+
+
+def _kind(label: Any) -> Any:
+    """Of numbers that labels are: integers of any size, or floating-point numbers."""
+    return jnp.floating if jnp.issubdtype(label.dtype, jnp.floating) else jnp.integer
+
+
+def _told(label: Any) -> str:
+    """What labels are, in a message."""
+    return f"{label.dtype} [{', '.join(map(str, label.shape))}]"

@@ -1,6 +1,7 @@
 """Reading a trained model from the workdir of a run, or from a folder of weights."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 
@@ -10,6 +11,7 @@ from ssd_jax.files.json_file import read_json
 from ssd_jax.files.paths import Path, exists, to_path
 from ssd_jax.process.operators import OPERATORS
 from ssd_jax.run.averages import average_of_width
+from ssd_jax.run.labels import kept_labels
 from ssd_jax.run.latents import kept_autoencoder
 from ssd_jax.run.restore import restore_averages
 from ssd_jax.run.trained import Trained
@@ -44,6 +46,7 @@ def load(
         _register(workdir, operator)
     config = load_config(workdir)
     experiment = build(config, load_statistics(workdir), kept_autoencoder(workdir, config))
+    experiment = replace(experiment, labels=kept_labels(workdir, config.model))
     if exists(workdir / WEIGHTS):
         return _load_weights(workdir, experiment, ema_width, step)
     abstract = placed({MAIN: experiment.objective.parameters}, replicated(make_mesh()))

@@ -59,7 +59,7 @@ class Loop:
 
         A signal ends it after the step that it comes in, saved; among several processes, after the next that is logged.
         """
-        settings, labelled = self.experiment.config.train, self.experiment.config.num_classes > 0
+        settings, labelled = self.experiment.config.train, self.experiment.objective.labelled
         pending: list[dict[str, jax.Array]] = []
         rate = jax.jit(learning_rate(settings)).lower(step).compile()  # before the first step, not between two
         bar = tqdm(total=settings.steps, initial=step, desc="training", unit="step")

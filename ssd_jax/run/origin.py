@@ -13,7 +13,7 @@ from ssd_jax.config import Config
 from ssd_jax.errors import InputError, few
 from ssd_jax.files.json_file import read_json, write_json
 from ssd_jax.files.paths import Path
-from ssd_jax.network.protocol import LABEL_TABLE, null_label
+from ssd_jax.network.protocol import LABEL_KERNEL, LABEL_TABLE, null_label
 from ssd_jax.processes import first_does, gathered
 from ssd_jax.run.digest import named
 from ssd_jax.run.trained import Trained
@@ -32,6 +32,7 @@ MEANINGS = (
     ("process", "zero_terminal_snr"),
     ("process", "snr_policy"),
 )
+OF_VECTORS = (("data", "name_size"),)  # the same of labels that are vectors
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def start_from(state: TrainState, experiment: Experiment, origin: Trained, workd
             f"none of the {len(told.unused)} parameters of init_from has the name and shape of one here, such as "
             f"{few(told.new, 2)}; give a run of the same kind of network"
         )
-    for section, name in MEANINGS:
+    for section, name in MEANINGS + (OF_VECTORS if LABEL_KERNEL in told.taken else ()):
         before, now = (getattr(getattr(config, section), name) for config in (origin.config, experiment.config))
         if before != now:
             logger.warning("%s.%s was %s there and is %s: the same weights mean something else", section, name, before, now)
@@ -139,9 +140,8 @@ def _rows(ours: jax.Array, theirs: np.ndarray, config: Config, before: Config) -
     classes = tuple(name for name in names if normalize("NFC", name) in numbers)
     for name in classes:
         table[names.index(name)] = theirs[numbers[normalize("NFC", name)]]
-    null, their_null = null_label(config.model), null_label(before.model)
-    if null is not None and their_null is not None:
-        table[null] = theirs[their_null]
+    if null_label(config.model) is not None and null_label(before.model) is not None:
+        table[config.num_classes] = theirs[before.num_classes]
     return table, classes
 
 

@@ -19,6 +19,7 @@ from ssd_jax.files.events import Events
 from ssd_jax.files.paths import Path
 from ssd_jax.processes import first_does
 from ssd_jax.run.autoencoder import AutoencoderWatch, TrainedAutoencoder
+from ssd_jax.run.labels import keep_labels, kept_labels, some_labels
 from ssd_jax.run.latents import keep_autoencoder, with_latents
 from ssd_jax.run.load import load
 from ssd_jax.run.origin import check_origin, start_from
@@ -100,9 +101,10 @@ class DenoiserTask:
         return self.experiment.process.stages
 
     def keep(self, workdir: Path) -> None:
-        """The autoencoder of the latents."""
+        """The autoencoder of the latents; the labels of images to draw."""
         if self.autoencoder is not None:
             first_does(partial(keep_autoencoder, workdir, self.autoencoder))
+        first_does(partial(keep_labels, workdir, self.experiment.labels))
 
     def begun(self, state: TrainState, workdir: Path) -> TrainState:
         """With the weights of `origin`."""
@@ -170,6 +172,8 @@ def _denoiser_task(config: Config, workdir: Path, given: Given, init_from: str |
     config, (source, held_out) = _with_data(replace(config, data=data), shape, given)
     built = build(config, autoencoder=None if autoencoder is None else autoencoder.autoencoder)
     experiment, drawn = with_statistics(built, workdir, source), config.sample
+    kept = kept_labels(workdir, config.model) if has_checkpoints(workdir) else None
+    experiment = replace(experiment, labels=some_labels(source, config.model) if kept is None else kept)
     plan_steps(experiment.process, solver=drawn.solver, num_steps=drawn.num_steps, spacing=drawn.spacing)
     return DenoiserTask(experiment, source, held_out, autoencoder, origin)
 
@@ -183,7 +187,7 @@ def _autoencoder_task(config: AutoencoderRunConfig, workdir: Path, given: Given)
 def _with_data(config: Any, shape: tuple[int, ...], given: Given) -> tuple[Any, Split]:
     """The config of either kind as it is recorded, and its data: images of spatial `shape`."""
     split = make_split(config.data, shape, given)
-    check_classes(split.training, config.num_classes)
+    check_classes(split.training, config.num_classes, config.label_size)
     labelled, from_python = config.num_classes > 0, given is not None
     data = recorded(config.data, split.training, labelled=labelled, from_python=from_python)
     return replace(config, data=data), split

@@ -24,7 +24,7 @@ from ssd_jax.network.protocol import null_label
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.processes import gathered
 from ssd_jax.run.digest import combined, digests
-from ssd_jax.run.labels import Label, numbered
+from ssd_jax.run.labels import Label, numbered, vectors
 from ssd_jax.sampling.guidance import Interval, classifier_free, clipped, dynamically_thresholded
 from ssd_jax.sampling.noise import NoiseSource, image_indices, seeded
 from ssd_jax.sampling.plan import Plan, plan_steps
@@ -50,14 +50,13 @@ class Trained:
     step: int
 
     def __repr__(self) -> str:
-        config, encoding, classes = self.config, self.encoding, self.config.data.classes
+        config, encoding = self.config, self.encoding
         size = "x".join(map(str, encoding.picture_shape)) + _as_latents(encoding)
         count = sum(leaf.size for leaf in jax.tree.leaves(self.network.parameters))
         draws = config.sample
         rows = {
             "network": f"{kind_of(config.model)}, {count / 1e6:.3g} million parameters, {self.step} training steps",
-            "images": f"{size}, {config.model.num_classes} classes"
-            + (f": {few(classes)}" if classes and config.model.num_classes else ""),
+            "images": f"{size}, {_as_told(config)}",
             "denoiser": f"{config.denoiser.parameterisation}, conditioned on {config.denoiser.conditioning}",
             "samples by": f"{draws.solver}, {draws.num_steps} calls, spacing {draws.spacing}, guidance {draws.guidance:g}",
         }
@@ -110,6 +109,14 @@ class Trained:
         if not isinstance(self.encoding, PixelEncoding):
             raise InputError(f"the model draws latents, of which {what} makes no pictures; draw with launch.sample")
 
+    def check_labels_are_classes(self, what: str) -> None:
+        """Raises InputError if labels are vectors, of which `what`, e.g. "a bundle", can be given none."""
+        if size := self.config.label_size:
+            raise InputError(
+                f"the labels of the model are vectors of {size} numbers, but {what} takes classes alone; draw with "
+                "launch.sample"
+            )
+
     @checked_arguments
     def guided(
         self, guidance: float | None = None, interval: Interval | None = None, threshold_quantile: float | None = None
@@ -124,17 +131,16 @@ class Trained:
         Raises:
             InputError: for values out of range, or guidance of a model that was trained without label dropout.
         """
-        model, bounds = self.config.model, self.experiment.bounds
-        guidance = self.config.sample.guidance if guidance is None else guidance
-        if guidance != 1 and null_label(model) is None:
-            lack = "was trained without label dropout" if model.num_classes else "has no classes"
+        config, bounds, null = self.config, self.experiment.bounds, null_label(self.config.model)
+        guidance = config.sample.guidance if guidance is None else guidance
+        if guidance != 1 and null is None:
+            lack = "was trained without label dropout" if config.num_classes or config.label_size else "has no classes"
             raise InputError(
                 f"guidance is {guidance}, but the model {lack}; leave guidance at 1, or train a model with "
                 "--config.model.num_classes and --config.model.label_dropout=0.1"
             )
-        denoise = classifier_free(
-            self.network, guidance, null_label=model.num_classes, interval=interval, log_snr=self.process.image_log_snr
-        )
+        null, log_snr = 0 if null is None else null, self.process.image_log_snr
+        denoise = classifier_free(self.network, guidance, null_label=null, interval=interval, log_snr=log_snr)
         if threshold_quantile is None:
             return clipped(denoise, bounds)
         return dynamically_thresholded(denoise, threshold_quantile, bounds)
@@ -178,20 +184,30 @@ class Trained:
 
     @checked_arguments
     def classes_in_turn(self, num: int, first_index: int = 0) -> np.ndarray | None:
-        """Labels 0, 1, .. of a grid that shows every class: int [num]; None for a model without classes."""
+        """Labels 0, 1, .. of a grid that shows every class: int [num]; None for a model whose labels are no classes."""
         classes = self.config.model.num_classes
         return image_indices(num, first_index) % classes if classes else None
 
     @checked_arguments
     def labels(self, label: Label | None, num: int, first_index: int = 0) -> np.ndarray | None:
-        """The label of every image, int [num]: of one class, [num] of them, or None for the classes in turn.
+        """The label of every image: of one for all, [num] of them, or None for the classes, or the labels of data, in turn.
 
-        Classes are given by number or by name; a name that is a number counts as a name. None for a model without classes.
-        Raises InputError for labels that cannot be.
+        Classes, int [num], are given by number or by name; a name that is a number counts as a name. Vectors, float32 [num,
+        size], are given as such, or in words if the data's are words. None for a model without labels. Raises InputError
+        for labels that cannot be.
         """
-        if label is None:
-            return self.classes_in_turn(num, first_index)
-        return numbered(label, num, self.config.model.num_classes, self.config.data.classes or ())
+        config, known = self.config, self.experiment.labels
+        if not config.label_size:
+            if label is None:
+                return self.classes_in_turn(num, first_index)
+            return numbered(label, num, config.num_classes, config.data.classes or ())
+        if label is not None:
+            return vectors(label, num, config.label_size, of_words=config.data.name_size > 0)
+        if known is None:
+            raise InputError(
+                "label is missing, but those of the model are vectors and it keeps none of the data's: give one"
+            )
+        return known[image_indices(num, first_index) % len(known)]
 
     @checked_arguments
     def noise(self, key: Key[Array, ""], num: int, first_index: int = 0) -> NoiseSource:
@@ -282,8 +298,7 @@ class Trained:
             key: the seed.
             num: images, all in one batch; on all devices if a multiple of their number.
             solver, num_steps, spacing, eta: as in `plan_steps`.
-            label: one class for all images or [num], for a model with classes, by number or name; the classes in turn if
-                not given.
+            label: one for all images or [num], as in `labels`; the classes, or the labels of data, in turn if not given.
             guidance, guidance_interval, threshold_quantile: as in `guided`.
             first_index: index of the first image.
             memory_limit: bytes of intermediate results on each device, as in `ssd_jax.sample`.
@@ -302,6 +317,14 @@ class Trained:
         with tqdm(total=plan.calls, desc="sampling", unit="call", leave=False) as bar:
             *_, last = with_progress(snapshots, bar)
         return last.x
+
+
+def _as_told(config: Config) -> str:
+    """What a description of images says of their labels."""
+    classes = config.data.classes
+    if size := config.label_size:
+        return f"labels of {size} numbers{', hashed words' if config.data.name_size else ''}"
+    return f"{config.num_classes} classes" + (f": {few(classes)}" if classes and config.num_classes else "")
 
 
 def _as_latents(encoding: Encoding) -> str:

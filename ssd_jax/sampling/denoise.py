@@ -3,8 +3,11 @@
 from typing import Protocol, runtime_checkable
 
 import jax
-from jaxtyping import Array, Float, Int, Num
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num
 
+from ssd_jax.errors import InputError, brief
 from ssd_jax.process.stages import Stage
 
 
@@ -20,7 +23,7 @@ class Denoise(Protocol):
         self,
         x: Float[Array, "batch *in_shape channels"],
         t: Num[Array, "batch"],
-        label: Int[Array, "batch"] | None,
+        label: Num[Array, "batch *vector"] | None,
         /,
         *,
         stage: Stage,
@@ -30,7 +33,7 @@ class Denoise(Protocol):
         Args:
             x: states at stage.in_level, [batch, *in_shape, channels].
             t: their timesteps, [batch].
-            label: classes, int [batch], or None.
+            label: of every image the number of a class, int [batch], or a vector, float [batch, size]; or None.
             stage: the stage of the timesteps, static.
 
         Returns:
@@ -42,3 +45,16 @@ class Denoise(Protocol):
 def as_pytree(denoise: Denoise) -> Denoise:
     """`denoise` as a pytree, so that its arrays, if it has any, are arguments of compiled programs and not constants."""
     return jax.tree_util.Partial(denoise) if jax.tree_util.all_leaves([denoise]) else denoise
+
+
+def as_label(label: Num[Array | np.ndarray, "batch *vector"] | None) -> Num[Array, "batch *vector"] | None:
+    """Labels as the device gets them, int32 [batch] or float32 [batch, size]. Raises InputError if they are neither."""
+    if label is None:
+        return None
+    for kind, dtype, axes in ((jnp.integer, jnp.int32, 1), (jnp.floating, jnp.float32, 2)):
+        if jnp.issubdtype(label.dtype, kind) and label.ndim == axes:
+            return jnp.asarray(label, dtype)
+    raise InputError(
+        f"label is {brief(np.asarray(label).tolist())}, {label.dtype} of shape {label.shape}, but must be int [batch] or "
+        "float [batch, size]"
+    )

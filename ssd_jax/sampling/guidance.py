@@ -30,7 +30,7 @@ def classifier_free(
     denoise: Denoise,
     scale: float,
     *,
-    null_label: int,
+    null_label: int | float,
     interval: Interval | None = None,
     log_snr: Float[np.ndarray, "timesteps"] | None = None,
 ) -> Denoise:
@@ -40,8 +40,8 @@ def classifier_free(
 
     Args:
         denoise: a denoiser trained with label dropout, not clipped.
-        scale: >= 0. 1 returns `denoise` itself, at no cost; 0 is unconditional; above 1 the class counts for more.
-        null_label: the label of "any class", `protocol.null_label` of the network.
+        scale: >= 0. 1 returns `denoise` itself, at no cost; 0 is unconditional; above 1 the label counts for more.
+        null_label: the label of "any", `protocol.null_label` of the network: the number after the classes; NaN for vectors.
         interval: (low, high), guides only where low <= log_snr[t] <= high and is plain, at the plain cost, elsewhere
             (Kynkaanniemi et al. 2024; their noise level sigma is exp(-log_snr / 2)). None guides everywhere.
         log_snr: of every timestep, [T]; needed with an interval. `ScaleSpaceProcess.image_log_snr` means the same at every
@@ -133,7 +133,7 @@ def _classifier_free(denoise, weights, null_label, x, t, label=None, *, stage):
         raise InputError("classifier-free guidance needs labels, but got none; give a label for every image")
 
     def both():  # twins side by side: both halves of a batch that is divided among devices would have to be exchanged
-        labels = jnp.stack([label, jnp.full_like(label, null_label)], axis=1).ravel()
+        labels = jnp.stack([label, jnp.full_like(label, null_label)], axis=1).reshape(-1, *label.shape[1:])
         twins = denoise(x.repeat(2, axis=0), t.repeat(2), labels, stage=stage)
         z = twins.reshape(x.shape[0], 2, *twins.shape[1:])
         return z[:, 0], z[:, 1]

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from ssd_jax.compilation import COMPILER_OPTIONS
 from ssd_jax.process.matrix_free import MatrixFreeOperator
@@ -27,6 +27,8 @@ from ssd_jax.process.stages import Stage
 from ssd_jax.sampling.chunks import Program, by_chunks
 from ssd_jax.sampling.denoise import Denoise
 from ssd_jax.sampling.noise import NoiseSource
+
+Labels = Num[Array | jax.ShapeDtypeStruct, "batch *vector"] | None  # int [batch] or float [batch, size]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,7 @@ class StayPlan:
         denoise: Denoise,
         state: State,
         noise: NoiseSource,
-        label: Int[Array | jax.ShapeDtypeStruct, "batch"] | None,
+        label: Labels,
         start: int = 0,
         stop: int | None = None,
     ) -> Program:
@@ -86,7 +88,7 @@ class StayPlan:
         denoise: Denoise,
         state: State,
         noise: NoiseSource,
-        label: Int[Array, "batch"] | None,
+        label: Num[Array, "batch *vector"] | None,
         start: int,
         stop: int,
         chunk: int | None = None,
@@ -140,7 +142,11 @@ class UpPlan:
         return np.array([self.stage.t_min])
 
     def program(
-        self, denoise: Denoise, state: State, noise: NoiseSource, label: Int[Array | jax.ShapeDtypeStruct, "batch"] | None
+        self,
+        denoise: Denoise,
+        state: State,
+        noise: NoiseSource,
+        label: Labels,
     ) -> Program:
         """What makes the step."""
         tables = {"t": np.int32(self.stage.t_min), "row": np.float32(self.coefficients), "target": _matrices(self.target)}
@@ -154,7 +160,7 @@ class UpPlan:
         denoise: Denoise,
         state: State,
         noise: NoiseSource,
-        label: Int[Array, "batch"] | None,
+        label: Num[Array, "batch *vector"] | None,
         start: int = 0,
         stop: int = 1,
         chunk: int | None = None,
@@ -187,7 +193,11 @@ class MatrixFreeUpPlan:
         return np.array([self.stage.t_min])
 
     def program(
-        self, denoise: Denoise, state: State, noise: NoiseSource, label: Int[Array | jax.ShapeDtypeStruct, "batch"] | None
+        self,
+        denoise: Denoise,
+        state: State,
+        noise: NoiseSource,
+        label: Labels,
     ) -> Program:
         """What makes the step."""
         tables = {"t": np.int32(self.stage.t_min), "constants": np.float32(self.constants)}
@@ -200,7 +210,7 @@ class MatrixFreeUpPlan:
         denoise: Denoise,
         state: State,
         noise: NoiseSource,
-        label: Int[Array, "batch"] | None,
+        label: Num[Array, "batch *vector"] | None,
         start: int = 0,
         stop: int = 1,
         chunk: int | None = None,

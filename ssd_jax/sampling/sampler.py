@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Integer, Key
+from jaxtyping import Array, Float, Key, Num
 from tqdm import tqdm
 
 from ssd_jax.errors import InputError, check_range, checked_arguments
 from ssd_jax.process.stages import Stage
-from ssd_jax.sampling.denoise import Denoise, as_pytree
+from ssd_jax.sampling.denoise import Denoise, as_label, as_pytree
 from ssd_jax.sampling.noise import NoiseSource, image_indices, seeded
 from ssd_jax.sampling.parts import Part, State
 from ssd_jax.sampling.plan import Plan
@@ -42,7 +41,7 @@ def sample(
     key: Key[Array, ""],
     batch_size: int = 16,
     *,
-    label: Integer[Array | np.ndarray, "{batch_size}"] | None = None,
+    label: Num[Array | np.ndarray, "{batch_size} *vector"] | None = None,
     first_index: int = 0,
     start: Float[Array, "{batch_size} *small_shape channels"] | None = None,
     memory_limit: int | None = None,
@@ -75,7 +74,7 @@ def iterate(
     plan: Plan,
     noise: NoiseSource,
     *,
-    label: Integer[Array | np.ndarray, "batch"] | None = None,
+    label: Num[Array | np.ndarray, "batch *vector"] | None = None,
     start: Float[Array, "batch *small_shape channels"] | None = None,
     memory_limit: int | None = None,
     every: int | None = None,
@@ -87,7 +86,7 @@ def iterate(
         denoise: the denoiser.
         plan: from `plan_steps`.
         noise: of every image (`noise.seeded`, `noise.interpolated`), which says how many to draw, and on which devices.
-        label: classes, int [batch], handed to `denoise`.
+        label: of every image, int [batch] or float [batch, size], handed to `denoise`.
         start: the state at the plan's first timestep; if that is T - 1 and none is given, drawn from N(0, I).
         memory_limit: bytes that the intermediate results of a compiled program may take on each device. A stage that would
             take more gets the batch in parts, one after the other, while stages of lower resolution still take it whole.
@@ -102,13 +101,12 @@ def iterate(
     for name, value in {"memory_limit": memory_limit, "every": every, "channels": channels}.items():
         if value is not None:
             check_range(name, value, low=1)
-    if label is not None and label.shape != (len(noise.keys),):
+    if label is not None and len(label) != len(noise.keys):
         raise InputError(f"label has shape {label.shape}, but must be one for each of the {len(noise.keys)} images")
-    return _run(as_pytree(denoise), plan, noise, label, start, memory_limit, every, channels)
+    return _run(as_pytree(denoise), plan, noise, as_label(label), start, memory_limit, every, channels)
 
 
 def _run(denoise, plan, noise, label, start, memory_limit, every, channels) -> Iterator[Snapshot]:
-    label = None if label is None else jnp.asarray(label, jnp.int32)
     x = _first_state(plan, noise, start, channels)
     state = State(x, (x,) * plan.carried)
     for part in plan.stages:

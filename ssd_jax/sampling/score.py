@@ -1,7 +1,7 @@
 """The score of the marginals of a process, from what a denoiser says of their clean images."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from ssd_jax.errors import InputError
 from ssd_jax.process.process import ScaleSpaceProcess
@@ -14,7 +14,7 @@ def score(
     process: ScaleSpaceProcess,
     x: Float[Array, "batch *shape channels"],
     t: Int[Array, "batch"],
-    label: Int[Array, "batch"] | None = None,
+    label: Num[Array, "batch *vector"] | None = None,
     *,
     stage: Stage,
 ) -> Float[Array, "batch *shape channels"]:
@@ -30,7 +30,7 @@ def score(
         process: of the states.
         x: states x_t, all of `stage`.
         t: their timesteps, int [batch].
-        label: classes, int [batch], handed to `denoise`.
+        label: int [batch] or float [batch, size], handed to `denoise`.
         stage: the stage of the timesteps (`process.stages`).
 
     Raises:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ssd_jax.compilation import COMPILER_OPTIONS, several_at_a_time
-from ssd_jax.data.protocol import ReadableSource, Source
+from ssd_jax.data.protocol import ReadableSource, Source, labels_of
 from ssd_jax.sharding import AXES, DIVIDED, WHOLE, put_batch, shardings, split_along_batch
 from ssd_jax.training.config import TrainConfig
 from ssd_jax.training.objective import Batch, Loss, Objective
@@ -26,7 +26,7 @@ class Holdout:
 
     Attributes:
         source: the images.
-        labelled: whether the network has classes.
+        labelled: whether the network has labels.
         mesh: the devices.
         batch_size: draws of a batch, over all devices.
         programs: of every stage by its name, (parameters, draws) -> the mean of their losses.
@@ -58,7 +58,7 @@ class Holdout:
             items = [self.source[number] for number in numbers % len(self.source)]
             batch = {"image": np.stack([item["image"] for item in items]), "number": numbers}
             if self.labelled:
-                batch["label"] = np.array([item["label"] for item in items], np.int32)
+                batch["label"] = labels_of(items)
             yield batch
 
 

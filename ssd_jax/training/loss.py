@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Num
 
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.stages import Stage
@@ -46,7 +46,7 @@ def stage_loss(
     process: ScaleSpaceProcess,
     stage: Stage,
     images: Float[Array, "batch *shape channels"],
-    label: Int[Array, "batch"] | None,
+    label: Num[Array, "batch *vector"] | None,
     keys: Key[Array, "batch"],
     weighting: str,
     *,
@@ -54,7 +54,7 @@ def stage_loss(
     log_variance: Callable[[jax.Array], jax.Array] | None = None,
     shares: Shares = (1.0,),
     label_dropout: float = 0.0,
-    null_label: int | None = None,
+    null_label: int | float | None = None,
     training: bool = True,
 ) -> Float[Array, ""]:
     """Mean over images of w(SNR_t) |z_hat - z_s|^2 / dim, with s = max(t - 1, 0): its expectation is over uniform t.
@@ -68,14 +68,14 @@ def stage_loss(
     Args:
         denoiser: what is trained, or any function with the signature of `Denoiser.__call__`.
         images: x_0, float32 [batch, *process.shape, channels] in [-1, 1].
-        label: classes, int [batch], or None.
+        label: int [batch] or float [batch, size], or None.
         keys: one per image, for its timestep, noise, dropout and label dropout: they do not depend on the batch.
         weighting: a key of LOSS_WEIGHTINGS.
         variance: of the pixels of the target, for weightings that depend on it.
         log_variance: u of timesteps.
         shares: of the images that get a t of each part of the stage (`Stage.parts`); they are weighted to make up for it.
         label_dropout: probability that an image's label is replaced by `null_label` (Ho & Salimans 2022).
-        null_label: the label of "any class"; needed if labels are dropped.
+        null_label: the label of "any", `protocol.null_label` of the network; needed if labels are dropped.
         training: whether dropout is on and labels are dropped.
 
     Returns:
@@ -89,7 +89,7 @@ def stage_loss(
     x = process.noisy_state(target, t, noise, level=stage.in_level, start=stage.out_level)
     if training and label is not None and null_label is not None:
         dropped = jax.vmap(lambda key: jax.random.bernoulli(key, label_dropout))(label_keys)
-        label = jnp.where(dropped, null_label, label)
+        label = jnp.where(jnp.expand_dims(dropped, range(1, label.ndim)), null_label, label)
     predicted = denoiser(x, t, label, stage=stage, dropout_keys=dropout_keys if training else None)
     weight = LOSS_WEIGHTINGS[weighting](jnp.exp(jnp.asarray(process.log_snr, jnp.float32))[t], variance)
     losses = weight * jnp.mean(jnp.square(predicted - target), axis=range(1, target.ndim))

@@ -14,7 +14,7 @@ from ssd_jax.compilation import operations
 from ssd_jax.data.encoding import Encoding
 from ssd_jax.errors import InputError
 from ssd_jax.network.denoiser import Denoiser
-from ssd_jax.network.protocol import NetworkConfig, null_label
+from ssd_jax.network.protocol import NetworkConfig, label_struct, null_label
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.stages import Stage
 from ssd_jax.training.log_variance import ENTRY, first_log_variances, log_variance, of_network
@@ -37,7 +37,7 @@ class Objective(Protocol):
     Attributes:
         stages: whose losses they are.
         parameters: shapes and types of what is trained.
-        labelled: whether it needs the classes of images.
+        labelled: whether it needs the labels of images.
     """
 
     @property
@@ -69,7 +69,7 @@ class Denoising:
     Attributes:
         process: whose stages are trained.
         encoding: of the images of a batch.
-        model: the network's config, which tells of classes.
+        model: the network's config, which tells of labels.
         denoiser: with `jax.ShapeDtypeStruct`s for parameters.
         weighting: a key of `loss.LOSS_WEIGHTINGS`.
         variances: of the pixels of the sharp image of each level, where they are known.
@@ -113,8 +113,8 @@ class Denoising:
 
     @property
     def labelled(self) -> bool:
-        """Whether it needs the classes of images."""
-        return self.model.num_classes > 0
+        """Whether it needs the labels of images."""
+        return label_struct(self.model, 1) is not None
 
     def losses(self, shares: Mapping[Stage, Shares]) -> dict[Stage, Loss]:
         """As `Objective.losses`."""
@@ -155,9 +155,8 @@ class Denoising:
             "image": jax.ShapeDtypeStruct(shape, self.encoding.dtype),
             "number": jax.ShapeDtypeStruct((size,), jnp.int32),
         }
-        if self.labelled:
-            batch["label"] = jax.ShapeDtypeStruct((size,), jnp.int32)
-        return batch
+        label = label_struct(self.model, size)
+        return batch if label is None else {**batch, "label": label}
 
 
 def gradient_operations(loss: Callable[..., jax.Array], parameters: Any, draws: dict[str, jax.ShapeDtypeStruct]) -> float:
