@@ -103,13 +103,15 @@ def keep_labels(workdir: Path, labels: Float[np.ndarray, "n size"] | None) -> No
 
 
 def kept_labels(workdir: Path, config: NetworkConfig) -> Float[np.ndarray, "n size"] | None:
-    """What `keep_labels` wrote; None for a model whose labels are no vectors. Raises InputError if it cannot be read."""
+    """What `keep_labels` wrote; None if nothing, or labels are no vectors. Raises InputError if it cannot be read."""
     size, file = label_size(config), workdir / LABELS
     if not size:
         return None
     try:
         with opened(file) as found:
             labels = np.load(io.BytesIO(found.read()))
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{str(file)!r} cannot be read: {one_line(error)}; restore it, or train anew") from error
     if labels.dtype != np.float32 or labels.shape[1:] != (size,) or not len(labels) or not np.isfinite(labels).all():

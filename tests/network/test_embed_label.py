@@ -65,7 +65,9 @@ def test_null_has_a_vector_of_its_own_and_gradients_are_finite():
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
 def test_a_label_is_a_class_or_a_vector(config):
-    with pytest.raises(InputError, match="num_classes is 3 and model.label_size 5, but a label is either a class or a vector"):
+    with pytest.raises(
+        InputError, match="num_classes is 3 and model.label_size 5, but a label is either a class or a vector"
+    ):
         replace(config, num_classes=3)
     with pytest.raises(InputError, match="model.label_size is -1"):
         replace(config, label_size=-1)

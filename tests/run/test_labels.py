@@ -48,7 +48,9 @@ def test_a_run_is_trained_and_drawn_from(run):
     np.testing.assert_array_equal(drawn, trained.sample(KEY, 2, label=known[:2]))
     assert np.abs(drawn - trained.sample(KEY, 2, label=known[5])).max() > 0
     assert (run / "samples" / "step_0000002.png").exists() and "labels of 6 numbers" in str(trained)
-    with pytest.raises(InputError, match=r"label is float32 \[2, 4\]|label is float32 \(2, 4\), but labels of the model are"):
+    with pytest.raises(
+        InputError, match=r"label is float32 \[2, 4\]|label is float32 \(2, 4\), but labels of the model are"
+    ):
         trained.sample(KEY, 2, label=VECTORS[:2, :4])
     for label in (3, "red heart"):
         with pytest.raises(InputError, match=f"label is {label!r}, but labels of the model are vectors"):
@@ -86,7 +88,11 @@ def test_labels_of_data_and_model_must_be_of_one_kind(tmp_path):
     check_classes(vectors, 0, SIZE)
     check_classes(vectors, 0)
     for source, wanted, message in [
-        (vectors, (0, 4), "model.label_size is 4, but the labels of the data are vectors of 6 numbers; set --config.model.la"),
+        (
+            vectors,
+            (0, 4),
+            "model.label_size is 4, but the labels of the data are vectors of 6 numbers; set --config.model.la",
+        ),
         (vectors, (2, 0), "model.num_classes is 2, but the labels of the data are vectors of 6 numbers"),
         (classes, (0, 6), "model.label_size is 6, but the labels of the data are the numbers of 2 classes"),
         (ArraySource(IMAGES), (0, 6), "but the labels of the data are none"),
@@ -94,9 +100,13 @@ def test_labels_of_data_and_model_must_be_of_one_kind(tmp_path):
     ]:
         with pytest.raises(InputError, match=message):
             check_classes(source, *wanted)
-    with pytest.raises(InputError, match="labels of the data are vectors of 6 numbers, but records hold numbers of classes"):
+    with pytest.raises(
+        InputError, match="labels of the data are vectors of 6 numbers, but records hold numbers of classes"
+    ):
         prepare(vectors, tmp_path / "out", shape=(8, 8), crop="area", background=(255, 255, 255))
-    with pytest.raises(InputError, match="data.name_size is 5, but model.label_size is 6 and model.num_classes 0; set --config"):
+    with pytest.raises(
+        InputError, match="data.name_size is 5, but model.label_size is 6 and model.num_classes 0; set --config"
+    ):
         config(name_size=5)
     with pytest.raises(InputError, match="data.name_size is 5, but images of data.source 'folder' have no names"):
         DataConfig(source="folder", name_size=5)
