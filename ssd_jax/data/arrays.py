@@ -124,7 +124,7 @@ def _labels(labels: np.ndarray) -> np.ndarray:
 
 
 def _within(labels: np.ndarray, largest: int) -> bool:
-    return labels.min() >= 0 and labels.max() <= largest
+    return bool(labels.min() >= 0 and labels.max() <= largest)
 
 
 def _digest(array: np.ndarray) -> str:
