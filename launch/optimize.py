@@ -25,9 +25,8 @@ from ssd_jax.process.config import make_process
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.run.latents import planned
 from ssd_jax.sampling.plan import Plan, plan_steps
-from ssd_jax.sampling.search import Budget, affordable_timesteps, optimal_timesteps
+from ssd_jax.sampling.search import Budget, affordable_timesteps, even_timesteps, optimal_timesteps
 from ssd_jax.sampling.solvers import SOLVERS
-from ssd_jax.sampling.spacing import lay_out
 from ssd_jax.training.stage_sampling import relative_training_cost
 
 from .common import report
@@ -58,9 +57,9 @@ def main() -> None:
     if not PROCESS.value and (TRAINING_FLOPS.value is not None or LEAP.value is not None):
         raise InputError("--training_flops and --leap are of a process that is searched; give --process, too")
     if budget is None:  # wrong numbers show before the images are read
-        start = lay_out(process, NUM_STEPS.value, "log_snr")
+        start = even_timesteps(process, solver, NUM_STEPS.value, "log_snr")
     else:
-        start = affordable_timesteps(process, Budget(budget, pay(process)))
+        start = affordable_timesteps(process, solver, Budget(budget, pay(process)))
     spectrum = measured(experiment, IMAGES.value) if SPECTRUM.value == "data" else assumed(experiment, SLOPE.value)
     own = None if budget is None else Budget(budget, pay(process))
     found = optimal_timesteps(process, solver, start.tolist(), spectrum, budget=own)

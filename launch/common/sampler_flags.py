@@ -16,7 +16,7 @@ from . import folders
 SOLVER = flags.DEFINE_string("solver", None, f"One of {', '.join(SOLVERS)}; the run's if not given.")
 NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Network calls per image; the run's if not given.")
 SPACING = flags.DEFINE_string("spacing", None, f"One of {', '.join(SPACING_NAMES)}; the run's if not given.")
-ETA = flags.DEFINE_float("eta", None, "0 (no fresh noise) to 1 (ancestral); overrides the solver's own.")
+ETA = flags.DEFINE_float("eta", None, "0 (no fresh noise) to 1 (ancestral; of heun all churn); overrides the solver's own.")
 LABEL = flags.DEFINE_string(
     "label",
     "all",

@@ -109,7 +109,7 @@ def measure(size: int, budget: float, name: str, before: Sequence[Sequence[int]]
     else:
         process = make_process(config)
         own = Budget(budget, pay(process))
-        starts = [affordable_timesteps(process, own).tolist(), *before]
+        starts = [affordable_timesteps(process, solver, own).tolist(), *before]
         found = [optimal_timesteps(process, solver, each, spectrum, budget=own) for each in starts]
         timesteps = min(found, key=partial(sampling_error, process))
     process = make_process(config)

@@ -58,7 +58,7 @@ def optimal_process(
         over = max(own.price(fixed_timesteps(process).tolist()) / budget - 1, excess(process), 0.0)
         if over:
             return over, math.inf, ()
-        first = affordable_timesteps(process, own).tolist()
+        first = affordable_timesteps(process, solver, own).tolist()
         found = optimal_timesteps(process, solver, first, spectrum, budget=own, evaluations=evaluations).tolist()
         return 0.0, IdealChain(process, spectrum, solver, TILTS).error(found), tuple(found)
 

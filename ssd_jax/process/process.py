@@ -265,6 +265,14 @@ class ScaleSpaceProcess:
         """Where a process with dissipation is diagonal at `level`: V of one matrix per axis; None without dissipation."""
         return None if self.dissipation is None else tuple(dct_basis(n).T for n in self.level_shape(level))
 
+    def forward_gain(self, s: int, t: int) -> Float[np.ndarray, "*shape"]:
+        """c M of (2) within a level, s <= t: a number, or one along each of `frequency_basis` where there is one."""
+        ratio = np.asarray(self.alpha[t] / self.alpha[s])
+        if self.dissipation is None:
+            return ratio
+        rates = heat_rate_grid(self.level_shape(int(self.levels[t])), self.shape)
+        return np.asarray(ratio * np.exp(-(self.dissipation[t] - self.dissipation[s]) * rates))
+
     def step_constants(self, s: int, t: int, eta: float) -> Float[np.ndarray, "6"]:
         """a_s, a_t, sigma_s^2, sigma_t^2, rho c^2, eta: all that a step from t to s needs to know besides M."""
         var_s, var_t = self.sigma[s] ** 2, self.sigma[t] ** 2

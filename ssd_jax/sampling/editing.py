@@ -19,7 +19,6 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Shaped
 
 from ssd_jax.errors import InputError, check_range, checked_arguments
-from ssd_jax.process.dct import heat_rate_grid
 from ssd_jax.process.operators import heat
 from ssd_jax.process.process import ScaleSpaceProcess, compose
 from ssd_jax.process.reverse import pseudo_inverse
@@ -165,10 +164,15 @@ def resampled(plan: Plan, times: int) -> Plan:
     blurs. All steps within levels become first-order.
 
     Raises:
-        InputError: if times < 1.
+        InputError: if times < 1, or if a step of the plan has two calls already.
     """
     check_range("resampling", times, low=1, high=1000)
     process = plan.process
+    if times > 1 and (np.diff(plan.timesteps) >= 0).any():
+        raise InputError(
+            "resampling goes there and back between the calls of a plan, but a step of this one has two; take "
+            "another solver than heun"
+        )
     following = dict(zip(plan.timesteps.tolist(), plan.timesteps.tolist()[1:], strict=False))
 
     def again(part: Part) -> Part:
@@ -179,7 +183,7 @@ def resampled(plan: Plan, times: int) -> Plan:
             k_x, k_z, *k_earlier, k_n = np.moveaxis(row, -1, 0)
             first_order = np.stack([k_x, k_z + sum(k_earlier), *[np.zeros_like(k_x)] * plan.carried, k_n], axis=-1)
             if t in following:
-                c = _forward_gain(process, following[t], t)
+                c = process.forward_gain(following[t], t)
                 back = c[..., None] * first_order
                 back[..., -1] = np.sqrt(back[..., -1] ** 2 + process.sigma[t] ** 2 - (c * process.sigma[following[t]]) ** 2)
                 rows, timesteps = [*rows, *[back] * (times - 1)], [*timesteps, *[t] * (times - 1)]
@@ -188,12 +192,3 @@ def resampled(plan: Plan, times: int) -> Plan:
         return replace(part, timesteps=np.array(timesteps, int), coefficients=table)
 
     return replace(plan, stages=tuple(map(again, plan.stages)))
-
-
-def _forward_gain(process: ScaleSpaceProcess, s: int, t: int) -> Float[np.ndarray, "*shape"]:
-    """c of x_t = c x_s + noise within a level; of a process that blurs one for each frequency."""
-    ratio = np.asarray(process.alpha[t] / process.alpha[s])
-    if process.dissipation is None:
-        return ratio
-    rates = heat_rate_grid(process.level_shape(int(process.levels[t])), process.shape)
-    return ratio * np.exp(-(process.dissipation[t] - process.dissipation[s]) * rates)

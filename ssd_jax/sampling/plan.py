@@ -4,10 +4,9 @@ The last row of a plan is (0, 1, 0 .. 0): equation (7), x_0 = z.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
-from itertools import pairwise
+from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,9 +19,9 @@ from ssd_jax.process.operators import SeparableOperator, identity
 from ssd_jax.process.process import ScaleSpaceProcess, compose
 from ssd_jax.process.stages import Stage
 from ssd_jax.sampling.parts import MatrixFreeUpPlan, Part, StayPlan, UpPlan
-from ssd_jax.sampling.search import optimal_timesteps
+from ssd_jax.sampling.search import even_timesteps, optimal_timesteps
 from ssd_jax.sampling.solvers import SOLVERS, Solver
-from ssd_jax.sampling.spacing import SPACING_NAMES, SPACINGS, check_timesteps, lay_out
+from ssd_jax.sampling.spacing import SPACING_NAMES, SPACINGS, check_timesteps
 
 DEFAULT_STEPS = 30
 
@@ -90,10 +89,11 @@ def plan_steps(
 
     Args:
         process: the process to run backwards.
-        solver: a key of SOLVERS: "ancestral" (equation 4), "ddim", "dpmpp_2m" or "dpmpp_2m_sde".
-        num_steps: network calls, levels + 1 .. T; 30 by default.
+        solver: a key of SOLVERS.
+        num_steps: network calls, levels + 1 .. T; 30 by default. "heun", which calls twice a step, may need one fewer.
         spacing: "log_snr", "timestep", "edm_rho", "optimal" (`optimal_timesteps`), or the timesteps themselves.
-        eta: 0 (no fresh noise within a level) to 1 (ancestral); overrides the solver's own.
+        eta: 0 (no fresh noise within a level) to 1 (ancestral); overrides the solver's own. Of "heun" its churn, 1 for the
+            most that Karras et al. (2022) allow.
         spectrum: variance of every DCT coefficient of the data, > 0, [*process.shape] (`spectrum`). If given, up-steps draw
             the detail that x_t never saw with the variance it has in the data (equation 6'); and "optimal" is so for it.
         start: timestep of the first call, for a state of one's own (`editing.noised`): of the whole plan what lies
@@ -107,6 +107,8 @@ def plan_steps(
     chosen = SOLVERS[solver] if eta is None else replace(SOLVERS[solver], eta=eta)
     if not 0 <= chosen.eta <= 1:
         raise InputError(f"eta is {eta}, but must be between 0 (no fresh noise within a level) and 1 (ancestral)")
+    if chosen.deterministic and chosen.eta:
+        raise InputError(f"eta is {eta}, but solver {solver!r} draws no noise; leave eta out, or take 'dpmpp_2m_sde'")
     if spectrum is not None and (spectrum.shape != process.shape or not ((spectrum > 0) & (spectrum < np.inf)).all()):
         raise InputError(f"spectrum has shape {spectrum.shape}, but must be positive and of shape {process.shape}")
     timesteps = _timesteps(process, chosen, num_steps, spacing, spectrum).tolist()
@@ -115,19 +117,19 @@ def plan_steps(
     if start is not None:
         check_range("start", start, low=0, high=process.num_timesteps)
         timesteps = [start, *(t for t in timesteps if t < start)]
-    rows = {t: partial(chosen.coefficients, process, before, t, s) for before, t, s in chosen.steps(timesteps)}
-    following = dict(pairwise(timesteps))
+    calls, steps = list(chosen.calls(process, timesteps)), list(chosen.steps(process, timesteps))
 
     def part(stage: Stage) -> Part:
-        own = [t for t in timesteps if stage.t_min <= t <= stage.t_max]
+        own = [i for i, t in enumerate(calls) if stage.t_min <= t <= stage.t_max]
         if stage.is_up:
-            return _plan_up(process, stage, chosen, following[own[0]], rows[own[0]], spectrum)
+            return _plan_up(process, stage, chosen, steps[own[0]], spectrum)
         basis = process.frequency_basis(stage.in_level)
         shape = () if basis is None else process.level_shape(stage.in_level)
         last = np.zeros((*shape, 3 + chosen.carried))
         last[..., 1] = 1  # (7)
-        table = np.array([rows[t]() if t else last for t in own]).reshape(len(own), *last.shape)
-        return StayPlan(stage, np.array(own, int), table, process.num_timesteps, basis)
+        rows = [chosen.coefficients(process, *steps[i]) if i < len(steps) else last for i in own]
+        table = np.array(rows).reshape(len(own), *last.shape)
+        return StayPlan(stage, np.array([calls[i] for i in own], int), table, process.num_timesteps, basis)
 
     stages = (part(stage) for stage in process.stages if stage.t_min <= timesteps[0])
     return Plan(process, tuple(stages), chosen.carried)
@@ -145,13 +147,14 @@ def _timesteps(
         if num_steps not in (None, len(timesteps)):
             raise InputError(f"num_steps is {num_steps}, but {len(timesteps)} timesteps are given; leave num_steps out")
         return timesteps
-    num_steps = DEFAULT_STEPS if num_steps is None else num_steps
-    if spacing == "optimal":
-        start = tuple(lay_out(process, num_steps, "log_snr").tolist())
-        return _optimal_timesteps(process, solver, start, None if spectrum is None else spectrum.astype(float).tobytes())
-    if spacing not in SPACINGS:
+    if spacing not in SPACING_NAMES:
         raise unknown_name("spacing", spacing, [*SPACING_NAMES, "a list of timesteps"])
-    return lay_out(process, num_steps, spacing)
+    num_steps, even = DEFAULT_STEPS if num_steps is None else num_steps, spacing if spacing in SPACINGS else "log_snr"
+    timesteps = even_timesteps(process, solver, num_steps, even)
+    if spacing == even:
+        return timesteps
+    start = tuple(timesteps.tolist())
+    return _optimal_timesteps(process, solver, start, None if spectrum is None else spectrum.astype(float).tobytes())
 
 
 @lru_cache(maxsize=16)  # a search takes seconds, and a run draws many batches with one plan
@@ -166,19 +169,18 @@ def _plan_up(
     process: ScaleSpaceProcess,
     stage: Stage,
     solver: Solver,
-    s: int,
-    row: Callable[[], np.ndarray],
+    step: tuple[tuple[int, ...], int, int],
     spectrum: Float[np.ndarray, "*shape"] | None,
 ) -> UpPlan | MatrixFreeUpPlan:
-    t = stage.t_min
+    _, t, s = step
     operator, target, between = process.transition_operator(s, t), process.target_operator(s), process.level_operators
     if isinstance(operator, MatrixFreeOperator):
         if spectrum is not None:
             message = "spectrum is given, but an operator of this process is a function, whose null space is not known"
             raise InputError(message)
-        constants = process.step_constants(s, t, solver.eta)
+        constants = process.step_constants(s, t, 0.0 if solver.twice else solver.eta)
         return MatrixFreeUpPlan(stage, constants, operator, target, between[stage.in_level])
-    coefficients, sharp = row(), between[stage.in_level]
+    coefficients, sharp = solver.coefficients(process, *step), between[stage.in_level]
     assert isinstance(operator, SeparableOperator) and isinstance(sharp, SeparableOperator)
     if spectrum is not None:
         unseen = process.alpha[s] ** 2 * unseen_variance(process, s, t, spectrum)

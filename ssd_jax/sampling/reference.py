@@ -16,13 +16,13 @@ from ssd_jax.sampling.solvers import Solver
 def reference_sample(
     denoise: Denoise, process: ScaleSpaceProcess, solver: Solver, timesteps: Sequence[int], noise: NoiseSource
 ) -> jax.Array:
-    """Draws what `sampler.iterate` draws with a plan of these timesteps, [batch, *process.shape, 3].
+    """Draws what `sampler.iterate` draws with a plan that visits these timesteps, [batch, *process.shape, 3].
 
     Left out: operators that are only functions, classes, states of one's own, and the null-space variance (6').
     """
     stages = {t: stage for stage in process.stages for t in range(stage.t_min, stage.t_max + 1)}
     x, earlier = noise.draw(process.num_timesteps, (*process.level_shape(process.used_levels[-1]), 3)), []
-    for before, t, s in solver.steps(timesteps):
+    for before, t, s in solver.steps(process, timesteps):
         z = z_s = denoise(x, jnp.full(len(x), t), None, stage=stages[t])
         if stages[t].is_up:  # M = U diag(m) V^T
             operator, blur = process.transition_operator(s, t), process.target_operator(s)

@@ -141,7 +141,7 @@ class IdealChain:
 
     def compare_with(self, timesteps: Sequence[int]) -> None:
         """Keeps what makes the error of plans quick to tell that differ from this one in few places."""
-        steps = list(self.solver.steps(timesteps))
+        steps = list(self.solver.steps(self.stand_in, timesteps))
         forward = [self._first()]
         for step in steps:
             through, noise = self._step(*step)
@@ -169,7 +169,7 @@ class IdealChain:
         Args:
             timesteps: from T - 1 to 0, through every up-step.
         """
-        steps = list(self.solver.steps(timesteps))
+        steps = list(self.solver.steps(self.stand_in, timesteps))
         known, forward, backward = self._known
         same = min(len(steps), len(known))
         head = next((i for i in range(same) if steps[i] != known[i]), same)
@@ -241,31 +241,43 @@ def optimal_timesteps(
         start: timesteps of a plan, from T - 1 to 0.
         spectrum: variance of every DCT coefficient of the data; a natural image's if not given.
         draw_unseen: whether the plan will draw new detail with the data's variance, equation (6').
-        budget: of the plan; as many calls as `start` has if not given.
+        budget: of the plan; as many calls as that of `start` has if not given.
         evaluations: of the error, at most.
     """
     variance = natural_spectrum(process.shape) if spectrum is None else spectrum
     chain = IdealChain(process, variance, solver, TILTS, draw_unseen)
-    search = _Search(chain, fixed_timesteps(process), start, budget or Budget(float(len(start))), evaluations)
+    budget = budget or Budget(float(len(solver.calls(process, start))))
+    search = _Search(chain, fixed_timesteps(process), start, budget, evaluations)
     search.shift()
     while search.relocate():
         search.shift()
     return np.array(search.timesteps)
 
 
-def affordable_timesteps(process: ScaleSpaceProcess, budget: Budget) -> Int[np.ndarray, "steps"]:
-    """The most timesteps, even in log-SNR, within a budget. Raises InputError if not even the fewest are."""
+def even_timesteps(process: ScaleSpaceProcess, solver: Solver, num_steps: int, spacing: str) -> Int[np.ndarray, "steps"]:
+    """The timesteps, even in `spacing`, that a plan of num_steps calls visits: as many, or of fewer steps of two calls."""
+    timesteps = lay_out(process, num_steps, spacing)
+    return affordable_timesteps(process, solver, Budget(float(num_steps)), spacing) if solver.twice else timesteps
+
+
+def affordable_timesteps(
+    process: ScaleSpaceProcess, solver: Solver, budget: Budget, spacing: str = "log_snr"
+) -> Int[np.ndarray, "steps"]:
+    """The most timesteps, even in `spacing`, whose calls are within a budget.
+
+    Raises InputError if not even the fewest are.
+    """
     check_range("budget", budget.total, low=0)
     least = len(fixed_timesteps(process))
     counts = range(least, process.num_timesteps + 1)
 
-    def price(num_steps: int) -> float:
-        return budget.price(lay_out(process, num_steps, "log_snr").tolist())
+    def price(count: int) -> float:
+        return budget.price(solver.calls(process, lay_out(process, count, spacing).tolist()))
 
     index = bisect.bisect_right(counts, budget.total, key=price)
     if not index:
         raise InputError(f"the budget is {budget.total:g}, but the shortest plan costs {price(least):.3g}; give more")
-    return lay_out(process, counts[index - 1], "log_snr")
+    return lay_out(process, counts[index - 1], spacing)
 
 
 class _Search:
@@ -280,9 +292,12 @@ class _Search:
         evaluations: int,
     ):
         self._chain, self._fixed, self._evaluations = chain, frozenset(fixed.tolist()), evaluations
-        self._price, self._cost, self._most = budget.price, budget.cost, budget.total * (1 + 1e-9)
+        self._budget, self._most = budget, budget.total * (1 + 1e-9)
         self.timesteps, self._best = list(start), chain.error(start)
         chain.compare_with(start)
+
+    def _price(self, plan: Sequence[int]) -> float:
+        return self._budget.price(self._chain.solver.calls(self._chain.stand_in, plan))
 
     def _accept(self, *plans: list[int]) -> bool:
         """Takes the best of some plans, if it can be paid and is better than the present one."""
@@ -314,7 +329,7 @@ class _Search:
             room = self._most - self._price(rest)
             plans = []
             for i, (high, low) in enumerate(pairwise(rest), start=1):
-                count = min(int(room / self._cost((high + low) // 2)), high - low - 1)
+                count = min(int(room / self._budget.cost((high + low) // 2)), high - low - 1)
                 if t is not None or count:
                     inside = np.linspace(high, low, count + 2).astype(int)[1:-1].tolist()
                     plans.append([*rest[:i], *inside, *rest[i:]])

@@ -1,5 +1,6 @@
 """Solvers: the coefficients (k_x, k_z, k_1 .. k_m, k_n) of a step, on the host in float64 (`parts` says what they mean)."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,6 +12,7 @@ from ssd_jax.process.dct import heat_rate_grid
 from ssd_jax.process.operators import SeparableOperator
 from ssd_jax.process.process import ScaleSpaceProcess
 
+MAX_CHURN = math.sqrt(2) - 1  # of noise over signal before a step (Karras et al. 2022)
 MAX_EXTRAPOLATION = 0.75  # of w in `second_order`: the ratio of steps half as large again as even ones
 
 
@@ -111,6 +113,49 @@ def predictor_corrector(
     return np.array([k_x, *(k_x * (corrected - led) + np.pad(k, (0, 3 - len(k)))), k_n])
 
 
+def heun(process: ScaleSpaceProcess, before: tuple[int, ...], t: int, s: int, eta: float) -> Float[np.ndarray, "*shape k"]:
+    """Heun's method with churn (Karras et al. 2022, algorithm 2), in two calls a step within a level.
+
+    The first, from t to s < t, makes the step of `first_order`. The second, at its end t, tells what that lacked
+    (`_correction`), and leads from t back up to s >= t by the forward transition (2), the churn of the step to come;
+    without eta to t itself (`Solver.calls`). A change of resolution is the step of `second_order`, whose one call corrects
+    the step that led to it as well.
+    """
+    if s >= t:
+        k_1, gain = _correction(process, before[0], t), process.forward_gain(t, s)
+        k_n = np.sqrt(np.maximum(process.sigma[s] ** 2 - (gain * process.sigma[t]) ** 2, 0.0))
+        return np.stack(np.broadcast_arrays(gain, gain * k_1, -gain * k_1, k_n), axis=-1)
+    if not _is_up(process, t):
+        return first_order(process, before, t, s, 0.0)
+    row = second_order(process, before[:1], t, s, 0.0)
+    if row.shape[-1] == 3 or _is_up(process, before[0]):  # nothing to correct, or no such thing under blur
+        return row
+    operator = process.transition_operator(s, t)
+    assert isinstance(operator, SeparableOperator), "other up-steps are of first order"
+    k_x, k_z, k_1, k_n = np.moveaxis(row, -1, 0)
+    k = k_x * _correction(process, before[0], t)
+    return np.stack([k_x, k_z + k * operator.singular_values, k_1 - k, k_n], axis=-1)
+
+
+def _correction(process: ScaleSpaceProcess, p: int, t: int) -> Float[np.ndarray, "*shape"]:
+    """k of x_t + k (z - z_1), the step from p to t corrected by the prediction z at its end: for N = sigma / a,
+
+        k_z min(N_p / (2 N_t), 1),    k_z = a_t (1 - N_t / N_p) that of z_1
+
+    which up to N_p = 2 N_t is Heun's trapezoid in N. Longer steps have z in the place of z_1, and extrapolate nothing.
+    """
+    k_x, k_z, _ = np.moveaxis(first_order(process, (), p, t, 0.0), -1, 0)
+    with np.errstate(divide="ignore"):  # without any signal at p
+        return np.asarray(k_z * np.minimum(0.5 / (process.forward_gain(t, p) * k_x), 1.0))
+
+
+def _churned(process: ScaleSpaceProcess, t: int, eta: float) -> int:
+    """The timestep of t's level whose sigma / a is nearest to 1 + eta MAX_CHURN times that of t, in log-SNR."""
+    wanted = process.log_snr[t] - 2 * math.log1p(eta * MAX_CHURN)
+    end = int(np.searchsorted(process.levels, process.levels[t], side="right"))
+    return t + int(np.argmin(np.abs(process.log_snr[t:end] - wanted)))
+
+
 def _weights(process: ScaleSpaceProcess, t: int, s: int, places: Float[np.ndarray, "j"]) -> Float[np.ndarray, "j"]:
     """Of predictions at `places` in half log-SNR, in a step from t to s: of the polynomial u -> z through them
 
@@ -144,24 +189,44 @@ class Solver:
         function: with the arguments and the result of `first_order`.
         eta: 0 (no fresh noise within a level) to 1 (ancestral).
         carried: m, how many earlier predictions a step may use, >= 1.
+        twice: whether it calls the network twice a step within a level; eta then is the share of MAX_CHURN by which noise
+            is raised before a step.
+        deterministic: whether it knows no eta but 0.
     """
 
     function: Callable[[ScaleSpaceProcess, tuple[int, ...], int, int, float], np.ndarray]
     eta: float
     carried: int = 1
+    twice: bool = False
+    deterministic: bool = False
 
     def coefficients(
         self, process: ScaleSpaceProcess, before: tuple[int, ...], t: int, s: int
     ) -> Float[np.ndarray, "*shape k"]:
-        """(k_x, k_z, k_1 .. k_m, k_n) of the step from t to s; those that `function` leaves out are 0."""
+        """(k_x, k_z, k_1 .. k_m, k_n) of the call at t that leads to s; those that `function` leaves out are 0."""
         row = self.function(process, before, t, s, self.eta)
         unused = np.zeros((*row.shape[:-1], 3 + self.carried - row.shape[-1]))
         return np.concatenate([row[..., :-1], unused, row[..., -1:]], axis=-1)
 
-    def steps(self, timesteps: Sequence[int]) -> Iterator[tuple[tuple[int, ...], int, int]]:
-        """(before, t, s) of every step of a plan that visits `timesteps`, but for its last call, which is (7)."""
-        for i, (t, s) in enumerate(pairwise(timesteps)):
-            yield tuple(timesteps[max(i - self.carried, 0) : i][::-1]), t, s
+    def calls(self, process: ScaleSpaceProcess, timesteps: Sequence[int]) -> Sequence[int]:
+        """t of every network call of a plan that visits `timesteps`.
+
+        Those themselves; or, if it calls twice a step, the end t of every step between states of which none is an
+        up-step's once more, to correct that step, and then in its place the t' >= t that churn leads to, but for t = 0.
+        """
+        if not self.twice:
+            return timesteps
+        calls = [timesteps[0]]
+        for p, t in pairwise(timesteps):
+            corrected = not _is_up(process, p) and not _is_up(process, t)
+            calls += [t, _churned(process, t, self.eta) if t else t] if corrected else [t]
+        return calls
+
+    def steps(self, process: ScaleSpaceProcess, timesteps: Sequence[int]) -> Iterator[tuple[tuple[int, ...], int, int]]:
+        """(before, t, s) of every call of a plan that visits `timesteps`, but for its last one, which is (7)."""
+        calls = self.calls(process, timesteps)
+        for i, (t, s) in enumerate(pairwise(calls)):
+            yield tuple(calls[max(i - self.carried, 0) : i][::-1]), t, s
 
 
 SOLVERS = {
@@ -169,6 +234,7 @@ SOLVERS = {
     "ddim": Solver(first_order, 0.0),
     "dpmpp_2m": Solver(second_order, 0.0),
     "dpmpp_2m_sde": Solver(second_order, 1.0),
-    "dpmpp_3m": Solver(third_order, 0.0, carried=2),
-    "unipc": Solver(predictor_corrector, 0.0, carried=2),
+    "dpmpp_3m": Solver(third_order, 0.0, carried=2, deterministic=True),
+    "unipc": Solver(predictor_corrector, 0.0, carried=2, deterministic=True),
+    "heun": Solver(heun, 0.0, twice=True),
 }

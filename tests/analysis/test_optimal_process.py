@@ -30,7 +30,9 @@ def mean_level(process):
 def test_it_beats_the_best_timesteps_of_the_process_that_the_search_began_with():
     process = make_process(CONFIG)
     budget = Budget(4.0, pay(process))
-    kept = optimal_timesteps(process, SOLVER, affordable_timesteps(process, budget).tolist(), SPECTRUM, budget=budget)
+    kept = optimal_timesteps(
+        process, SOLVER, affordable_timesteps(process, SOLVER, budget).tolist(), SPECTRUM, budget=budget
+    )
     best, found = optimal_process(CONFIG, SOLVER, 4.0, pay, SPECTRUM)
     assert sum(map(pay(make_process(best)), found.tolist())) <= 4.0 * (1 + 1e-6)
     errors = [

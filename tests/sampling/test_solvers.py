@@ -9,11 +9,13 @@ import pytest
 
 from ssd_jax.analysis.error import gaussian_error
 from ssd_jax.config import ProcessConfig
+from ssd_jax.errors import InputError
 from ssd_jax.process.config import make_process
 from ssd_jax.process.operators import SeparableOperator
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.process.reverse import up_step
 from ssd_jax.process.spectrum import natural_spectrum
+from ssd_jax.sampling.editing import resampled
 from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sampling.solvers import MAX_EXTRAPOLATION, SOLVERS
 from tests.gaussians import GaussianData, dense, natural_covariance, relative_error, table
@@ -123,7 +125,10 @@ OTHERS = {
 
 
 # A thousand steps under blur take long: by day one solver that draws noise and one that does not.
-BY_NIGHT = [("ddim", "blur at one resolution"), ("ancestral", "blur and downsampling")]
+BY_NIGHT = [
+    *[("ddim", "blur at one resolution"), ("ancestral", "blur and downsampling")],
+    *[("heun", name) for name in OTHERS],
+]
 
 
 @pytest.mark.parametrize(
@@ -161,6 +166,54 @@ def test_a_parabola_is_followed_exactly():
     np.testing.assert_allclose(
         k_x * predicted + k_z * z(half[t]) + k_1 * z(half[p]) + k_2 * z(half[q]), corrected, rtol=1e-6
     )
+
+
+def test_heun_is_algorithm_2_of_karras_et_al():
+    """In their y = x / a and noise level sigma / a; with churn, whose noise is what raises the level."""
+    process = ScaleSpaceProcess((4, 4), np.linspace(8, -12, 401), np.zeros(401, int))
+    timesteps, level = [400, 385, 370, 354, 340, 0], process.sigma / process.alpha
+    assert (1.3 * level[timesteps[:-2]] < 2 * level[timesteps[1:-1]]).all()
+    for eta, gamma in ((0.0, 0.0), (0.5, 0.5 * (2**0.5 - 1))):
+        plan = plan_steps(process, solver="heun", spacing=timesteps, eta=eta)
+        rows, calls = table(plan.stages[0]), plan.timesteps.tolist()
+        assert len(calls) == 11 and calls[1::2] == timesteps[1:] and calls[-1] == 0
+        y, raised = 0.7, 0.0  # of one pixel without noise, and the noise variance that churn has added to it
+        x, z_1 = y * process.alpha[400], None
+        for (k_x, k_z, k_1, k_n), t, following in zip(rows[:8], calls, calls[1:], strict=False):
+            z = np.tanh(x / process.alpha[t]) * 0.5
+            x, z_1, raised = k_x * x + k_z * z + (k_1 * z_1 if z_1 else 0), z, k_n
+            if following < t:
+                d = (y - z) / level[t]
+                y_next = y + (level[following] - level[t]) * d
+                np.testing.assert_allclose(x / process.alpha[following], y_next, rtol=1e-9)
+                start, first, start_level = y, d, level[t]
+                assert k_n == 0
+            else:
+                d = (y_next - np.tanh(y_next) * 0.5) / level[t]
+                y = start + (level[t] - start_level) * (first + d) / 2
+                np.testing.assert_allclose(x / process.alpha[following], y, rtol=1e-9)
+                np.testing.assert_allclose((raised / process.alpha[following]) ** 2, level[following] ** 2 - level[t] ** 2)
+                assert abs(level[following] / level[t] - 1 - gamma) < 0.015  # to the nearest timestep
+
+
+@pytest.mark.parametrize("settings", [{"num_levels": 1}, {"num_levels": 3}, {"num_levels": 3, "blur": 1.0}], ids=str)
+def test_heun_calls_twice_and_no_more_than_asked(settings):
+    process = make_process(ProcessConfig(image_size=8, **settings))
+    for num_steps in (12, 13, 30):
+        plan = plan_steps(process, solver="heun", num_steps=num_steps)
+        assert num_steps - 1 <= plan.calls == len(plan.timesteps) <= num_steps
+        assert 2 * (plan.calls - len(set(plan.timesteps.tolist()))) >= plan.calls - 3 * len(process.used_levels)
+        churned = plan_steps(process, solver="heun", num_steps=num_steps, eta=1.0)
+        assert churned.calls == plan.calls and sum((table(part)[..., -1] > 0).any() for part in churned.stages) >= 1
+    with pytest.raises(InputError, match="resampling .* another solver than heun"):
+        resampled(plan, 2)
+
+
+@pytest.mark.parametrize("solver", ["dpmpp_3m", "unipc"])
+def test_solvers_without_noise_take_no_eta(solver):
+    with pytest.raises(InputError, match=f"eta is 0.5, but solver '{solver}' draws no noise; leave eta out"):
+        plan_steps(ONE_LEVEL, solver=solver, eta=0.5)
+    plan_steps(ONE_LEVEL, solver=solver, eta=0.0)
 
 
 @pytest.mark.parametrize("solver", ["dpmpp_3m", "unipc"])
