@@ -29,6 +29,8 @@ def main() -> None:
     for flag in OF_DRAWING:
         if flag.present:
             raise InputError(f"--{flag.name} is given, but a bundle draws any images; leave it out")
+    if sampler_flags.GUIDE.present:
+        raise InputError("--guide is given, but a bundle has the weights of one model; leave it out")
     trained = run_flags.load(WORKDIR.value)
     denoise, plan = sampler_flags.denoiser(trained), sampler_flags.plan(trained)
     sizes = write_bundle(trained, denoise, plan, OUT.value, QUANTIZE.value)

@@ -101,6 +101,8 @@ def table(results: dict[str, Result]) -> str:
 
 def _ways(trained: ssd_jax.Trained) -> tuple[dict[str, Callable], dict[str, ssd_jax.Plan]]:
     """What is asked, as functions of (x_0, noise, label=), and their plans."""
+    if sampler_flags.GUIDE.value is not None:
+        raise InputError("--guide is given, but a bound and a likelihood are of the model itself; leave it out")
     steps, spacing = sampler_flags.NUM_STEPS.value, sampler_flags.SPACING.value or "log_snr"
     every, solver = trained.process.num_timesteps, sampler_flags.SOLVER.value
     plan = partial(trained.plan, spacing=spacing, eta=sampler_flags.ETA.value)

@@ -1,6 +1,7 @@
 """The flags of the sampler, which the commands that draw images share, and what they say."""
 
 from collections.abc import Iterator
+from functools import cache
 
 import jax
 from absl import flags
@@ -22,7 +23,12 @@ LABEL = flags.DEFINE_string(
     "all",
     "Label of all images: a class, by name or number, or words; or all: each in turn.",
 )
-GUIDANCE = flags.DEFINE_float("guidance", None, "Scale of classifier-free guidance, 1 is none; the run's if not given.")
+GUIDANCE = flags.DEFINE_float("guidance", None, "Scale of guidance, 1 is none; the run's if not given.")
+GUIDE = flags.DEFINE_string(
+    "guide", None, "Folder of a worse run of the same task: guides away from it, not from any class"
+)
+PARALLEL = flags.DEFINE_float("guidance_parallel", None, "Weight, 0 to 1, of what guidance adds along the prediction.")
+NORM = flags.DEFINE_float("guidance_norm", None, "Largest root mean square of what guidance of scale 2 adds.")
 INTERVAL = flags.DEFINE_list("guidance_interval", None, "LOW,HIGH: guide only where the log-SNR lies between them.")
 THRESHOLD = flags.DEFINE_float("threshold_quantile", None, "Threshold dynamically at this quantile, e.g. 0.995.")
 MEMORY = flags.DEFINE_integer(
@@ -71,7 +77,11 @@ def record(trained: ssd_jax.Trained) -> dict:
         "spacing": SPACING.value or run.spacing,
     }
     others = {flag.name: flag.value for flag in (ETA, LABEL, INTERVAL, THRESHOLD)}
-    return folders.origin(trained) | chosen | others
+    # Later flags are there only if given, so that folders that were begun without them go on.
+    later = {flag.name: flag.value for flag in (PARALLEL, NORM) if flag.value is not None}
+    if (given := guide()) is not None:
+        later["guide"] = given.digest
+    return folders.origin(trained) | chosen | others | later
 
 
 def memory_limit() -> int | None:
@@ -81,7 +91,20 @@ def memory_limit() -> int | None:
 
 def denoiser(trained: ssd_jax.Trained) -> Denoise:
     """The model with the guidance that the flags ask for."""
-    return trained.guided(GUIDANCE.value, interval(), THRESHOLD.value)
+    parallel = 1.0 if PARALLEL.value is None else PARALLEL.value
+    return trained.guided(
+        GUIDANCE.value, interval(), THRESHOLD.value, guide=guide(), parallel=parallel, max_norm=NORM.value
+    )
+
+
+def guide() -> ssd_jax.Trained | None:
+    """The run of --guide."""
+    return None if GUIDE.value is None else _loaded(GUIDE.value)
+
+
+@cache
+def _loaded(workdir: str) -> ssd_jax.Trained:
+    return ssd_jax.load(workdir)
 
 
 def draw(

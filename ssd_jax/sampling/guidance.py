@@ -23,6 +23,7 @@ from ssd_jax.sampling.denoise import Denoise, as_pytree
 
 Interval = tuple[float, float]
 MAX_GUIDANCE = 1000
+TINY = 1e-12  # instead of a norm of 0
 
 
 @checked_arguments
@@ -33,6 +34,8 @@ def classifier_free(
     null_label: int | float,
     interval: Interval | None = None,
     log_snr: Float[np.ndarray, "timesteps"] | None = None,
+    parallel: float = 1.0,
+    max_norm: float | None = None,
 ) -> Denoise:
     """Classifier-free guidance (Ho & Salimans 2022): z = z_uncond + scale (z_cond - z_uncond).
 
@@ -46,12 +49,13 @@ def classifier_free(
             (Kynkaanniemi et al. 2024; their noise level sigma is exp(-log_snr / 2)). None guides everywhere.
         log_snr: of every timestep, [T]; needed with an interval. `ScaleSpaceProcess.image_log_snr` means the same at every
             level.
+        parallel, max_norm: of adaptive projected guidance (`_projected`); 1 and None are plain guidance.
 
     Raises:
-        InputError: for a scale or interval that cannot be used; when called, if there is no label.
+        InputError: for a scale, interval, parallel or max_norm that cannot be used; when called, if there is no label.
     """
-    weights = _weights(scale, interval, log_snr)
-    return denoise if scale == 1 else Partial(_classifier_free, as_pytree(denoise), weights, null_label)
+    weights, projection = _weights(scale, interval, log_snr), _projection(parallel, max_norm)
+    return denoise if scale == 1 else Partial(_classifier_free, as_pytree(denoise), weights, projection, null_label)
 
 
 @checked_arguments
@@ -62,19 +66,21 @@ def autoguidance(
     *,
     interval: Interval | None = None,
     log_snr: Float[np.ndarray, "timesteps"] | None = None,
+    parallel: float = 1.0,
+    max_norm: float | None = None,
 ) -> Denoise:
     """Autoguidance (Karras et al. 2024): z = z_weak + scale (z - z_weak), away from what a worse denoiser predicts.
 
     Args:
         denoise: a denoiser, not clipped.
         weak: one of the same process and task that is smaller or less trained.
-        scale, interval, log_snr: as in `classifier_free`.
+        scale, interval, log_snr, parallel, max_norm: as in `classifier_free`.
 
     Raises:
-        InputError: for a scale or interval that cannot be used.
+        InputError: for a scale, interval, parallel or max_norm that cannot be used.
     """
-    weights = _weights(scale, interval, log_snr)
-    return denoise if scale == 1 else Partial(_autoguidance, as_pytree(denoise), as_pytree(weak), weights)
+    weights, projection = _weights(scale, interval, log_snr), _projection(parallel, max_norm)
+    return denoise if scale == 1 else Partial(_autoguidance, as_pytree(denoise), as_pytree(weak), weights, projection)
 
 
 @checked_arguments
@@ -128,7 +134,17 @@ def _weights(scale: float, interval: Interval | None, log_snr: np.ndarray | None
     return np.where(guided, scale - 1, 0).astype(np.float32)
 
 
-def _classifier_free(denoise, weights, null_label, x, t, label=None, *, stage):
+def _projection(parallel: float, max_norm: float | None) -> tuple[float, float] | None:
+    """What `_projected` takes; None, which costs nothing, where it changes nothing."""
+    check_range("parallel weight of the guidance", parallel, low=0)
+    if parallel > 1:
+        raise InputError(f"parallel weight of the guidance is {parallel}, but must be <= 1")
+    if max_norm is not None:
+        check_range("largest norm of the guidance", max_norm, low=0, open_low=True)
+    return None if parallel == 1 and max_norm is None else (parallel, np.inf if max_norm is None else max_norm)
+
+
+def _classifier_free(denoise, weights, projection, null_label, x, t, label=None, *, stage):
     if label is None:
         raise InputError("classifier-free guidance needs labels, but got none; give a label for every image")
 
@@ -138,26 +154,42 @@ def _classifier_free(denoise, weights, null_label, x, t, label=None, *, stage):
         z = twins.reshape(x.shape[0], 2, *twins.shape[1:])
         return z[:, 0], z[:, 1]
 
-    return _guided(weights, t, lambda: denoise(x, t, label, stage=stage), both)
+    return _guided(weights, projection, t, lambda: denoise(x, t, label, stage=stage), both)
 
 
-def _autoguidance(denoise, weak, weights, x, t, label=None, *, stage):
+def _autoguidance(denoise, weak, weights, projection, x, t, label=None, *, stage):
     def plain():
         return denoise(x, t, label, stage=stage)
 
-    return _guided(weights, t, plain, lambda: (plain(), weak(x, t, label, stage=stage)))
+    return _guided(weights, projection, t, plain, lambda: (plain(), weak(x, t, label, stage=stage)))
 
 
-def _guided(weights, t, plain: Callable, both: Callable) -> jax.Array:
+def _guided(weights, projection, t, plain: Callable, both: Callable) -> jax.Array:
     """z + (scale - 1) (z - z_weak), exactly z where scale is 1; `plain` gives z and `both` gives z and z_weak."""
     weight = jnp.take(weights, t, mode="clip")  # a single one is that of all timesteps
 
     def apart():
         z, weak = both()
-        return z + jnp.expand_dims(weight, range(1, z.ndim)) * (z - weak)
+        difference = z - weak if projection is None else _projected(z - weak, z, *projection)
+        return z + jnp.expand_dims(weight, range(1, z.ndim)) * difference
 
     # With an interval both branches are compiled, so that the steps outside it cost no more than without guidance.
     return apart() if len(weights) == 1 else jax.lax.cond((weight != 0).any(), apart, plain)
+
+
+def _projected(difference: jax.Array, z: jax.Array, parallel, max_norm) -> jax.Array:
+    """Adaptive projected guidance (Sadat et al. 2024) without momentum, for which a denoiser would have to remember.
+
+    The difference d of two predictions of an image becomes d_orthogonal + parallel d_parallel, with respect to z: the part
+    along z saturates colours, the other one makes images better. Before, its norm is bounded by max_norm; this is the root
+    of the mean square over an image's values, which means the same at every resolution.
+    """
+    axes = tuple(range(1, z.ndim))
+    norm = jnp.sqrt(jnp.mean(jnp.square(difference), axis=axes, keepdims=True))
+    difference = difference * jnp.minimum(1.0, max_norm / jnp.maximum(norm, TINY))
+    squared = jnp.maximum(jnp.sum(jnp.square(z), axis=axes, keepdims=True), TINY)
+    along = jnp.sum(difference * z, axis=axes, keepdims=True) / squared * z
+    return difference + (parallel - 1) * along
 
 
 def _clipped(denoise, bounds, x, t, label=None, *, stage):

@@ -60,6 +60,36 @@ def test_guided_predictions_follow_the_formula(scale):
     np.testing.assert_allclose(guided, worse + scale * (conditional - worse), atol=1e-6)
 
 
+GUIDED = (partial(classifier_free, denoise, null_label=NULL), partial(autoguidance, denoise, partial(denoise, shift=0.1)))
+
+
+@pytest.mark.parametrize("guide", GUIDED, ids=["classifier_free", "autoguidance"])
+def test_projected_guidance(guide):
+    """Sadat et al. 2024: the difference bounded, its part along the prediction weighted; plain with weight 1, unbounded."""
+    z, plain = denoise(X, T, LABEL, stage=STAGE), guide(scale=3.0)(X, T, LABEL, stage=STAGE)
+
+    def added(**settings):
+        return np.asarray(guide(scale=3.0, **settings)(X, T, LABEL, stage=STAGE) - z).reshape(4, -1) / 2
+
+    flat, difference = np.asarray(z).reshape(4, -1), np.asarray(plain - z).reshape(4, -1) / 2
+    np.testing.assert_array_equal(added(parallel=1.0), difference)
+    np.testing.assert_allclose(added(max_norm=100.0), difference, atol=1e-6)
+    along = (difference * flat).sum(1, keepdims=True) / (flat**2).sum(1, keepdims=True) * flat
+    assert np.abs(along).max() > 0.01
+    np.testing.assert_allclose((added(parallel=0.0) * flat).sum(1), 0, atol=1e-5)
+    np.testing.assert_allclose(added(parallel=0.25), difference - 0.75 * along, atol=1e-6)
+    rms = np.sqrt((difference**2).mean(1))
+    largest = float(np.median(rms))
+    np.testing.assert_allclose(np.sqrt((added(max_norm=largest) ** 2).mean(1)), np.minimum(rms, largest), rtol=1e-4)
+    assert (rms > 1.01 * largest).any() and (rms < 0.99 * largest).any()
+
+
+def test_a_model_guided_by_itself_is_the_model():
+    for settings in ({}, {"parallel": 0.0, "max_norm": 0.1}):
+        guided = autoguidance(denoise, denoise, 3.0, **settings)(X, T, LABEL, stage=STAGE)
+        np.testing.assert_array_equal(guided, denoise(X, T, LABEL, stage=STAGE))
+
+
 def test_one_call_of_a_double_batch_is_two_calls(network):
     call = jax.jit(lambda denoise, label: denoise(X, T, label, stage=STAGE))
     guided = call(classifier_free(network, 4.0, null_label=NULL), LABEL)
@@ -181,6 +211,9 @@ def test_bad_input():
             **snr,
         },
         "needs the log_snr": {"scale": 2.0, "interval": (1.0, 3.0)},
+        "parallel weight of the guidance is 1.5": {"scale": 2.0, "parallel": 1.5},
+        "parallel weight of the guidance is nan": {"scale": 2.0, "parallel": float("nan")},
+        "largest norm of the guidance is 0": {"scale": 2.0, "max_norm": 0.0},
     }.items():
         with pytest.raises(InputError, match=message):
             classifier_free(denoise, null_label=NULL, **settings)
