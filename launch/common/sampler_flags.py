@@ -78,7 +78,7 @@ def record(trained: ssd_jax.Trained) -> dict:
     }
     others = {flag.name: flag.value for flag in (ETA, LABEL, INTERVAL, THRESHOLD)}
     # Later flags are there only if given, so that folders that were begun without them go on.
-    later = {flag.name: flag.value for flag in (PARALLEL, NORM) if flag.value is not None}
+    later: dict[str, object] = {flag.name: flag.value for flag in (PARALLEL, NORM) if flag.value is not None}
     if (given := guide()) is not None:
         later["guide"] = given.digest
     return folders.origin(trained) | chosen | others | later

@@ -72,7 +72,7 @@ def main() -> None:
             f"the run has train.loss_weighting={LEARNED}, which is no part of what was loaded; give a run of another one"
         )
     parts = all_parts(trained)
-    before = part_draws(parts, config)
+    before = part_draws(parts, config, trained.process.log_snr)
     found = [moments(trained, part) for part in tqdm(parts, "gradients")]
     probabilities = np.array([part.probability for part in parts])
     variances = gradient_variances(found, probabilities, before)
@@ -81,7 +81,7 @@ def main() -> None:
     by_cost = replace(plain, allocation="cost_aware")
     measured = replace(by_cost, gradient_variances=tuple(variances.tolist()), timestep_parts=PARTS.value)
     shared = {"proportional": plain, "by cost": by_cost, "by cost and noise": measured}
-    wanted = {name: part_draws(parts, each) for name, each in shared.items()}
+    wanted = {name: part_draws(parts, each, trained.process.log_snr) for name, each in shared.items()}
     rows = []
     for i, part in enumerate(parts):
         raw = float(np.sum(found[i].variance, dtype=np.float64) / np.sum(found[-1].variance, dtype=np.float64))
@@ -110,12 +110,12 @@ def all_parts(trained: ssd_jax.Trained) -> list[Part]:
     return found
 
 
-def part_draws(parts: list[Part], config: TrainConfig) -> np.ndarray:
+def part_draws(parts: list[Part], config: TrainConfig, log_snr: np.ndarray) -> np.ndarray:
     """Draws of every part in a step of this config, on average."""
     stages = list(dict.fromkeys(part.stage for part in parts))
     costs = {part.stage: part.cost for part in parts}
-    total = dict(zip(stages, wanted_draws(stages, config, costs.__getitem__), strict=True))
-    _, shares = timestep_shares(stages, config)
+    total = dict(zip(stages, wanted_draws(stages, config, costs.__getitem__, log_snr), strict=True))
+    _, shares = timestep_shares(stages, config, log_snr)
     if config.timestep_parts == PARTS.value:
         return np.concatenate([total[stage] * np.array(own) for stage, own in zip(stages, shares, strict=True)])
     return np.array([total[part.stage] * part.share for part in parts])

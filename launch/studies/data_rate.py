@@ -52,7 +52,7 @@ def main() -> None:
     timings = time_in_turns(runs, REPEATS.value)
     print(report.plain([{"": name, "images/s": images / timing.seconds} for name, timing in timings.items()]))
     objective = built(replace(config, data=replace(config.data, channels=source.channels))).objective
-    flops = allocate(objective.process.stages, settings, 1, objective.flops).flops(objective.flops)
+    flops = allocate(objective.process.stages, settings, 1, objective.flops, objective.log_snr).flops(objective.flops)
     print(f"training takes {flops / settings.batch_size / 1e9:.3g} GFLOP an image")
 
 

@@ -177,7 +177,7 @@ def varied(config: Config, name: str, point: float, seed: int) -> Config:
 def step_flops(config: Config) -> float:
     """Operations of the gradients of a step, on average."""
     objective = built(config).objective
-    return allocate(objective.process.stages, config.train, 1, objective.flops).flops(objective.flops)
+    return allocate(objective.process.stages, config.train, 1, objective.flops, objective.log_snr).flops(objective.flops)
 
 
 def step_seconds(configs: dict[str, Config]) -> dict[str, float]:

@@ -67,7 +67,8 @@ def train(
     check_writable(workdir)
     task = task_of(config, workdir, source, init_from)
     experiment, objective = task.experiment, task.experiment.objective
-    allocation = allocate(objective.stages, settings, mesh.size, objective.flops)  # these fail before anything is written
+    # These fail before anything is written.
+    allocation = allocate(objective.stages, settings, mesh.size, objective.flops, objective.log_snr)
     real = measure_real(experiment.config, task.source) if settings.evaluate_every and settings.evaluate_num else None
     if settings.keep_best:
         check_name("train.keep_best", settings.keep_best, metric_names(task.told_apart, task.held_out, real))

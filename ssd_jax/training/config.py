@@ -6,7 +6,7 @@ from ssd_jax.errors import HOW_TO_REGISTER, InputError, check_name, check_range,
 from ssd_jax.training.loss import LOSS_WEIGHTINGS
 
 STAGE_SAMPLINGS = ("mixed", "single")
-ALLOCATIONS = ("proportional", "cost_aware")
+ALLOCATIONS = ("proportional", "cost_aware", "logit_normal")
 MAX_STEPS = 2**31  # the device counts them in int32
 MAX_WARMUP = 2**24  # a smaller share of the peak is 0 in float32
 MAX_BATCH = 2**20
@@ -59,8 +59,9 @@ class TrainConfig:
         loss_weighting: a key of loss.LOSS_WEIGHTINGS, of the squared error of z; "learned" is trained with the network.
         stage_sampling: "mixed" (every step trains many stages) or "single" (one stage a step).
         allocation: in "mixed", how many draws stages get: "proportional" to their share of the timesteps, or "cost_aware",
-            as many of each as make the gradient least noisy for what a step costs (`stage_sampling.wanted_draws`). Draws
-            are weighted so that the expected loss is the same.
+            as many of each as make the gradient least noisy for what a step costs (`stage_sampling.wanted_draws`), or
+            "logit_normal", so that timesteps are drawn as Esser et al. (2024) do, by `timestep_parts` of every stage. Draws
+            are weighted so that the expected loss is the same, that of `loss_weighting`.
         flops_per_step: operations of a step, in units of one with `batch_size` draws at full resolution; those of
             `batch_size` proportional draws if not given. There may be more draws than images: images then serve several.
         gradient_variances: of "cost_aware", > 0: of a draw of every part of every stage, noisiest first, up to a common
@@ -145,7 +146,13 @@ class TrainConfig:
         if self.flops_per_step is not None:
             check_range("train.flops_per_step", self.flops_per_step, low=0, high=MAX_FLOPS_PER_STEP, open_low=True)
         check_range("train.timestep_parts", self.timestep_parts, low=1, high=MAX_TIMESTEP_PARTS)
-        if self.timestep_parts > 1 and not self.gradient_variances:
+        logit_normal = self.allocation == "logit_normal"
+        if logit_normal and self.timestep_parts == 1:
+            raise InputError(
+                'train.allocation="logit_normal" draws timesteps by parts of a stage, but train.timestep_parts is 1; give '
+                "more, e.g. 64"
+            )
+        if self.timestep_parts > 1 and not self.gradient_variances and not logit_normal:
             raise InputError("train.timestep_parts needs train.gradient_variances, one of each part, to tell them apart by")
         for variance in self.gradient_variances:
             check_range("train.gradient_variances", variance, low=0, open_low=True)
@@ -153,7 +160,7 @@ class TrainConfig:
         if self.stage_sampling == "single" and chosen:
             raise InputError(
                 'train.stage_sampling is "single", which draws batch_size of one stage, whatever it costs; '
-                'train.allocation="cost_aware" and train.flops_per_step need "mixed"'
+                f'train.allocation="{ALLOCATIONS[1]}" or "{ALLOCATIONS[2]}" and train.flops_per_step need "mixed"'
             )
         if self.gradient_variances and self.allocation != "cost_aware":
             raise InputError('train.gradient_variances are given, but only train.allocation="cost_aware" uses them')

@@ -38,10 +38,14 @@ class Objective(Protocol):
         stages: whose losses they are.
         parameters: shapes and types of what is trained.
         labelled: whether it needs the labels of images.
+        log_snr: of every timestep, [T]; None if there is no noise.
     """
 
     @property
     def stages(self) -> tuple[Stage, ...]: ...
+
+    @property
+    def log_snr(self) -> Float[np.ndarray, "t"] | None: ...
 
     @property
     def parameters(self) -> dict: ...
@@ -103,6 +107,11 @@ class Denoising:
     def stages(self) -> tuple[Stage, ...]:
         """Each trained by a program of its own."""
         return self.process.stages
+
+    @property
+    def log_snr(self) -> Float[np.ndarray, "t"]:
+        """l_t of the process."""
+        return self.process.log_snr
 
     @property
     def parameters(self) -> dict:

@@ -66,6 +66,7 @@ class Reconstruction:
     autoencoder: Autoencoder
 
     stages = (Stage(0, 0, 0, 0),)
+    log_snr = None
     labelled = False
 
     @property

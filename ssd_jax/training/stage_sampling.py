@@ -17,6 +17,7 @@ from ssd_jax.errors import InputError
 from ssd_jax.process.stages import Stage
 from ssd_jax.training.config import TrainConfig
 
+UNIFORM_SHARE = 0.1  # of draws by "logit_normal" that are uniform all the same: no draw weighs more than 10
 GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples are spread over [0, 1) more evenly than those of any other number
 
 
@@ -85,27 +86,52 @@ class Allocation:
         return [stage for stage, passed in zip(self.stages, np.diff(points) > 0, strict=True) if passed]
 
 
+def drawn_probabilities(log_snr: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
+    """Of every timestep to be drawn, if s = sigma / (a + sigma) is to have a logit from N(0, 1) (Esser et al. 2024).
+
+    The logit of s is -l / 2, so that it is the density of N(0, 1) at l_t / 2 times the width of t there; across a change of
+    resolution, where l jumps, that of the steps beside it. UNIFORM_SHARE of the draws are uniform.
+
+    Args:
+        log_snr: l_t, float64 [T].
+    """
+    half = np.nan_to_num(log_snr / 2, posinf=1e3, neginf=-1e3)
+    step = -np.diff(half, prepend=half[:1], append=half[-1:])
+    width = (step[:-1].clip(0) + step[1:].clip(0)) / ((step[:-1] > 0) * 1.0 + (step[1:] > 0)).clip(1)
+    density = np.exp(-(half**2) / 2) * width
+    return (1 - UNIFORM_SHARE) * density / density.sum() + UNIFORM_SHARE / len(half)
+
+
 def wanted_draws(
-    stages: Sequence[Stage], config: TrainConfig, flops: Callable[[Stage], float]
+    stages: Sequence[Stage],
+    config: TrainConfig,
+    flops: Callable[[Stage], float],
+    log_snr: Float[np.ndarray, "t"] | None = None,
 ) -> Float[np.ndarray, "stages"]:
     """n_s, draws of every stage a step, as `config.allocation` shares them out of what a step may cost.
 
     "proportional": n_s ~ p_s. "cost_aware": n_s ~ p_s sqrt(v_s / c_s), for which the variance of a step's gradient,
     sum_s p_s^2 v_s / n_s, is least at its cost, sum_s c_s n_s (Neyman 1934); c_s are operations of a draw, and v_s the
     variances of its gradient by `timestep_shares`. A step may cost `config.flops_per_step`, in units of `config.batch_size`
-    draws at full resolution; if that is not given, what so many proportional draws do.
+    draws at full resolution; if that is not given, what so many proportional draws do. "logit_normal": of the stays as many
+    as have such timesteps (`drawn_probabilities`), batch_size in all unless flops_per_step is given.
 
     Args:
         stages: of the process, the last of which stays at full resolution.
         config: of training.
         flops: operations of a draw of a stage, `Objective.flops`; called only if they matter.
+        log_snr: of every timestep, `Objective.log_snr`, which "logit_normal" needs.
 
     Raises:
         InputError: if operations matter and are not known, or as `timestep_shares`.
     """
-    probabilities, (variances, _) = stage_probabilities(stages, config.up_share), timestep_shares(stages, config)
-    if config.allocation == "proportional" and config.flops_per_step is None:
-        return probabilities * config.batch_size
+    probabilities, (variances, _) = stage_probabilities(stages, config.up_share), timestep_shares(stages, config, log_snr)
+    share = probabilities
+    if config.allocation == "logit_normal":
+        stays = np.array([0.0 if stage.is_up else _drawn(stage, log_snr).sum() for stage in stages])
+        share = np.where(stays > 0, stays * probabilities[stays > 0].sum() / stays.sum(), probabilities)
+    if config.allocation != "cost_aware" and config.flops_per_step is None:
+        return share * config.batch_size
     costs = np.array([flops(stage) for stage in stages])
     if not (costs > 0).all():
         raise InputError(
@@ -115,7 +141,6 @@ def wanted_draws(
     budget = config.batch_size * (probabilities @ costs)
     if config.flops_per_step is not None:
         budget = config.batch_size * config.flops_per_step * costs[-1]
-    share = probabilities
     if config.allocation == "cost_aware":
         share = probabilities * np.sqrt(variances / costs)
     return share * budget / (share @ costs)
@@ -135,18 +160,31 @@ def relative_training_cost(stages: Sequence[Stage], up_share: float, cost: Calla
     return float(stage_probabilities(stages, up_share) @ np.sqrt(costs / costs[-1])) ** 2
 
 
+def _drawn(stage: Stage, log_snr: Float[np.ndarray, "t"] | None) -> Float[np.ndarray, "own"]:
+    """`drawn_probabilities` of the timesteps of a stage."""
+    if log_snr is None:
+        raise InputError(
+            'train.allocation is "logit_normal", but what is trained has no noise; take "proportional" or "cost_aware"'
+        )
+    return drawn_probabilities(log_snr)[stage.t_min : stage.t_max + 1]
+
+
 def timestep_shares(
-    stages: Sequence[Stage], config: TrainConfig
+    stages: Sequence[Stage], config: TrainConfig, log_snr: Float[np.ndarray, "t"] | None = None
 ) -> tuple[Float[np.ndarray, "stages"], tuple[tuple[float, ...], ...]]:
     """v_s, the variance of the gradient of a stage's draw, and the shares of its parts in its draws.
 
     With variances v_b of parts that hold p_b of its timesteps, sum_b p_b^2 v_b / q_b is least for shares q_b ~ p_b
-    sqrt(v_b), and v_s = (sum_b p_b sqrt(v_b))^2 then. Without `config.gradient_variances` all are the same.
+    sqrt(v_b), and v_s = (sum_b p_b sqrt(v_b))^2 then. Without `config.gradient_variances` all are the same. With
+    "logit_normal" shares are those of `drawn_probabilities`, by the log_snr of every timestep.
 
     Raises:
         InputError: if `config.gradient_variances` are not as many as there are parts.
     """
     parts = [stage.parts(config.timestep_parts) for stage in stages]
+    if config.allocation == "logit_normal":
+        masses = [np.array([_drawn(part, log_snr).sum() for part in own]) for own in parts]
+        return np.ones(len(stages)), tuple(tuple((mass / mass.sum()).tolist()) for mass in masses)
     count, given = sum(map(len, parts)), config.gradient_variances
     if given and len(given) != count:
         of = f" in {count} parts" if config.timestep_parts > 1 else ""
@@ -163,7 +201,13 @@ def timestep_shares(
     return np.square(roots), tuple(shares)
 
 
-def allocate(stages: Sequence[Stage], config: TrainConfig, num_devices: int, flops: Callable[[Stage], float]) -> Allocation:
+def allocate(
+    stages: Sequence[Stage],
+    config: TrainConfig,
+    num_devices: int,
+    flops: Callable[[Stage], float],
+    log_snr: Float[np.ndarray, "t"] | None = None,
+) -> Allocation:
     """The draws of every stage, as `wanted_draws`, in whole units.
 
     "single": all draws of a step are of one stage. "mixed": stages with fewer than a unit of draws, the least multiple of
@@ -171,7 +215,7 @@ def allocate(stages: Sequence[Stage], config: TrainConfig, num_devices: int, flo
     share as that allows.
 
     Args:
-        stages, config, flops: as in `wanted_draws`.
+        stages, config, flops, log_snr: as in `wanted_draws`.
         num_devices: that share the draws.
 
     Raises:
@@ -186,12 +230,12 @@ def allocate(stages: Sequence[Stage], config: TrainConfig, num_devices: int, flo
         sizes, rates = np.full(len(stages), batch_size), probabilities
     else:
         unit = min(math.lcm(config.draws_multiple, smallest), batch_size)
-        wanted = wanted_draws(stages, config, flops) / unit
+        wanted = wanted_draws(stages, config, flops, log_snr) / unit
         takes_turns = wanted < 1
         units = np.where(takes_turns, 1, np.maximum(wanted.astype(int) - len(stages), 1))
         # One unit at a time goes where most is wanting. All but the last few are dealt out at once.
         for _ in range(round(wanted[~takes_turns].sum()) - int(units[~takes_turns].sum())):
             units[np.argmax(np.where(takes_turns, -np.inf, wanted - units))] += 1
         sizes, rates = units * unit, np.where(takes_turns, wanted, 1.0)
-    _, shares = timestep_shares(stages, config)
+    _, shares = timestep_shares(stages, config, log_snr)
     return Allocation(tuple(stages), probabilities, tuple(sizes.tolist()), tuple(rates.tolist()), shares, config.seed)

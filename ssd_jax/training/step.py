@@ -118,7 +118,7 @@ def step_programs(objective: Objective, config: TrainConfig, mesh: jax.sharding.
     Raises:
         InputError: if the batch size does not fit the devices.
     """
-    allocation = allocate(objective.stages, config, mesh.size, objective.flops)
+    allocation = allocate(objective.stages, config, mesh.size, objective.flops, objective.log_snr)
     stages, state = allocation.stages, abstract_state(objective.parameters)
     of_stages = objective.losses(dict(zip(stages, allocation.shares, strict=True)))
     losses = {stage: partial(_of_step, loss) for stage, loss in of_stages.items()}

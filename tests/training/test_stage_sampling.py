@@ -9,7 +9,9 @@ from ssd_jax.config import ProcessConfig, TrainConfig
 from ssd_jax.errors import InputError
 from ssd_jax.process.config import make_process
 from ssd_jax.training.stage_sampling import (
+    UNIFORM_SHARE,
     allocate,
+    drawn_probabilities,
     relative_training_cost,
     stage_probabilities,
     timestep_shares,
@@ -181,3 +183,43 @@ def test_variances_must_be_of_the_stages():
 def test_settings_of_the_allocation(settings, message):
     with pytest.raises(InputError, match=message):
         TrainConfig(**settings)
+
+
+def test_logit_normal_timesteps():
+    """One draw in ten is uniform, of the rest the logit of s is N(0, 1): for a flow s is even in t."""
+    process = make_process(ProcessConfig(num_levels=1, noise_schedule="flow"))
+    q = drawn_probabilities(process.log_snr)
+    s = process.sigma / (process.alpha + process.sigma)
+    logit = np.log(s / (1 - s))
+    own = (q - UNIFORM_SHARE / len(q)) / (1 - UNIFORM_SHARE)
+    assert q.sum() == pytest.approx(1) and own.min() >= 0
+    assert own @ logit == pytest.approx(0, abs=0.01) and own @ logit**2 == pytest.approx(1, abs=0.02)
+    density = np.exp(-(logit**2) / 2) / (s * (1 - s))
+    middle = slice(50, 950)
+    np.testing.assert_allclose(own[middle] / own[middle].sum(), density[middle] / density[middle].sum(), rtol=0.01)
+    assert (1 / len(q) / q).max() <= 1 / UNIFORM_SHARE * (1 + 1e-9)
+
+
+def test_logit_normal_draws_leave_the_expected_loss():
+    process = make_process(ProcessConfig(num_levels=4))
+    config = TrainConfig(batch_size=64, allocation="logit_normal", timestep_parts=64, draws_multiple=1)
+    allocation = allocate(process.stages, config, 1, flops, process.log_snr)
+    assert sum(allocation.draws) == pytest.approx(64, rel=0.02)
+    q, p = drawn_probabilities(process.log_snr), stage_probabilities(process.stages, config.up_share)
+    stays = [
+        (stage, n)
+        for stage, n in zip(process.stages, wanted_draws(process.stages, config, flops, process.log_snr), strict=True)
+        if not stage.is_up
+    ]
+    masses = np.array([q[stage.t_min : stage.t_max + 1].sum() for stage, _ in stays])
+    np.testing.assert_allclose([n for _, n in stays], 64 * (1 - config.up_share) * masses / masses.sum())
+    for stage, shares, weight, n, own in zip(
+        process.stages, allocation.shares, allocation.weights, allocation.draws, p, strict=True
+    ):
+        lengths = np.array([part.t_max + 1 - part.t_min for part in stage.parts(64)])
+        assert sum(shares) == pytest.approx(1) and len(shares) == len(lengths)
+        assert weight * n == pytest.approx(own * allocation.batch_sizes[process.stages.index(stage)])
+    with pytest.raises(InputError, match='"logit_normal", but what is trained has no noise'):
+        allocate(process.stages, config, 1, flops)
+    with pytest.raises(InputError, match="timestep_parts is 1; give more"):
+        TrainConfig(allocation="logit_normal")
