@@ -35,7 +35,7 @@ STRANGERS = {
 }
 # Only these make processes, networks and experiments; searches over many processes may, and so may whoever builds.
 MAKERS = {"make_process", "make_network", "abstract_network", "init_parameters"}
-STUDIES = ("launch/studies/gaussian_error.py", "launch/studies/optimal_process.py", "launch/studies/video.py")
+STUDIES = tuple(f"launch/studies/{name}.py" for name in ("gaussian_error", "optimal_process", "solvers", "video"))
 SEARCHES = ("launch/analyze.py", "launch/optimize.py", *STUDIES, "launch/benchmark/")
 
 
