@@ -17,6 +17,7 @@ from absl import flags
 from ssd_jax.files import images, pictures
 from ssd_jax.files.paths import to_path
 from ssd_jax.processes import first_does
+from ssd_jax.run.suitability import check_is_of_images
 
 from .common import folders, run_flags, sampler_flags
 from .common.command import run
@@ -38,7 +39,7 @@ def main() -> None:
     label, _ = sampler_flags.label(), sampler_flags.interval()  # mistakes in flags show before the model is loaded
     trained = run_flags.load(WORKDIR.value)
     if ANIMATION.value:
-        trained.check_is_of_images("--animation, which shows how images come about,")
+        check_is_of_images(trained.experiment, "--animation, which shows how images come about,")
     trained.labels(label, 1)
     plan, denoise = sampler_flags.plan(trained), sampler_flags.denoiser(trained)
     folders.claim(out, sampler_flags.record(trained))

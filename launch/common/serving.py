@@ -21,6 +21,7 @@ import ssd_jax
 from ssd_jax.compilation import several_at_a_time
 from ssd_jax.errors import SEED_LIMIT, InputError, brief, unknown_name
 from ssd_jax.files.images import png
+from ssd_jax.run.suitability import check_is_of_images, check_prior_is_noise
 from ssd_jax.sampling.noise import NoiseSource, seeded
 
 logger = logging.getLogger("ssd_jax")
@@ -87,8 +88,8 @@ class Batcher:
 
     def __init__(self, trained: ssd_jax.Trained, largest: int):
         """For batches of at most `largest` images. Raises InputError for a process that does not end in noise."""
-        trained.check_prior_is_noise("a service")
-        trained.check_is_of_images("a service")
+        check_prior_is_noise(trained.experiment, "a service")
+        check_is_of_images(trained.experiment, "a service")
         self.trained, self.sizes = trained, batch_sizes(largest)
         self._plan, self._denoise = trained.plan(), trained.guided()
         self._waiting: deque[Request] = deque()

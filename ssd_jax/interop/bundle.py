@@ -33,6 +33,7 @@ from ssd_jax.network.protocol import label_struct
 from ssd_jax.run.autoencoder import of_weights
 from ssd_jax.run.labels import keep_labels
 from ssd_jax.run.latents import keep_autoencoder
+from ssd_jax.run.suitability import check_draws_pixels, check_labels_are_classes, check_prior_is_noise
 from ssd_jax.run.trained import Trained
 from ssd_jax.run.weights import named_in_files, write_weights
 from ssd_jax.run.workdir import WEIGHTS, claim_workdir
@@ -70,9 +71,9 @@ def write_bundle(
     folder = to_path(folder)
     check_new(folder)
     process = trained.process
-    trained.check_prior_is_noise("a bundle")
-    trained.check_draws_pixels("a bundle")
-    trained.check_labels_are_classes("a bundle")
+    check_prior_is_noise(trained.experiment, "a bundle")
+    check_draws_pixels(trained.experiment, "a bundle")
+    check_labels_are_classes(trained.experiment, "a bundle")
     if plan.process is not process or plan.timesteps[0] != process.num_timesteps - 1:
         raise InputError("the plan is of another process, or does not begin at T - 1; make it by trained.plan()")
     if not any(_is_of(trained, each) for each in jax.tree.leaves(denoise, is_leaf=partial(_is_of, trained))):

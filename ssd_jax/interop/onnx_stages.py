@@ -32,6 +32,7 @@ from ssd_jax.network.directions import MatrixFreeDirections
 from ssd_jax.network.protocol import null_label
 from ssd_jax.process.stages import Stage
 from ssd_jax.run.quantization import Quantized, is_quantized, quantize, rounded
+from ssd_jax.run.suitability import check_draws_pixels, check_labels_are_classes
 from ssd_jax.run.trained import Trained
 from ssd_jax.sampling.denoise import Denoise, as_pytree
 
@@ -51,8 +52,8 @@ def exportable(trained: Trained) -> Denoiser:
     Raises:
         InputError: if a stage cannot be said in ONNX, or samples are latents.
     """
-    trained.check_draws_pixels("ONNX")
-    trained.check_labels_are_classes("ONNX")
+    check_draws_pixels(trained.experiment, "ONNX")
+    check_labels_are_classes(trained.experiment, "ONNX")
     if any(isinstance(each, MatrixFreeDirections) for each in trained.network.parameterisation.directions.values()):
         raise InputError(
             f"denoiser.parameterisation is {trained.config.denoiser.parameterisation!r}, which ONNX cannot have where "

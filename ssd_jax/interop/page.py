@@ -25,6 +25,7 @@ from ssd_jax.interop.model_card import LICENCES, UNKNOWN
 from ssd_jax.interop.onnx_stages import DIGEST, WEIGHTS
 from ssd_jax.network.protocol import null_label
 from ssd_jax.process.stages import Stage
+from ssd_jax.run.suitability import check_labels_are_classes, check_prior_is_noise
 from ssd_jax.run.trained import Trained
 from ssd_jax.sampling.parts import Part, StayPlan, UpPlan
 from ssd_jax.sampling.plan import Plan
@@ -41,8 +42,8 @@ def check_shown(trained: Trained, graphs: pathlib.Path) -> None:
             f"x_0 of the model is {type(encoding).__name__} of shape {encoding.shape}, but the page shows pixels of flat "
             "pictures only; draw with launch.sample"
         )
-    trained.check_prior_is_noise("a page")
-    trained.check_labels_are_classes("a page")
+    check_prior_is_noise(trained.experiment, "a page")
+    check_labels_are_classes(trained.experiment, "a page")
     functions = [str(part.stage) for part in trained.plan().stages if not isinstance(part, StayPlan | UpPlan)]
     if functions:
         raise InputError(

@@ -14,15 +14,15 @@ from tqdm import tqdm
 from ssd_jax.build import Experiment
 from ssd_jax.compilation import COMPILER_OPTIONS
 from ssd_jax.config import Config
-from ssd_jax.data.encoding import Encoding, PixelEncoding
+from ssd_jax.data.encoding import Encoding
 from ssd_jax.data.protocol import ReadableSource
 from ssd_jax.data.sources import make_source
-from ssd_jax.errors import InputError, check_range, checked_arguments, few
-from ssd_jax.network import kind_of
+from ssd_jax.errors import InputError, check_range, checked_arguments
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.network.protocol import null_label
 from ssd_jax.process.process import ScaleSpaceProcess
 from ssd_jax.processes import gathered
+from ssd_jax.run.description import described
 from ssd_jax.run.digest import combined, digests
 from ssd_jax.run.guide import check_guide
 from ssd_jax.run.labels import Label, numbered, vectors
@@ -52,18 +52,7 @@ class Trained:
     step: int
 
     def __repr__(self) -> str:
-        config, encoding = self.config, self.encoding
-        size = "x".join(map(str, encoding.picture_shape)) + _as_latents(encoding)
-        count = sum(leaf.size for leaf in jax.tree.leaves(self.network.parameters))
-        draws = config.sample
-        rows = {
-            "network": f"{kind_of(config.model)}, {count / 1e6:.3g} million parameters, {self.step} training steps",
-            "images": f"{size}, {_as_told(config)}",
-            "denoiser": f"{config.denoiser.parameterisation}, conditioned on {config.denoiser.conditioning}",
-            "samples by": f"{draws.solver}, {draws.num_steps} calls, spacing {draws.spacing}, guidance {draws.guidance:g}",
-        }
-        table = "\n".join(f"  {name:<11}{value}" for name, value in rows.items())
-        return f"Trained model of\n{table}\n{self.process}"
+        return f"Trained model of\n{described(self.experiment, self.network, self.step)}\n{self.process}"
 
     @property
     def config(self) -> Config:
@@ -89,35 +78,6 @@ class Trained:
     def denoiser(self) -> Callable:
         """`network`, clipped to the range of x_0, for `ssd_jax.sample` and friends."""
         return clipped(self.network, self.experiment.bounds)
-
-    def check_prior_is_noise(self, what: str) -> None:
-        """Raises InputError if samples start from images of the training data, which `what`, e.g. "a bundle", has not."""
-        if not self.process.prior_is_noise:
-            raise InputError(
-                f"x_T-1 of this process is not noise (log-SNR {self.process.log_snr[-1]:.2f}), so that drawing begins "
-                f"with images of the training data, which {what} has not; train with process.zero_terminal_snr=True"
-            )
-
-    def check_is_of_images(self, what: str) -> None:
-        """Raises InputError unless the model draws images, of two axes, which `what`, e.g. "a service", takes alone."""
-        if len(self.process.shape) != 2:
-            raise InputError(
-                f"the model draws arrays of shape {self.process.shape}, but {what} takes images of (h, w) alone; draw with "
-                "launch.sample"
-            )
-
-    def check_draws_pixels(self, what: str) -> None:
-        """Raises InputError if samples are latents, of which `what`, e.g. "a bundle", makes no pictures."""
-        if not isinstance(self.encoding, PixelEncoding):
-            raise InputError(f"the model draws latents, of which {what} makes no pictures; draw with launch.sample")
-
-    def check_labels_are_classes(self, what: str) -> None:
-        """Raises InputError if labels are vectors, of which `what`, e.g. "a bundle", can be given none."""
-        if size := self.config.label_size:
-            raise InputError(
-                f"the labels of the model are vectors of {size} numbers, but {what} takes classes alone; draw with "
-                "launch.sample"
-            )
 
     @checked_arguments
     def guided(
@@ -343,20 +303,6 @@ class Trained:
         with tqdm(total=plan.calls, desc="sampling", unit="call", leave=False) as bar:
             *_, last = with_progress(snapshots, bar)
         return last.x
-
-
-def _as_told(config: Config) -> str:
-    """What a description of images says of their labels."""
-    classes = config.data.classes
-    if size := config.label_size:
-        return f"labels of {size} numbers{', hashed words' if config.data.name_size else ''}"
-    return f"{config.num_classes} classes" + (f": {few(classes)}" if classes and config.num_classes else "")
-
-
-def _as_latents(encoding: Encoding) -> str:
-    """What a description of images says of latents that they are drawn as."""
-    own = (*encoding.shape, encoding.channels)
-    return "" if own == encoding.picture_shape else f" as latents of {'x'.join(map(str, own))}"
 
 
 def _shared(images: Any, num: int) -> Any:

@@ -14,6 +14,7 @@ from ssd_jax.files.clips import clip_shape, read_clip, write_clip
 from ssd_jax.files.images import write_png
 from ssd_jax.interop.bundle import write_model
 from ssd_jax.network.denoiser import Denoiser
+from ssd_jax.run.suitability import check_is_of_images
 from ssd_jax.run.trained import Trained
 from tests.commands import launch
 from tests.run.test_own_network import config
@@ -124,7 +125,7 @@ def test_a_model_knows_whether_it_is_of_images():
     for settings, message in ((config(2), None), (replace(config(2), process=process), "but a page takes images of")):
         trained = Trained(build(settings), object.__new__(Denoiser), 0)
         if message is None:
-            trained.check_is_of_images("a page")
+            check_is_of_images(trained.experiment, "a page")
         else:
             with pytest.raises(InputError, match=message):
-                trained.check_is_of_images("a page")
+                check_is_of_images(trained.experiment, "a page")
