@@ -24,6 +24,7 @@ from ssd_jax.metrics import data_reference, evaluate, low_pass_pixels, random_co
 from ssd_jax.process.config import make_process
 from ssd_jax.process.spectrum import natural_spectrum
 from ssd_jax.run.training_free import without_training
+from ssd_jax.sampling.guidance import clipped
 
 from ..common import folders, report
 from ..common.command import run
@@ -56,7 +57,7 @@ def row(trained: ssd_jax.Trained, levels: int) -> report.Row:
     """Metrics, exact error and cost of a process of so many levels."""
     process = make_process(replace(trained.config.process, num_levels=levels))
     plan = ssd_jax.plan_steps(process, solver=SOLVER.value, num_steps=NUM_STEPS.value)
-    denoise = ssd_jax.sampling.guidance.clipped(without_training(trained, process), process.bounds)
+    denoise = clipped(without_training(trained, process), process.bounds)
     out = to_path(OUT.value) / f"levels-{levels}"
     record: dict[str, Any] = {"levels": levels, "solver": SOLVER.value, "num_steps": NUM_STEPS.value}
     folders.claim(out, folders.origin(trained) | record)

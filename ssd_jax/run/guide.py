@@ -33,7 +33,7 @@ def _described(experiment: Experiment) -> dict[str, object]:
         "levels": process.levels,
         "operator": _operators(process) or config.process.operator,
         "blur": process.dissipation,
-        "classes": (config.model.num_classes, classes and tuple(classes)),
+        "labels": (config.num_classes, classes and tuple(classes), config.label_size, config.data.name_size),
     }
 
 

@@ -268,8 +268,8 @@ class Trained:
         guidance_interval: Interval | None = None,
         threshold_quantile: float | None = None,
         guide: "Trained | None" = None,
-        parallel: float = 1.0,
-        max_norm: float | None = None,
+        guidance_parallel: float = 1.0,
+        guidance_norm: float | None = None,
         first_index: int = 0,
         memory_limit: int | None = None,
         progress: bool = False,
@@ -284,7 +284,8 @@ class Trained:
             num: images, all in one batch; on all devices if a multiple of their number.
             solver, num_steps, spacing, eta: as in `plan_steps`.
             label: one for all images or [num], as in `labels`; the classes, or the labels of data, in turn if not given.
-            guidance, guidance_interval, threshold_quantile, guide, parallel, max_norm: as in `guided`.
+            guidance, guidance_interval, threshold_quantile, guide: as in `guided`.
+            guidance_parallel, guidance_norm: `parallel` and `max_norm` of `guided`.
             first_index: index of the first image.
             memory_limit: bytes of intermediate results on each device, as in `ssd_jax.sample`.
             progress: shows a bar.
@@ -293,7 +294,7 @@ class Trained:
             InputError: for labels out of range, and as `plan_steps` and `guided`.
         """
         label = self.labels(label, num, first_index)
-        rule = {"guide": guide, "parallel": parallel, "max_norm": max_norm}
+        rule = {"guide": guide, "parallel": guidance_parallel, "max_norm": guidance_norm}
         denoise = self.guided(guidance, guidance_interval, threshold_quantile, **rule)
         plan = self.plan(solver=solver, num_steps=num_steps, spacing=spacing, eta=eta)
         snapshots = self.iterate(denoise, plan, key, num, label=label, first_index=first_index, memory_limit=memory_limit)

@@ -53,8 +53,8 @@ def test_null_has_a_vector_of_its_own_and_gradients_are_finite():
     module = VectorEmbedding(3, 4, True, dtype=jnp.float32, rngs=nnx.Rngs(0))
     graphdef, state = nnx.split(module)
     label = jnp.array([[1.0, -2, 0.5], [math.nan] * 3])
+    assert module.linear.bias is not None and module.null is not None
     np.testing.assert_allclose(module(label)[0], label[0] @ module.linear.kernel[...] + module.linear.bias[...], rtol=1e-5)
-    assert module.null is not None
     np.testing.assert_array_equal(module(label)[1], module.null[...])
     gradient = jax.grad(lambda state: nnx.merge(graphdef, state)(label).sum())(state)
     for leaf in jax.tree.leaves(gradient):

@@ -21,8 +21,8 @@ OTHERS = {
     "noise schedule": {"process": {"noise_schedule": "cosine"}},
     "noise schedule, levels": {"process": {"num_timesteps": 50}},
     "blur": {"process": {"blur": 1.0}},
-    "classes": {"data": {"classes": ("dog", "cat")}},
-    "shape, classes": {"data": {"channels": 1, "classes": ("a", "b")}},
+    "labels": {"data": {"classes": ("dog", "cat")}},
+    "shape, labels": {"data": {"channels": 1, "classes": ("a", "b")}},
 }
 
 
