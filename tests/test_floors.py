@@ -35,7 +35,8 @@ STRANGERS = {
 }
 # Only these make processes, networks and experiments; searches over many processes may, and so may whoever builds.
 MAKERS = {"make_process", "make_network", "abstract_network", "init_parameters"}
-STUDIES = tuple(f"launch/studies/{name}.py" for name in ("gaussian_error", "optimal_process", "solvers", "video"))
+OF_PROCESSES = ("gaussian_error", "optimal_process", "solvers", "training_free", "video")
+STUDIES = tuple(f"launch/studies/{name}.py" for name in OF_PROCESSES)
 SEARCHES = ("launch/analyze.py", "launch/optimize.py", *STUDIES, "launch/benchmark/")
 
 

@@ -48,11 +48,11 @@ JUMPS = "ddim, jump rule"
 def main() -> None:
     out = to_path(OUT.value)
     check_writable(out)
-    usual = ("6", "12", "20", "30") if WORKDIR.value else ("8", "12", "20", "30", "50")
+    given = CALLS.value or (["6", "12", "20", "30"] if WORKDIR.value else ["8", "12", "20", "30", "50"])
     try:
-        calls = [int(n) for n in CALLS.value or usual]
+        calls = [int(n) for n in given]
     except ValueError as error:
-        raise InputError(f"--calls is {','.join(CALLS.value)!r}, but must be whole numbers, e.g. 12,30") from error
+        raise InputError(f"--calls is {','.join(given)!r}, but must be whole numbers, e.g. 12,30") from error
     rows = exact(calls) if WORKDIR.value is None else drawn(calls)
     shown = table(rows, calls, ["exact error"] if WORKDIR.value is None else list(METRICS))
     text = report.markdown(shown, digits=2) + "\n"
@@ -68,7 +68,8 @@ def exact(calls: list[int]) -> list[dict[str, Any]]:
     for levels in dict.fromkeys((1, config.num_levels)):
         process = make_process(replace(config, num_levels=levels))
         spectrum = natural_spectrum(process.shape)
-        for solver in tqdm([*SOLVERS, *([JUMPS] if len(process.used_levels) > 1 else [])], f"{levels} level(s)"):
+        names: list[str] = [*SOLVERS, *([JUMPS] if len(process.used_levels) > 1 else [])]
+        for solver in tqdm(names, f"{levels} level(s)"):
             for n in calls:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of few steps

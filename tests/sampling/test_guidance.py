@@ -85,8 +85,8 @@ def test_projected_guidance(guide):
 
 
 def test_a_model_guided_by_itself_is_the_model():
-    for settings in ({}, {"parallel": 0.0, "max_norm": 0.1}):
-        guided = autoguidance(denoise, denoise, 3.0, **settings)(X, T, LABEL, stage=STAGE)
+    for parallel, max_norm in ((1.0, None), (0.0, 0.1)):
+        guided = autoguidance(denoise, denoise, 3.0, parallel=parallel, max_norm=max_norm)(X, T, LABEL, stage=STAGE)
         np.testing.assert_array_equal(guided, denoise(X, T, LABEL, stage=STAGE))
 
 
