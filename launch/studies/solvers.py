@@ -4,10 +4,11 @@ python -m launch.studies.solvers --out runs/solvers [--config openmoji64]
 python -m launch.studies.solvers --out runs/solvers --workdir runs/x --num 512
 
 Without --workdir: images with the spectrum of natural ones and the exact denoiser, at one level and at those of the config;
-nothing is trained or drawn. Beside the solvers stands the jump rule of pyramidal flow matching (`jumping`), for operators
-whose M M^T is a multiple of the identity, such as "box". With --workdir: the distances of `launch.studies.quality` for
-images that the run draws, always of the same noise; each is kept, and the command goes on where it stopped. Writes
-solvers.json, and prints and writes the table, solvers.md.
+nothing is trained or drawn. Beside the solvers stand, both with the steps of ddim, equation (6'), which draws new detail as
+the data have it, and the jump rule of pyramidal flow matching (`jumping`), for operators whose M M^T is a multiple of the
+identity, such as "box". With --workdir: the distances of `launch.studies.quality` for images that the run draws, always of
+the same noise; each is kept, and the command goes on where it stopped. Writes solvers.json, and prints and writes the
+table, solvers.md.
 """
 
 import warnings
@@ -42,7 +43,7 @@ CALLS = flags.DEFINE_list("calls", None, "Network calls; 8,12,20,30,50 or of a r
 NUM = flags.DEFINE_integer("num", 512, "Images that a run draws for each.", lower_bound=2)
 BATCH = flags.DEFINE_integer("batch", 64, "Images drawn at a time.", lower_bound=1)
 
-JUMPS = "ddim, jump rule"
+DETAIL, JUMPS = "ddim, (6')", "ddim, jump rule"
 
 
 def main() -> None:
@@ -68,19 +69,23 @@ def exact(calls: list[int]) -> list[dict[str, Any]]:
     for levels in dict.fromkeys((1, config.num_levels)):
         process = make_process(replace(config, num_levels=levels))
         spectrum = natural_spectrum(process.shape)
-        names: list[str] = [*SOLVERS, *([JUMPS] if len(process.used_levels) > 1 else [])]
+        names: list[str] = [*SOLVERS, *([DETAIL, JUMPS] if len(process.used_levels) > 1 else [])]
         for solver in tqdm(names, f"{levels} level(s)"):
             for n in calls:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of few steps
-                    plan, made = jumping(process, n) if solver == JUMPS else _plan(process, solver, n)
+                    plan, made = _plan(process, solver, n, spectrum)
                 error = gaussian_error(plan, spectrum).relative_error
                 rows.append({"levels": levels, "solver": solver, "calls": n, "made": made, "exact error": error})
     return rows
 
 
-def _plan(process: ScaleSpaceProcess, solver: str, num_steps: int) -> tuple[Plan, int]:
-    plan = plan_steps(process, solver=solver, num_steps=num_steps)
+def _plan(process: ScaleSpaceProcess, solver: str, num_steps: int, spectrum: np.ndarray) -> tuple[Plan, int]:
+    """A plan, and the calls that it makes."""
+    if solver == JUMPS:
+        return jumping(process, num_steps)
+    name, of_detail = ("ddim", spectrum) if solver == DETAIL else (solver, None)
+    plan = plan_steps(process, solver=name, num_steps=num_steps, spectrum=of_detail)
     return plan, plan.calls
 
 
