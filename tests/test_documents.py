@@ -78,6 +78,8 @@ NOT_RUN = {
     "gs://": "there is no bucket of this name; tests/run/test_bucket.py has one",
     "--config.process.shape": "the tiny settings are of images; tests/data and tests/launch/test_clips.py have the others",
     "runs/clips": "for the same reason",
+    "--config clips16": "for the same reason",
+    "launch.forecast --config video64": "it compiles for many minutes; tests/launch/test_forecast.py has smaller ones",
     "my_videos": "for the same reason",
     "runs/autoencoder": "the tiny settings are of denoisers; tests/run and tests/launch/test_latents.py have it",
     "runs/sd_vae": "published weights are not at hand; tests/interop makes some of their kind",
