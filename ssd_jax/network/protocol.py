@@ -117,7 +117,7 @@ def check_call(network: Any, x: Any, label: Any, in_level: int, out_level: int) 
     expected = (*network.shapes[in_level], network.in_channels)
     if x.shape[1:] != expected:
         raise InputError(f"x has shape {x.shape}, but at level {in_level} it must be [batch, {str(expected)[1:-1]}]")
-    wanted = label_struct(network.config, len(x))
+    wanted = label_struct(network.config, x.shape[0])  # a number, or an export's symbol
     if (label is None) != (wanted is None):
         given = "missing" if label is None else "given"
         raise InputError(f"label is {given}, but the network takes {'none' if wanted is None else _told(wanted)}")
