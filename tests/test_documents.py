@@ -82,6 +82,8 @@ NOT_RUN = {
     "launch.forecast --config video64": "it compiles for many minutes; tests/launch/test_forecast.py has smaller ones",
     "my_videos": "for the same reason",
     "runs/autoencoder": "the tiny settings are of denoisers; tests/run and tests/launch/test_latents.py have it",
+    "runs/latents128": "for the same reason",
+    "dit32": "the tiny settings are of the other network; tests/network/test_flexi_dit.py has it",
     "runs/sd_vae": "published weights are not at hand; tests/interop makes some of their kind",
 }
 
@@ -124,7 +126,7 @@ def desk(tmp_path):
             picture = random.integers(0, 256, (side, side, 3), np.uint8)
             write_png(tmp_path / f"{name}.png", _mask(side) if name == "hole" else picture)
         if run is not None:
-            for name in ("emoji", "quickstart", "frontier/levels-12-seed0"):
+            for name in ("emoji", "quickstart", "smaller", "frontier/levels-12-seed0"):
                 shutil.copytree(run, tmp_path / "runs" / name)
         return tmp_path
 
