@@ -18,11 +18,7 @@ SOLVER = flags.DEFINE_string("solver", None, f"One of {', '.join(SOLVERS)}; the 
 NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Network calls per image; the run's if not given.")
 SPACING = flags.DEFINE_string("spacing", None, f"One of {', '.join(SPACING_NAMES)}; the run's if not given.")
 ETA = flags.DEFINE_float("eta", None, "0 (no fresh noise) to 1 (ancestral; of heun all churn); overrides the solver's own.")
-LABEL = flags.DEFINE_string(
-    "label",
-    "all",
-    "Label of all images: a class, by name or number, or words; or all: each in turn.",
-)
+LABEL = flags.DEFINE_string("label", "all", "Label of all images: a class's name or number, words, or all: each in turn.")
 GUIDANCE = flags.DEFINE_float("guidance", None, "Scale of guidance, 1 is none; the run's if not given.")
 GUIDE = flags.DEFINE_string(
     "guide", None, "Folder of a worse run of the same task: guides away from it, not from any class"

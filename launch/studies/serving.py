@@ -68,7 +68,7 @@ class Station:
         rows = [(image.noise, image.x, image.earlier) for image in filled]
         noise, x, earlier = jax.tree.map(lambda *each: jnp.concatenate(each), *rows)
         label = labels_of([image.request for image in filled])
-        label, state = None if label is None else as_label(label), State(x, earlier)
+        label, state = as_label(label), State(x, earlier)
         for part in self.parts:
             state = part.run(denoise, state, noise, label, 0, len(part.timesteps))
         x, earlier = np.asarray(state.x), [np.asarray(z) for z in state.earlier]
