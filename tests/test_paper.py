@@ -11,7 +11,7 @@ import pytest
 from launch.common.config_flag import load_config, shipped
 from ssd_jax.build import build
 from ssd_jax.config import Config, from_config_dict
-from ssd_jax.interop.published import _layer_names, _source, config_from_reference
+from ssd_jax.interop.guided_diffusion import _layer_names, _source, config_from_reference
 from ssd_jax.process.config import ProcessConfig, make_process
 from ssd_jax.process.schedules import linear
 

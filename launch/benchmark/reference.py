@@ -19,7 +19,7 @@ import numpy as np
 from ssd_jax.build import build
 from ssd_jax.config import Config, FlexiUNetConfig, ProcessConfig
 from ssd_jax.errors import InputError
-from ssd_jax.interop.published import parameters_from_reference
+from ssd_jax.interop.guided_diffusion import parameters_from_reference
 from ssd_jax.network.denoiser import Denoiser
 from ssd_jax.process.config import make_process
 from ssd_jax.process.stages import Stage

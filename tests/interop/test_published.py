@@ -14,7 +14,8 @@ from flax import nnx
 import ssd_jax
 from ssd_jax.config import DataConfig, ProcessConfig
 from ssd_jax.errors import InputError
-from ssd_jax.interop.published import config_from_reference, import_checkpoint, model_from_reference, settings_from_name
+from ssd_jax.interop.guided_diffusion import config_from_reference, model_from_reference
+from ssd_jax.interop.published import import_checkpoint, settings_from_name
 from ssd_jax.process.config import make_process
 from ssd_jax.process.operators import SeparableOperator, along_axes
 from ssd_jax.process.reverse import up_step
