@@ -18,6 +18,7 @@ from ssd_jax.process.operators import along_axes
 
 PRECISIONS = ("default", "high", "highest")  # of products of float32 numbers
 REMATS = ("none", "full_resolution", "all")  # which blocks are computed again for the gradient
+RESAMPLINGS = ("convolution", "residual")  # what leads from one level to the next
 OLDEST_FUSED = 8.0  # compute capability of the first GPUs on which cuDNN's attention runs, Ampere
 
 
@@ -112,6 +113,7 @@ class ResBlock(nnx.Module):
     """GroupNorm, SiLU, conv twice, scaled and shifted by the embedding, around a skip connection.
 
     The second convolution is born zero, so that a new block is its skip connection whatever the network's depth.
+    Given `resize`, both ways are resized by it, the one before its first convolution.
     """
 
     def __init__(self, in_width: int, out_width: int, settings: BlockSettings, rngs: nnx.Rngs):
@@ -130,9 +132,13 @@ class ResBlock(nnx.Module):
         embedding: Float[Array, "batch embedding"],
         *,
         dropout_keys: Key[Array, "batch"] | None,
-    ) -> Float[Array, "batch *spatial out_width"]:
-        """x: [batch, *spatial, in_width], embedding: [batch, embedding] -> [batch, *spatial, out_width]."""
-        h = self.conv1(nnx.silu(self.norm1(x)))
+        resize: Callable[[jax.Array], jax.Array] | None = None,
+    ) -> Float[Array, "batch *resized out_width"]:
+        """x: [batch, *spatial, in_width], embedding: [batch, embedding] -> [batch, *(spatial or resized), out_width]."""
+        h = nnx.silu(self.norm1(x))
+        if resize is not None:
+            h, x = resize(h), resize(x)
+        h = self.conv1(h)
         scale_shift = jnp.expand_dims(self.scale_shift(nnx.silu(embedding)), tuple(range(1, x.ndim - 1)))
         scale, shift = jnp.split(scale_shift, 2, axis=-1)
         h = nnx.silu(self.norm2(h) * (1 + scale) + shift)

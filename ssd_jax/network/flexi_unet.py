@@ -24,9 +24,11 @@ from ssd_jax.errors import InputError, brief, check_name, check_range, section
 from ssd_jax.network.blocks import (
     PRECISIONS,
     REMATS,
+    RESAMPLINGS,
     AttentiveResBlock,
     BlockSettings,
     GroupNorm,
+    ResBlock,
     adapt,
     adapter,
     enlarge,
@@ -50,6 +52,10 @@ class FlexiUNetConfig:
         num_res_blocks: ResBlocks per level, >= 1.
         attention_levels: levels with self-attention (the middle always has it).
         num_heads: attention heads; divides the width of every level with attention.
+        head_width: channels of every head instead, of which wide levels then have more; 0 for num_heads of them.
+        resampling: between levels: "convolution", with strides on the way down and after repeating pixels on the way up, or
+            "residual", ResBlocks that average and repeat within (Dhariwal & Nichol 2021).
+        stem_skip: level 0 ends in one more block, which sees what the stem made, as the U-Net of ADM does.
         dropout: 0 <= rate < 1.
         num_classes: 0 for a network whose labels are no classes.
         label_size: numbers of a label that is a vector, such as an embedding of text or of an image; 0 if it is none.
@@ -67,6 +73,9 @@ class FlexiUNetConfig:
     num_res_blocks: int = 1
     attention_levels: tuple[int, ...] = (2, 3)
     num_heads: int = 4
+    head_width: int = 0
+    resampling: str = "convolution"
+    stem_skip: bool = False
     dropout: float = 0.0
     num_classes: int = 0
     label_size: int = 0
@@ -90,16 +99,23 @@ class FlexiUNetConfig:
         check_name("model.dtype", self.dtype, ("float32", "bfloat16"))
         check_name("model.precision", self.precision, PRECISIONS)
         check_name("model.remat", self.remat, REMATS)
+        check_name("model.resampling", self.resampling, RESAMPLINGS)
         check_factors("model.factors", self.factors)
         check_range("model.num_heads", self.num_heads, low=1, high=MAX_WIDTH + 1)
+        check_range("model.head_width", self.head_width, low=0, high=MAX_WIDTH + 1)
         for level in self.attention_levels:
             if level not in range(len(self.widths)):
                 raise InputError(f"model.attention_levels names level {level}, but levels are 0..{len(self.widths) - 1}")
+        name, divisor = ("head_width", self.head_width) if self.head_width else ("num_heads", self.num_heads)
         for level in {*self.attention_levels, len(self.widths) - 1}:
-            if self.widths[level] % self.num_heads:
+            if self.widths[level] % divisor:
                 raise InputError(
-                    f"model.num_heads is {self.num_heads}, but must divide the width {self.widths[level]} of level {level}"
+                    f"model.{name} is {divisor}, but must divide the width {self.widths[level]} of level {level}"
                 )
+
+    def heads(self, level: int) -> int:
+        """Of attention at a level."""
+        return self.widths[level] // self.head_width if self.head_width else self.num_heads
 
 
 class FlexiUNet(nnx.Module):
@@ -129,7 +145,12 @@ class FlexiUNet(nnx.Module):
 
         def block(in_width: int, level: int, attend: bool | None = None) -> AttentiveResBlock:
             attend = level in config.attention_levels if attend is None else attend
-            return AttentiveResBlock(in_width, widths[level], config.num_heads if attend else 0, settings, rngs)
+            return AttentiveResBlock(in_width, widths[level], config.heads(level) if attend else 0, settings, rngs)
+
+        def between(width: int, strides: tuple[int, ...] | None = None) -> Any:
+            if config.resampling == "residual":
+                return ResBlock(width, width, settings, rngs)
+            return conv(width, width, strides=strides)
 
         self.config, self.in_channels = config, in_channels
         self.embed_1, self.embed_2 = linear(widths[0], embedding), linear(embedding, embedding)
@@ -143,7 +164,7 @@ class FlexiUNet(nnx.Module):
             ]
         )
         factors = list(starmap(factors_between, pairwise(self.shapes)))
-        self.descends = nnx.List([conv(n, n, strides=each) for n, each in zip(widths[:-1], factors, strict=True)])
+        self.descends = nnx.List([between(width, each) for width, each in zip(widths[:-1], factors, strict=True)])
         self.middle = nnx.List([block(widths[-1], -1, attend=True), block(widths[-1], -1, attend=False)])
         self.decoders = nnx.List(
             [
@@ -158,7 +179,8 @@ class FlexiUNet(nnx.Module):
         )
         # Entry l - 1 leads from level l to level l - 1.
         self.ascend_blocks = nnx.List([block(widths[level] + widths[level - 1], level) for level in range(1, num_levels)])
-        self.ascend_convs = nnx.List([conv(widths[level], widths[level]) for level in range(1, num_levels)])
+        self.ascend_convs = nnx.List([between(widths[level]) for level in range(1, num_levels)])
+        self.last = block(2 * widths[0], 0) if config.stem_skip else None
         self.adapters_out = nnx.List([width_adapter(width, widths[0]) for width in widths])
         self.head_norm = GroupNorm(widths[0])
         self.head = conv(widths[0], out_channels, zero=True)
@@ -217,11 +239,11 @@ class FlexiUNet(nnx.Module):
 
         number = count()  # of a block on this path
 
-        def run(block: AttentiveResBlock, h: jax.Array, *skip: jax.Array) -> jax.Array:
+        def run(block: AttentiveResBlock | ResBlock, h: jax.Array, *skip: jax.Array, **resize: Any) -> jax.Array:
             keys = None if dropout_keys is None else jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, next(number))
 
             def apply(h: jax.Array, *skip: jax.Array) -> jax.Array:
-                return block(jnp.concatenate([h, *skip], axis=-1), embedding, dropout_keys=keys)
+                return block(jnp.concatenate([h, *skip], axis=-1), embedding, dropout_keys=keys, **resize)
 
             again = remat == "all" or (remat == "full_resolution" and h.shape[1:-1] == self.shapes[0])
             return (jax.checkpoint(apply) if again else apply)(h, *skip)
@@ -231,20 +253,25 @@ class FlexiUNet(nnx.Module):
                 h = run(block, h, skips.pop())
             return h
 
+        residual = self.config.resampling == "residual"
+
+        def descend(h: jax.Array, level: int) -> jax.Array:
+            down = self.descends[level - 1]
+            return run(down, h, resize=partial(self._averaged, level=level)) if residual else down(h)
+
         def ascend(h: jax.Array, level: int, skip: jax.Array) -> jax.Array:
-            h = run(self.ascend_blocks[level - 1], h, skip)
-            for axis, factor in enumerate(factors_between(*self.shapes[level - 1 : level + 1]), 1):
-                h = h.repeat(factor, axis=axis) if factor > 1 else h
-            return self.ascend_convs[level - 1](h)
+            h, up = run(self.ascend_blocks[level - 1], h, skip), self.ascend_convs[level - 1]
+            repeat = partial(self._repeated, level=level)
+            return run(up, h, resize=repeat) if residual else up(repeat(h))
 
         def zeros(h: jax.Array, level: int) -> jax.Array:
             return jnp.zeros((*h.shape[:-1], widths[level]), h.dtype)
 
-        h = adapt(self.adapters_in[in_level], self.stem(x))
+        h = stem = adapt(self.adapters_in[in_level], self.stem(x))
         skips = []
         for level in range(in_level, len(widths)):
             if level > in_level:
-                h = self.descends[level - 1](h)
+                h = descend(h, level)
                 skips.append(h)
             for block in self.encoders[level]:
                 h = run(block, h)
@@ -258,8 +285,21 @@ class FlexiUNet(nnx.Module):
         for level in reversed(range(out_level, in_level)):
             h = ascend(h, level + 1, zeros(h, level))
             h = decode(h, level, [zeros(h, level)] * self.config.num_res_blocks)
+        if self.last is not None and out_level == 0:  # and so in_level, too
+            h = run(self.last, h, stem)
         h = adapt(self.adapters_out[out_level], h)
         return self.head(nnx.silu(self.head_norm(h))).astype(jnp.float32)
+
+    def _averaged(self, h: jax.Array, *, level: int) -> jax.Array:
+        """[batch, *shapes[level - 1], width] -> [batch, *shapes[level], width]."""
+        factors = factors_between(*self.shapes[level - 1 : level + 1])
+        return nnx.avg_pool(h, factors, strides=factors)
+
+    def _repeated(self, h: jax.Array, *, level: int) -> jax.Array:
+        """[batch, *shapes[level], width] -> [batch, *shapes[level - 1], width]."""
+        for axis, factor in enumerate(factors_between(*self.shapes[level - 1 : level + 1]), 1):
+            h = h.repeat(factor, axis=axis) if factor > 1 else h
+        return h
 
 
 def _all_shapes(config: FlexiUNetConfig, shapes: Shapes) -> Shapes:

@@ -209,6 +209,30 @@ def test_signals_volumes_and_clips_are_the_same_network(shapes, factorised):
         assert moved[0].min(axis=-1).all() and moved[1].max() == 0
 
 
+def test_resampling_within_residual_blocks_and_the_stem_s_skip():
+    """As ADM's U-Net, on every path and over any axes; tests.interop.test_adm holds level 0 against its own."""
+    config = FlexiUNetConfig(widths=(8, 16, 16), attention_levels=(1,), head_width=4, resampling="residual", stem_skip=True)
+    assert config.heads(0) == 2 and config.heads(1) == 4
+    shapes = ((3, 8, 8), (3, 4, 4))
+    kinds = {"shapes": shapes, "in_channels": 2, "out_channels": 2}
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: FlexiUNet(config, rngs=nnx.Rngs(0), **kinds)))
+    parameters = randomised(nnx.to_pure_dict(state))
+
+    def total(parameters, x, out_level):
+        model = nnx.merge(graphdef, parameters)
+        return jnp.square(model(x, jnp.zeros(1), in_level=1, out_level=out_level)).sum()
+
+    for out_level, unused in ((1, {"last"}), (0, set())):
+        x = jax.random.normal(jax.random.key(0), (1, *shapes[1], 2))
+        gradient = jax.jit(partial(jax.grad(total), out_level=out_level))(parameters, x)
+        still = {
+            name
+            for name in ("last", "descends", "ascend_convs")
+            if not np.any(jax.flatten_util.ravel_pytree(gradient[name])[0])
+        }
+        assert still == unused, out_level
+
+
 @pytest.mark.parametrize("remat", ["full_resolution", pytest.param("all", marks=pytest.mark.nightly)])
 def test_blocks_computed_again_give_the_same_gradient_in_less_memory(remat):
     def compiled(remat):
