@@ -84,10 +84,13 @@ class DenoiserConfig:
     Attributes:
         parameterisation: a key of PARAMETERISATIONS.
         conditioning: a key of CONDITIONINGS.
+        scale_inputs: the network is given states of variance 1 a pixel, c_in x (Karras et al. 2022), but for "x0", which
+            takes them as they are; False for a network that was trained so with another parameterisation.
     """
 
     parameterisation: str = "x0"
     conditioning: str = "timestep"
+    scale_inputs: bool = True
 
     def __post_init__(self):
         check_name("denoiser.parameterisation", self.parameterisation, PARAMETERISATIONS, HOW_TO_REGISTER)
@@ -117,7 +120,7 @@ class Parameterisation:
         directions: those of each (in_level, out_level) of a stage.
         alpha, sigma: a_t and sigma_t, [T].
         data_variance: of the pixels of the sharp image of each level.
-        c_in: [T], or None for 1.
+        c_in: that makes the variance of states 1 a pixel, [T], or None for 1.
         c_noise: [T], or None for t.
     """
 
@@ -132,7 +135,7 @@ class Parameterisation:
     def inputs(
         self, x: Float[Array, "batch *spatial channels"], t: Num[Array, "batch"]
     ) -> tuple[Float[Array, "batch *spatial channels"], Num[Array, "batch"]]:
-        """What the network is told of states x at t, [batch]: c_in x, of variance 1 a pixel, and c_noise."""
+        """What the network is told of states x at t, [batch]: c_in x and c_noise."""
         if self.c_in is not None:
             x = jnp.asarray(self.c_in, x.dtype)[_per_image(t, x)] * x
         return x, t if self.c_noise is None else jnp.asarray(self.c_noise, x.dtype)[t]
@@ -196,7 +199,7 @@ def make_parameterisation(
     Args:
         config: names of the registries.
         process: of the states.
-        statistics: of the data, for that process; "x0" needs none.
+        statistics: of the data, for that process; "x0" needs none, nor does what neither scales its inputs nor is "edm".
 
     Raises:
         InputError: if statistics are missing or of another process, the conditioning cannot tell the timesteps apart, or
@@ -212,11 +215,12 @@ def make_parameterisation(
         )
     if coefficients is None:
         return Parameterisation(c_noise=c_noise)
-    if statistics is None:
+    if statistics is None and (config.scale_inputs or coefficients is edm):
         raise InputError(
             f"denoiser.parameterisation is {config.parameterisation!r}, which needs statistics of the data: give those "
             "that the run keeps, or measure_statistics(images, process)"
         )
+    statistics = statistics or DataStatistics((1.0,) * process.num_timesteps)  # whose values nothing asks for
     if len(statistics.variances) != process.num_timesteps:
         raise InputError(
             f"the statistics are of {len(statistics.variances)} timesteps, but the process has {process.num_timesteps}; "
@@ -227,7 +231,7 @@ def make_parameterisation(
     for stage in process.stages:
         own = directions[stage.in_level, stage.out_level].extremes(stage)
         _check_factors(config.parameterisation, process, stage, own, data_variance[stage.out_level])
-    c_in = (process.alpha**2 * variances + process.sigma**2) ** -0.5
+    c_in = (process.alpha**2 * variances + process.sigma**2) ** -0.5 if config.scale_inputs else None
     return Parameterisation(coefficients, directions, process.alpha, process.sigma, data_variance, c_in, c_noise)
 
 

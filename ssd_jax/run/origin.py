@@ -26,6 +26,7 @@ ORIGIN = "origin.json"  # in a workdir: what the run started from
 MEANINGS = (
     ("denoiser", "parameterisation"),
     ("denoiser", "conditioning"),
+    ("denoiser", "scale_inputs"),
     ("process", "num_timesteps"),
     ("process", "noise_schedule"),
     ("process", "noise_sigma"),

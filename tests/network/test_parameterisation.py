@@ -267,6 +267,20 @@ def test_a_denoiser_tells_its_network_c_in_x_and_c_noise():
         np.testing.assert_allclose(trained, alpha * x - sigma * (output + 1e4), rtol=1e-4)
 
 
+def test_a_network_that_is_given_states_as_they_are():
+    """As other people's were trained: then no statistics are needed, and what the output means is the same."""
+    process, t = PROCESSES["box"], jnp.array([3, 5])
+    chosen = make_parameterisation(DenoiserConfig("eps", scale_inputs=False), process)
+    x, output = jax.random.normal(jax.random.key(0), (2, 2, 4, 4, 1))
+    np.testing.assert_array_equal(chosen.inputs(x, t)[0], x)
+    stay = process.stages[-1]
+    np.testing.assert_array_equal(
+        chosen.z_hat(output, x, t, stage=stay), parameterisation("eps", process).z_hat(output, x, t, stage=stay)
+    )
+    with pytest.raises(InputError, match="'edm', which needs statistics"):
+        make_parameterisation(DenoiserConfig("edm", scale_inputs=False), process)
+
+
 def test_log_snr_tells_timesteps_apart():
     for config in (CONFIG, replace(CONFIG, blur=1.0), replace(CONFIG, zero_terminal_snr=True, noise_schedule="cosine")):
         told = parameterisation("x0", make_process(config), "log_snr").c_noise
