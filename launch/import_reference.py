@@ -1,4 +1,4 @@
-"""Makes a run of a published PyTorch checkpoint; PyTorch is not needed. Then sample it like any other run.
+"""Makes a run of a published PyTorch checkpoint; PyTorch is not needed. Then sample it, or train on, like any other run.
 
 python -m launch.import_reference --checkpoint ssd_64res_celeba_4levels_ema_0.9999_1000000.pt --workdir runs/celeba64
 python -m launch.sample --workdir runs/celeba64 --num 64 --solver ancestral --num_steps 1000 --out samples/celeba64
@@ -14,16 +14,24 @@ The seven released checkpoints:
 image_size and num_levels come from the name of a released file, ssd_<image_size>res_<data>_<num_levels>levels_..., unless
 given; widths, blocks and classes from its tensors. Attention heads and the resolution schedule show in neither: give them
 where a checkpoint was trained with others than the defaults.
+
+Checkpoints of ADM (guided-diffusion) are of one level; what they were trained with else is said by the flags that its own
+scripts took (`num_head_channels` is --head_width here). Variances that it predicts are left out.
+
+python -m launch.import_reference --checkpoint 256x256_diffusion_uncond.pt --image_size 256 --num_levels 1 \
+    --attention_resolutions 32,16,8 --head_width 64 --workdir runs/adm256
 """
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from ssd_jax.config import ProcessConfig
+from ssd_jax.config import Config, ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.interop import published as interop
+from ssd_jax.interop.guided_diffusion import ReferenceSettings
 
 from .common.command import run
 
@@ -33,22 +41,42 @@ IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Pixels on a side; by defa
 NUM_LEVELS = flags.DEFINE_integer("num_levels", None, "Levels of the process; by default from the file's name.")
 ATTENTION = flags.DEFINE_list("attention_resolutions", ["16", "8"], "Pixel sizes at which attention runs.")
 NUM_HEADS = flags.DEFINE_integer("num_heads", 4, "Attention heads.")
+HEAD_WIDTH = flags.DEFINE_integer("head_width", 0, "Channels of each head instead (num_head_channels there); 0 for none.")
+NEW_ATTENTION_ORDER = flags.DEFINE_boolean("new_attention_order", False, "As use_new_attention_order there.")
+PARAMETERISATION = flags.DEFINE_string("parameterisation", None, "What it predicts; by default x0, of ADM eps.")
+NOISE_SCHEDULE = flags.DEFINE_string("noise_schedule", "linear", "Of the noise.")
 RESOLUTION_SCHEDULE = flags.DEFINE_string("resolution_schedule", "convex_decay", "When the resolution changes.")
 GAMMA = flags.DEFINE_float("gamma", 0.5, "Shape of the resolution schedule.")
 NUM_TIMESTEPS = flags.DEFINE_integer("num_timesteps", 1000, "T.")
 
+# What another run must set to have the same network, which means the same.
+TOLD = (
+    *(("model", name) for name in ("widths", "num_res_blocks", "attention_levels", "num_heads", "head_width")),
+    *(("model", name) for name in ("resampling", "stem_skip")),
+    *(("denoiser", name) for name in ("parameterisation", "scale_inputs")),
+)
+
 
 def main() -> None:
-    trained = interop.import_checkpoint(
-        CHECKPOINT.value, WORKDIR.value, _process(), attention_resolutions=_resolutions(), num_heads=NUM_HEADS.value
+    settings = ReferenceSettings(
+        _resolutions(), NUM_HEADS.value, HEAD_WIDTH.value, NEW_ATTENTION_ORDER.value, PARAMETERISATION.value
     )
+    trained = interop.import_checkpoint(CHECKPOINT.value, WORKDIR.value, _process(), settings)
     model: Any = trained.config.model
     print(
         f"{CHECKPOINT.value}, step {trained.step}: widths {model.widths}, {model.num_res_blocks} ResBlocks a level, "
-        f"{model.num_classes} classes\n"
+        f"{model.num_classes} classes, predicts {trained.config.denoiser.parameterisation}\n"
         f"sample it:  python -m launch.sample --workdir {WORKDIR.value} --out {WORKDIR.value}/samples"
         + (" --label 0" if model.num_classes else "")
+        + "\nor train on:  python -m launch.train --config .. --workdir .. "
+        + f"--init_from {WORKDIR.value} {_as_flags(trained.config)}"
     )
+
+
+def _as_flags(config: Config) -> str:
+    """TOLD as flags."""
+    settings = [f"{section}.{name}={getattr(getattr(config, section), name)}" for section, name in TOLD]
+    return " ".join(shlex.quote(f"--config.{each}") for each in settings)
 
 
 def _process() -> ProcessConfig:
@@ -63,7 +91,7 @@ def _process() -> ProcessConfig:
         image_size=settings["image_size"],
         num_levels=settings["num_levels"],
         num_timesteps=NUM_TIMESTEPS.value,
-        noise_schedule="linear",
+        noise_schedule=NOISE_SCHEDULE.value,
         resolution_schedule=RESOLUTION_SCHEDULE.value,
         gamma=GAMMA.value,
         operator="bilinear",

@@ -65,6 +65,7 @@ SHORTLY = {
 NOT_RUN = {
     "import_reference": "a released file is not at hand; tests/interop makes files of its kind",
     "runs/celeba64": "for the same reason",
+    "runs/adm256": "for the same reason",
     "export_onnx": "jax2onnx wants an environment of its own; tests/interop/test_onnx_stages.py has it",
     "launch.demo": "it serves until it is ended, what npm installs; tests/launch/test_demo.py has it",
     "import_inception": "its weights are not at hand",

@@ -1,11 +1,12 @@
-"""The PyTorch Flexi-UNet (Mukhopadhyay et al. 2026) as a FlexiUNet: which of its tensors each of our parameters is.
+"""PyTorch U-Nets as a FlexiUNet, the Flexi-UNet (Mukhopadhyay et al. 2026) and ADM: which of our parameters a tensor is.
 
 Published layers have the names of guided-diffusion (Dhariwal & Nichol 2021), numbered through the whole encoder and the
 whole decoder; adapters are named by pixel size. `_layer_names` alone says which of our layers each of them is.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +38,7 @@ RESIDUAL = {
     "conv2": "out_layers.3",
     "skip": "skip_connection",
 }
+HEAD = (f"{NETWORK['head']}.weight", f"{NETWORK['head']}.bias")
 SIDES = ("in", "out")  # of the network, that have adapters
 ATTENTION = {"norm": "norm", "query_key_value": "qkv", "out": "proj_out"}
 
@@ -47,13 +49,32 @@ DEEPEST = 32  # levels, or blocks of a level, beyond which no file holds a netwo
 SHOWN = 6  # names that an error lists of each kind
 
 
+@dataclass(frozen=True)
+class ReferenceSettings:
+    """What the tensors of a checkpoint do not show.
+
+    Attributes:
+        attention_resolutions: pixel sizes at which attention runs; sizes that the network does not have are ignored.
+        num_heads: attention heads.
+        head_width: channels of each instead, `num_head_channels` there; 0 for num_heads of them.
+        new_attention_order: heads are parts of queries, keys and values, instead of these of heads;
+            `use_new_attention_order` there.
+        parameterisation: what the network predicts, a key of PARAMETERISATIONS; as published if not given: "x0" of a
+            Flexi-UNet, "eps" of ADM.
+    """
+
+    attention_resolutions: tuple[int, ...] = (16, 8)
+    num_heads: int = 4
+    head_width: int = 0
+    new_attention_order: bool = False
+    parameterisation: str | None = None
+
+
+RELEASED = ReferenceSettings()  # the Flexi-UNets that were
+
+
 def model_from_reference(
-    state_dict: StateDict,
-    *,
-    image_size: int,
-    num_levels: int,
-    attention_resolutions: Collection[int] = (16, 8),
-    num_heads: int = 4,
+    state_dict: StateDict, *, image_size: int, num_levels: int, settings: ReferenceSettings = RELEASED
 ) -> FlexiUNet:
     """The FlexiUNet with published weights; widths, blocks and classes are read off their shapes.
 
@@ -61,34 +82,23 @@ def model_from_reference(
         state_dict: tensors by their PyTorch names.
         image_size: pixels on a side at level 0.
         num_levels: of the scale-space process, 1 <= num_levels <= levels of the network. The network may have more levels
-            than the process ever enters; adapters to those are not published, and are zero here.
-        attention_resolutions: pixel sizes at which attention runs; sizes that the network does not have are ignored.
-        num_heads: attention heads, which the tensors do not show.
+            than the process ever enters; adapters to those are not published, and are as in a new network here. 1 for ADM.
+        settings: what the tensors do not show.
 
     Raises:
         InputError: if the tensors are not those of such a network; lists what is missing, unknown or of another shape.
     """
-    config = config_from_reference(
-        state_dict,
-        image_size=image_size,
-        num_levels=num_levels,
-        attention_resolutions=attention_resolutions,
-        num_heads=num_heads,
-    )
+    config = config_from_reference(state_dict, image_size=image_size, num_levels=num_levels, settings=settings)
     experiment = build(Config(process=ProcessConfig(image_size=image_size, num_levels=num_levels), model=config))
-    return nnx.merge(experiment.graphdef, parameters_from_reference(state_dict, experiment))
+    return nnx.merge(experiment.graphdef, parameters_from_reference(state_dict, experiment, settings))
 
 
 def config_from_reference(
-    state_dict: StateDict,
-    *,
-    image_size: int,
-    num_levels: int,
-    attention_resolutions: Collection[int] = (16, 8),
-    num_heads: int = 4,
+    state_dict: StateDict, *, image_size: int, num_levels: int, settings: ReferenceSettings = RELEASED
 ) -> FlexiUNetConfig:
     """The config of the network that `model_from_reference` builds. Arguments and errors as there."""
-    levels = len(_numbers(state_dict, r"input_blocks\.(\d+)\.0\.op\.")) + 1
+    levels = len(_numbers(state_dict, r"output_blocks\.(\d+)\.[12]\.(?:conv|in_layers)\.")) + 1  # what leads up, and 1
+    residual = bool(_numbers(state_dict, r"output_blocks\.(\d+)\.[12]\.in_layers\."))
     blocks_per_level = len(_numbers(state_dict, r"input_blocks\.(\d+)\.")) // levels  # the stem or descend, and ResBlocks
     first_blocks = [f"input_blocks.{level * blocks_per_level + 1}" for level in range(levels)]
     kernels = [f"{block}.0.in_layers.2.weight" for block in first_blocks]
@@ -100,48 +110,93 @@ def config_from_reference(
         )
     if not 1 <= num_levels <= levels or image_size < 1 or image_size % 2 ** (levels - 1):
         raise InputError(
-            f"image_size is {image_size} and num_levels {num_levels}, but the network has {levels} levels (convolutions "
-            f"input_blocks.N.0.op, plus 1): they must be a multiple of {2 ** (levels - 1)} and 1..{levels}"
+            f"image_size is {image_size} and num_levels {num_levels}, but the network has {levels} levels (changes of "
+            f"resolution in output_blocks, plus 1): they must be a multiple of {2 ** (levels - 1)} and 1..{levels}"
         )
     found = tuple(level for level, block in enumerate(first_blocks) if f"{block}.1.qkv.weight" in state_dict)
-    if found != tuple(level for level in range(levels) if image_size >> level in attention_resolutions):
+    if found != tuple(level for level in range(levels) if image_size >> level in settings.attention_resolutions):
         sizes = ", ".join(str(image_size >> level) for level in found)
         raise InputError(
-            f"attention_resolutions is {tuple(attention_resolutions)}, but this network has attention at ({sizes}) if "
+            f"attention_resolutions is {settings.attention_resolutions}, but this network has attention at ({sizes}) if "
             f"image_size is {image_size}; correct the one or the other"
+        )
+    if is_adm(state_dict) and num_levels > 1:
+        raise InputError(
+            f"num_levels is {num_levels}, but these are tensors of ADM, a network for one level: it has no adapters; "
+            "take 1, and then start a run of more levels from its weights, by --init_from"
         )
     return FlexiUNetConfig(
         widths=tuple(len(state_dict[name]) for name in kernels),
         num_res_blocks=blocks_per_level - 1,
         attention_levels=found,
-        num_heads=num_heads,
+        num_heads=settings.num_heads,
+        head_width=settings.head_width,
+        resampling="residual" if residual else "convolution",
+        stem_skip=is_adm(state_dict),
         num_classes=len(labels),
     )
 
 
-def parameters_from_reference(state_dict: StateDict, experiment: Experiment) -> dict[str, Any]:
+def is_adm(state_dict: StateDict) -> bool:
+    """Whether tensors are those of guided-diffusion's own U-Net, not of a Flexi-UNet.
+
+    Both have the same names, but for adapters. A Flexi-UNet never runs its last block, whose last convolution is born zero.
+    """
+    last = max((int(number) for number in _numbers(state_dict, r"output_blocks\.(\d{1,3})\.")), default=0)
+    used = state_dict.get(f"output_blocks.{last}.0.out_layers.3.weight", np.zeros(1)).any()
+    return bool(used) and not any(name.startswith("adapters_") for name in state_dict)
+
+
+def trained_levels(state_dict: StateDict, image_size: int) -> int:
+    """Levels of the process that the adapters of these tensors are for: 1 for ADM, which has none."""
+    sizes = _numbers(state_dict, r"adapters_(?:in|out)\.(\d{1,5})\.")
+    return max([1, *(image_size // int(size) for size in sizes if int(size))]).bit_length()
+
+
+def parameters_from_reference(
+    state_dict: StateDict, experiment: Experiment, settings: ReferenceSettings = RELEASED
+) -> dict[str, Any]:
     """The parameters of the network of an experiment with the config of `config_from_reference`, float32 arrays.
+
+    Of a network that predicts variances, too, the part that predicts them is left out.
 
     Raises:
         InputError: as `model_from_reference`.
     """
     config: Any = experiment.config.model
     image_size, num_levels = experiment.process.shape[0], experiment.process.num_levels
+    state_dict = _without_variances(state_dict)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(experiment.abstract_parameters)
     names = _layer_names(config, image_size)
     sources = [_source(path, leaf.shape, names) for path, leaf in leaves]
     never_entered = tuple(
         f"adapters_{side}.{image_size >> i}." for i in range(num_levels, len(config.widths)) for side in SIDES
     )
-    zero = {source.name for source in sources if source.name.startswith(never_entered)} - set(state_dict)
-    _check(state_dict, {source.name: source.shape for source in sources if source.name not in zero}, config, image_size)
+    absent = {source.name for source in sources if source.name.startswith(never_entered)} - set(state_dict)
+    _check(state_dict, {source.name: source.shape for source in sources if source.name not in absent}, config, image_size)
+    born = experiment.init_parameters(jax.random.key(0)) if absent else experiment.abstract_parameters
 
-    def parameter(source: _Source, shape: tuple[int, ...]) -> jax.Array:
-        if source.name in zero:
-            return jnp.zeros(shape, jnp.float32)
-        return jnp.asarray(state_dict[source.name].transpose(source.axes).reshape(shape), jnp.float32)
+    def parameter(source: _Source, shape: tuple[int, ...], new: Any) -> jax.Array:
+        if source.name in absent:
+            return new
+        array = state_dict[source.name]
+        if settings.new_attention_order and ".qkv." in source.name:
+            width = len(array) // 3
+            heads = width // settings.head_width if settings.head_width else settings.num_heads
+            array = array.reshape(3, heads, width // heads, -1).swapaxes(0, 1).reshape(array.shape)
+        return jnp.asarray(array.transpose(source.axes).reshape(shape), jnp.float32)
 
-    return treedef.unflatten(parameter(source, leaf.shape) for source, (_, leaf) in zip(sources, leaves, strict=True))
+    parameters = map(parameter, sources, (leaf.shape for _, leaf in leaves), treedef.flatten_up_to(born))
+    return treedef.unflatten(parameters)
+
+
+def _without_variances(state_dict: StateDict) -> StateDict:
+    """The tensors, of twice as many predictions as channels the first half: the means (Nichol & Dhariwal 2021)."""
+    stem, *heads = (state_dict.get(name, np.empty(())) for name in ("input_blocks.0.0.weight", *HEAD))
+    channels = stem.shape[1] if stem.ndim > 1 else 0
+    if any(head.shape[:1] != (2 * channels,) for head in heads):
+        return state_dict
+    return {**state_dict} | {name: head[:channels] for name, head in zip(HEAD, heads, strict=True)}
 
 
 class _Source(NamedTuple):
@@ -165,6 +220,10 @@ def _source(path: tuple, shape: tuple[int, ...], names: Mapping[str, str]) -> _S
 
 def _layer_names(config: FlexiUNetConfig, image_size: int) -> dict[str, str]:
     """The published name of each of our layers by its path, e.g. "encoders.0.1.residual.conv1"."""
+
+    def residual(ours: str, theirs: str) -> dict[str, str]:
+        return {f"{ours}.{a}": f"{theirs}.{b}" for a, b in RESIDUAL.items()}
+
     levels, num_res_blocks = len(config.widths), config.num_res_blocks
     names, blocks = dict(NETWORK), {"middle.0": "middle_block"}
     for level in range(levels):
@@ -175,19 +234,25 @@ def _layer_names(config: FlexiUNetConfig, image_size: int) -> dict[str, str]:
         for side in SIDES:
             names[f"adapters_{side}.{level}"] = f"adapters_{side}.{image_size >> level}"
         if level:
-            ascend = f"output_blocks.{first_out + num_res_blocks}"
+            ascend, descend = f"output_blocks.{first_out + num_res_blocks}", f"input_blocks.{first_in}.0"
             blocks[f"ascend_blocks.{level - 1}"] = ascend
-            names[f"ascend_convs.{level - 1}"] = f"{ascend}.{2 if level in config.attention_levels else 1}.conv"
-            names[f"descends.{level - 1}"] = f"input_blocks.{first_in}.0.op"
+            up = f"{ascend}.{2 if level in config.attention_levels else 1}"
+            if config.resampling == "residual":
+                names |= residual(f"ascend_convs.{level - 1}", up) | residual(f"descends.{level - 1}", descend)
+            else:
+                names |= {f"ascend_convs.{level - 1}": f"{up}.conv", f"descends.{level - 1}": f"{descend}.op"}
+    if config.stem_skip:
+        blocks["last"] = f"output_blocks.{levels * (num_res_blocks + 1) - 1}"
     for ours, theirs in blocks.items():
-        names |= {f"{ours}.residual.{a}": f"{theirs}.0.{b}" for a, b in RESIDUAL.items()}
+        names |= residual(f"{ours}.residual", f"{theirs}.0")
         names |= {f"{ours}.attention.{a}": f"{theirs}.1.{b}" for a, b in ATTENTION.items()}
-    return names | {f"middle.1.residual.{a}": f"middle_block.2.{b}" for a, b in RESIDUAL.items()}
+    return names | residual("middle.1.residual", "middle_block.2")
 
 
 def _check(state_dict: StateDict, shapes: dict[str, tuple[int, ...]], config: FlexiUNetConfig, image_size: int) -> None:
     """Raises InputError unless the tensors have these names and shapes."""
-    unused = f"output_blocks.{len(config.widths) * (config.num_res_blocks + 1) - 1}."  # the published model never runs it
+    last = f"output_blocks.{len(config.widths) * (config.num_res_blocks + 1) - 1}."  # the Flexi-UNet never runs it
+    unused = () if config.stem_skip else (last,)
     problems = {
         "missing": [name for name in shapes if name not in state_dict],
         "unknown": [name for name in state_dict if name not in shapes and not name.startswith(unused)],

@@ -1,18 +1,29 @@
-"""Published checkpoints in: files of the PyTorch Flexi-UNet (Mukhopadhyay et al. 2026) as runs."""
+"""Published checkpoints in: files of the PyTorch Flexi-UNet (Mukhopadhyay et al. 2026) and of ADM as runs."""
 
 import os
 import re
-from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 
 from ssd_jax.build import build
-from ssd_jax.config import Config
+from ssd_jax.config import AnyConfig, Config
 from ssd_jax.data.sources import DataConfig
 from ssd_jax.errors import InputError, brief
 from ssd_jax.files.paths import Path, absolute, check_new, new_folder, to_path
 from ssd_jax.files.torch_file import read_torch_file
-from ssd_jax.interop.guided_diffusion import config_from_reference, parameters_from_reference, some
+from ssd_jax.interop.guided_diffusion import (
+    RELEASED,
+    ReferenceSettings,
+    StateDict,
+    config_from_reference,
+    is_adm,
+    parameters_from_reference,
+    some,
+    trained_levels,
+)
+from ssd_jax.network.flexi_unet import FlexiUNetConfig
+from ssd_jax.network.parameterisation import DenoiserConfig
 from ssd_jax.process.config import ProcessConfig
 from ssd_jax.run import checkpoint
 from ssd_jax.run.digest import digests
@@ -40,9 +51,7 @@ def import_checkpoint(
     path: str | Path,
     workdir: str | Path,
     process: ProcessConfig,
-    *,
-    attention_resolutions: Collection[int] = (16, 8),
-    num_heads: int = 4,
+    settings: ReferenceSettings = RELEASED,
 ) -> Trained:
     """Makes `workdir` a run with the weights of a published checkpoint, which `load` and the commands read like any other.
 
@@ -50,7 +59,7 @@ def import_checkpoint(
         path: file of `torch.save`: {"model": state dict, "step": int} or the state dict alone.
         workdir: must be empty or new; is made whole or not at all.
         process: the scale-space process that the weights were trained for.
-        attention_resolutions, num_heads: as in `model_from_reference`.
+        settings: what the file does not tell.
 
     Returns:
         The run, as `load` reads it.
@@ -60,7 +69,7 @@ def import_checkpoint(
     """
     workdir = absolute(to_path(workdir))
     check_new(workdir)  # before anything is read
-    trained = read_checkpoint(path, process, attention_resolutions=attention_resolutions, num_heads=num_heads)
+    trained = read_checkpoint(path, process, settings)
     experiment, averages = trained.experiment, {MAIN: trained.network.parameters}
     with new_folder(workdir) as folder:
         claim_workdir(folder, experiment.config)
@@ -69,23 +78,43 @@ def import_checkpoint(
     return load(workdir)
 
 
-def read_checkpoint(
-    path: str | Path, process: ProcessConfig, *, attention_resolutions: Collection[int] = (16, 8), num_heads: int = 4
-) -> Trained:
+def read_checkpoint(path: str | Path, process: ProcessConfig, settings: ReferenceSettings = RELEASED) -> Trained:
     """The weights of a published checkpoint, in memory; arguments and errors as of `import_checkpoint`."""
+    return _trained(path, *_weights(path), process, settings)
+
+
+def read_origin(path: str | Path, config: AnyConfig) -> Trained:
+    """A published checkpoint as what a run of `config` starts from.
+
+    It is taken for one of the config's process and attention, of as many levels as it was trained with.
+
+    Raises:
+        InputError: as `import_checkpoint`, or if the config's network is another.
+    """
+    if not (isinstance(config, Config) and isinstance(config.model, FlexiUNetConfig)):
+        raise InputError(f"init_from {str(path)!r} is a file, which only the network flexi_unet can start from")
     state_dict, step = _weights(path)
+    process, model = config.process, config.model
+    num_levels = min(process.num_levels, trained_levels(state_dict, process.shape[0]))
+    if num_levels < process.num_levels:  # where they begin does not matter to weights
+        process = replace(process, num_levels=num_levels, resolution_schedule="convex_decay", thresholds=())
+    sizes = tuple(process.shape[0] >> level for level in model.attention_levels)
+    settings = ReferenceSettings(sizes, model.num_heads, model.head_width)
+    return _trained(path, state_dict, step, process, settings)
+
+
+def _trained(
+    path: str | Path, state_dict: StateDict, step: int, process: ProcessConfig, settings: ReferenceSettings
+) -> Trained:
     image_size, num_levels = process.shape[0], process.num_levels
-    model = config_from_reference(
-        state_dict,
-        image_size=image_size,
-        num_levels=num_levels,
-        attention_resolutions=attention_resolutions,
-        num_heads=num_heads,
-    )
+    model = config_from_reference(state_dict, image_size=image_size, num_levels=num_levels, settings=settings)
+    parameterisation = settings.parameterisation or ("eps" if is_adm(state_dict) else "x0")
+    denoiser = DenoiserConfig(parameterisation, scale_inputs=False)
     # What trained it is not known: there is no data to go on with.
     data, train = DataConfig(source="folder", channels=3, crop="adm"), TrainConfig(steps=max(step, 1))
-    experiment = build(Config(data=data, process=process, model=model, train=train))  # fails before anything is written
-    parameters = parameters_from_reference(state_dict, experiment)
+    config = Config(data=data, process=process, model=model, denoiser=denoiser, train=train)
+    experiment = build(config)  # fails before anything is written
+    parameters = parameters_from_reference(state_dict, experiment, settings)
     try:
         check_finite(digests(parameters))
     except Damaged as error:
