@@ -8,6 +8,8 @@ through the network is chosen by two static ints, so that each is a compiled pro
          -> (ascend, decoder)* up to out_level, with zero skips -> adapter -> head
 
 An up-step into level 0 resizes the state linearly and takes path (0, 0) instead, as the published model does.
+
+With `stem_skip`, and `resampling="residual"` where it has that, path (0, 0) is the U-Net of ADM (Dhariwal & Nichol 2021).
 """
 
 from dataclasses import dataclass

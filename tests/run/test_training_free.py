@@ -12,6 +12,7 @@ from ssd_jax.config import ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.process.config import make_process
 from ssd_jax.run.training_free import matched_timesteps, without_training
+from tests.commands import TINY, launch
 from tests.conftest import tiny_config
 from tests.networks import random_trained
 
@@ -46,3 +47,17 @@ def test_a_small_state_is_a_picture_at_the_timestep_of_its_snr():
 def test_other_models_are_refused():
     with pytest.raises(InputError, match="need a model of one level and a process of the same shape, both without blur"):
         without_training(random_trained(tiny_config()), make_process(LEVELS))
+
+
+@pytest.mark.nightly
+def test_the_study_compares_numbers_of_levels(tmp_path):
+    tiny = [*TINY, "--config.process.num_levels=1", "--config.process.image_size=16"]
+    trained = launch("launch.train", "--config=openmoji32", *tiny, "--config.process.blur=0", f"--workdir={tmp_path}/run")
+    assert trained.returncode == 0, trained.stderr
+    study = ["launch.studies.training_free", f"--workdir={tmp_path}/run", f"--out={tmp_path}/out"]
+    result = launch(*study, "--levels=1,2", "--num=4", "--batch=4", "--num_steps=4")
+    assert result.returncode == 0, result.stderr
+    one, two = ([cell.strip() for cell in line.split("|")[1:-1]] for line in result.stdout.splitlines()[-2:])
+    assert (one[0], two[0], one[-1]) == ("1", "2", "1") and 0.2 < float(two[-1]) < 1
+    refused = launch(*study, "--levels=0")
+    assert refused.returncode == 2 and "--levels has '0', but must be numbers of levels" in refused.stderr
