@@ -32,6 +32,7 @@ from ssd_jax.config import Config, ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.interop import published as interop
 from ssd_jax.interop.guided_diffusion import ReferenceSettings
+from ssd_jax.process.schedules import NOISE_SCHEDULES
 
 from .common.command import run
 
@@ -44,7 +45,7 @@ NUM_HEADS = flags.DEFINE_integer("num_heads", 4, "Attention heads.")
 HEAD_WIDTH = flags.DEFINE_integer("head_width", 0, "Channels of each head instead (num_head_channels there); 0 for none.")
 NEW_ATTENTION_ORDER = flags.DEFINE_boolean("new_attention_order", False, "As use_new_attention_order there.")
 PARAMETERISATION = flags.DEFINE_string("parameterisation", None, "What it predicts; by default x0, of ADM eps.")
-NOISE_SCHEDULE = flags.DEFINE_string("noise_schedule", "linear", "Of the noise.")
+NOISE_SCHEDULE = flags.DEFINE_string("noise_schedule", "linear", f"One of {', '.join(NOISE_SCHEDULES)}.")
 RESOLUTION_SCHEDULE = flags.DEFINE_string("resolution_schedule", "convex_decay", "When the resolution changes.")
 GAMMA = flags.DEFINE_float("gamma", 0.5, "Shape of the resolution schedule.")
 NUM_TIMESTEPS = flags.DEFINE_integer("num_timesteps", 1000, "T.")
@@ -65,7 +66,11 @@ def main() -> None:
     model: Any = trained.config.model
     print(
         f"{CHECKPOINT.value}, step {trained.step}: widths {model.widths}, {model.num_res_blocks} ResBlocks a level, "
-        f"{model.num_classes} classes, predicts {trained.config.denoiser.parameterisation}\n"
+        f"{model.num_classes} classes\n"
+        f"taken for:  noise {trained.config.process.noise_schedule}, attention of "
+        + (f"heads of {model.head_width} channels" if model.head_width else f"{model.num_heads} heads")
+        + f" in the {'new' if NEW_ATTENTION_ORDER.value else 'old'} order, "
+        f"prediction {trained.config.denoiser.parameterisation}\n"
         f"sample it:  python -m launch.sample --workdir {WORKDIR.value} --out {WORKDIR.value}/samples"
         + (" --label 0" if model.num_classes else "")
         + "\nor train on:  python -m launch.train --config .. --workdir .. "

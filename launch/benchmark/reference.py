@@ -94,6 +94,8 @@ def load_published(path: str, config: Config) -> Published:
     model, process = flexi_unet(config), config.process
     if any(width % GROUPS for width in model.widths):
         raise InputError(f"config.model.widths is {model.widths}, but the published code takes multiples of {GROUPS} only")
+    if model.stem_skip:
+        raise InputError("config.model.stem_skip is True, but the published Flexi-UNet has no such block; set it to False")
     if not FilePath(path, "guided_diffusion", "script_util.py").is_file():
         raise InputError(f"--reference-code is {path!r}, but no guided_diffusion/script_util.py is in it; give a checkout")
     sys.path.insert(0, path)
@@ -126,6 +128,8 @@ def load_published(path: str, config: Config) -> Published:
         channel_mult=multipliers,
         attention_resolutions=",".join(map(str, _attention_resolutions(config))),
         num_heads=model.num_heads,
+        num_head_channels=model.head_width or -1,
+        resblock_updown=model.resampling == "residual",
         use_scale_shift_norm=True,
         ssd_config=settings,
         unet_res_layer_map=layers,

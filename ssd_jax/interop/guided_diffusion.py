@@ -82,7 +82,7 @@ def model_from_reference(
         state_dict: tensors by their PyTorch names.
         image_size: pixels on a side at level 0.
         num_levels: of the scale-space process, 1 <= num_levels <= levels of the network. The network may have more levels
-            than the process ever enters; adapters to those are not published, and are as in a new network here. 1 for ADM.
+            than the process ever enters; adapters to those that the tensors lack are zero here. 1 for ADM.
         settings: what the tensors do not show.
 
     Raises:
@@ -90,7 +90,8 @@ def model_from_reference(
     """
     config = config_from_reference(state_dict, image_size=image_size, num_levels=num_levels, settings=settings)
     experiment = build(Config(process=ProcessConfig(image_size=image_size, num_levels=num_levels), model=config))
-    return nnx.merge(experiment.graphdef, parameters_from_reference(state_dict, experiment, settings))
+    parameters = parameters_from_reference(state_dict, experiment, new_attention_order=settings.new_attention_order)
+    return nnx.merge(experiment.graphdef, parameters)
 
 
 def config_from_reference(
@@ -106,7 +107,8 @@ def config_from_reference(
     missing = [name for name in kernels if name not in state_dict or state_dict[name].ndim != 4]
     if missing or labels.ndim != 2 or max(levels, blocks_per_level) > DEEPEST:
         raise InputError(
-            f"the tensors are not those of a published Flexi-UNet: missing: {some(missing)}; given: {some(state_dict)}"
+            f"the tensors are not those of a published Flexi-UNet or of ADM: missing: {some(missing)}; "
+            f"given: {some(state_dict)}"
         )
     if not 1 <= num_levels <= levels or image_size < 1 or image_size % 2 ** (levels - 1):
         raise InputError(
@@ -147,18 +149,19 @@ def is_adm(state_dict: StateDict) -> bool:
     return bool(used) and not any(name.startswith("adapters_") for name in state_dict)
 
 
-def trained_levels(state_dict: StateDict, image_size: int) -> int:
-    """Levels of the process that the adapters of these tensors are for: 1 for ADM, which has none."""
+def levels_with_adapters(state_dict: StateDict, image_size: int) -> int:
+    """How many levels these tensors have adapters for, but those of widths that need none; 1 for ADM, which has none."""
     sizes = _numbers(state_dict, r"adapters_(?:in|out)\.(\d{1,5})\.")
     return max([1, *(image_size // int(size) for size in sizes if int(size))]).bit_length()
 
 
 def parameters_from_reference(
-    state_dict: StateDict, experiment: Experiment, settings: ReferenceSettings = RELEASED
+    state_dict: StateDict, experiment: Experiment, *, new_attention_order: bool = False
 ) -> dict[str, Any]:
     """The parameters of the network of an experiment with the config of `config_from_reference`, float32 arrays.
 
-    Of a network that predicts variances, too, the part that predicts them is left out.
+    Of a network that predicts variances, too, the part that predicts them is left out. `new_attention_order` is that of
+    `ReferenceSettings`.
 
     Raises:
         InputError: as `model_from_reference`.
@@ -174,20 +177,18 @@ def parameters_from_reference(
     )
     absent = {source.name for source in sources if source.name.startswith(never_entered)} - set(state_dict)
     _check(state_dict, {source.name: source.shape for source in sources if source.name not in absent}, config, image_size)
-    born = experiment.init_parameters(jax.random.key(0)) if absent else experiment.abstract_parameters
 
-    def parameter(source: _Source, shape: tuple[int, ...], new: Any) -> jax.Array:
+    def parameter(source: _Source, shape: tuple[int, ...]) -> jax.Array:
         if source.name in absent:
-            return new
+            return jnp.zeros(shape, jnp.float32)
         array = state_dict[source.name]
-        if settings.new_attention_order and ".qkv." in source.name:
+        if new_attention_order and ".qkv." in source.name:
             width = len(array) // 3
-            heads = width // settings.head_width if settings.head_width else settings.num_heads
+            heads = width // config.head_width if config.head_width else config.num_heads
             array = array.reshape(3, heads, width // heads, -1).swapaxes(0, 1).reshape(array.shape)
         return jnp.asarray(array.transpose(source.axes).reshape(shape), jnp.float32)
 
-    parameters = map(parameter, sources, (leaf.shape for _, leaf in leaves), treedef.flatten_up_to(born))
-    return treedef.unflatten(parameters)
+    return treedef.unflatten(parameter(source, leaf.shape) for source, (_, leaf) in zip(sources, leaves, strict=True))
 
 
 def _without_variances(state_dict: StateDict) -> StateDict:
@@ -272,6 +273,7 @@ def _check(state_dict: StateDict, shapes: dict[str, tuple[int, ...]], config: Fl
 
 
 def some(names: Iterable[str]) -> str:
+    """The first names, each in a line and not too long, and how many more there are: for messages."""
     names = [one_line(name, 99) for name in names]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return (", ".join(names[:SHOWN]) or "none") + more

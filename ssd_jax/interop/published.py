@@ -2,7 +2,6 @@
 
 import os
 import re
-from dataclasses import replace
 
 import numpy as np
 
@@ -18,9 +17,9 @@ from ssd_jax.interop.guided_diffusion import (
     StateDict,
     config_from_reference,
     is_adm,
+    levels_with_adapters,
     parameters_from_reference,
     some,
-    trained_levels,
 )
 from ssd_jax.network.flexi_unet import FlexiUNetConfig
 from ssd_jax.network.parameterisation import DenoiserConfig
@@ -84,37 +83,43 @@ def read_checkpoint(path: str | Path, process: ProcessConfig, settings: Referenc
 
 
 def read_origin(path: str | Path, config: AnyConfig) -> Trained:
-    """A published checkpoint as what a run of `config` starts from.
+    """A published Flexi-UNet as what a run of `config` starts from, taken for one of its process and attention.
 
-    It is taken for one of the config's process and attention, of as many levels as it was trained with.
+    Of levels it has those that its name tells, or that its adapters are for.
 
     Raises:
-        InputError: as `import_checkpoint`, or if the config's network is another.
+        InputError: as `import_checkpoint`, if the config's network is another, or if the file is one of ADM.
     """
     if not (isinstance(config, Config) and isinstance(config.model, FlexiUNetConfig)):
         raise InputError(f"init_from {str(path)!r} is a file, which only the network flexi_unet can start from")
     state_dict, step = _weights(path)
+    if is_adm(state_dict):
+        raise InputError(
+            f"init_from {str(path)!r} is of ADM, whose tensors tell neither the order of its attention nor what it "
+            "predicts: make a run of it by launch.import_reference, and start from that"
+        )
     process, model = config.process, config.model
-    num_levels = min(process.num_levels, trained_levels(state_dict, process.shape[0]))
-    if num_levels < process.num_levels:  # where they begin does not matter to weights
-        process = replace(process, num_levels=num_levels, resolution_schedule="convex_decay", thresholds=())
+    known = settings_from_name(path).get("num_levels", levels_with_adapters(state_dict, process.shape[0]))
+    if known < process.num_levels:  # the parameters do not depend on where levels begin
+        process = ProcessConfig(shape=process.shape, num_levels=known, num_timesteps=process.num_timesteps)
     sizes = tuple(process.shape[0] >> level for level in model.attention_levels)
-    settings = ReferenceSettings(sizes, model.num_heads, model.head_width)
-    return _trained(path, state_dict, step, process, settings)
+    return _trained(path, state_dict, step, process, ReferenceSettings(sizes, model.num_heads, model.head_width))
 
 
 def _trained(
     path: str | Path, state_dict: StateDict, step: int, process: ProcessConfig, settings: ReferenceSettings
 ) -> Trained:
+    """The tensors of the file at `path` as a model. Raises InputError if they or the process cannot be so."""
     image_size, num_levels = process.shape[0], process.num_levels
     model = config_from_reference(state_dict, image_size=image_size, num_levels=num_levels, settings=settings)
     parameterisation = settings.parameterisation or ("eps" if is_adm(state_dict) else "x0")
-    denoiser = DenoiserConfig(parameterisation, scale_inputs=False)
+    denoiser = DenoiserConfig(parameterisation, scale_inputs=parameterisation == "x0")  # which never scales
     # What trained it is not known: there is no data to go on with.
     data, train = DataConfig(source="folder", channels=3, crop="adm"), TrainConfig(steps=max(step, 1))
     config = Config(data=data, process=process, model=model, denoiser=denoiser, train=train)
-    experiment = build(config)  # fails before anything is written
-    parameters = parameters_from_reference(state_dict, experiment, settings)
+    experiment = build(config)
+    _ = experiment.parameterisation  # fails before anything is converted, if the process has no such one
+    parameters = parameters_from_reference(state_dict, experiment, new_attention_order=settings.new_attention_order)
     try:
         check_finite(digests(parameters))
     except Damaged as error:

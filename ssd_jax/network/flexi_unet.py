@@ -5,13 +5,14 @@ to levels, never to pixel sizes. Arrays have one, two or three spatial axes: sig
 through the network is chosen by two static ints, so that each is a compiled program of its own:
 
     stem -> adapter -> encoders in_level.. -> middle -> decoders ..in_level
-         -> (ascend, decoder)* up to out_level, with zero skips -> adapter -> head
+         -> (ascend, decoder)* up to out_level, with zero skips -> (last, at level 0) -> adapter -> head
 
 An up-step into level 0 resizes the state linearly and takes path (0, 0) instead, as the published model does.
 
 With `stem_skip`, and `resampling="residual"` where it has that, path (0, 0) is the U-Net of ADM (Dhariwal & Nichol 2021).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, pairwise, starmap
@@ -53,8 +54,8 @@ class FlexiUNetConfig:
         widths: channels of level 0, 1, ...; as many entries as the network has levels.
         num_res_blocks: ResBlocks per level, >= 1.
         attention_levels: levels with self-attention (the middle always has it).
-        num_heads: attention heads; divides the width of every level with attention.
-        head_width: channels of every head instead, of which wide levels then have more; 0 for num_heads of them.
+        num_heads: attention heads; divides the width of every level with attention, unless head_width does.
+        head_width: channels of every head, of which wide levels then have more; 0 for num_heads of them.
         resampling: between levels: "convolution", with strides on the way down and after repeating pixels on the way up, or
             "residual", ResBlocks that average and repeat within (Dhariwal & Nichol 2021).
         stem_skip: level 0 ends in one more block, which sees what the stem made, as the U-Net of ADM does.
@@ -116,7 +117,7 @@ class FlexiUNetConfig:
                 )
 
     def heads(self, level: int) -> int:
-        """Of attention at a level."""
+        """Heads of the attention of a level, 0 .. number of levels - 1, or -1 for the last."""
         return self.widths[level] // self.head_width if self.head_width else self.num_heads
 
 
@@ -179,7 +180,7 @@ class FlexiUNet(nnx.Module):
                 for level in range(num_levels)
             ]
         )
-        # Entry l - 1 leads from level l to level l - 1.
+        # Entry l - 1 leads from level l to level l - 1. Under "residual" these are ResBlocks, as are `descends`.
         self.ascend_blocks = nnx.List([block(widths[level] + widths[level - 1], level) for level in range(1, num_levels)])
         self.ascend_convs = nnx.List([between(widths[level]) for level in range(1, num_levels)])
         self.last = block(2 * widths[0], 0) if config.stem_skip else None
@@ -241,13 +242,15 @@ class FlexiUNet(nnx.Module):
 
         number = count()  # of a block on this path
 
-        def run(block: AttentiveResBlock | ResBlock, h: jax.Array, *skip: jax.Array, **resize: Any) -> jax.Array:
+        def run(block: Any, h: jax.Array, *skip: jax.Array, resize: Callable | None = None) -> jax.Array:
             keys = None if dropout_keys is None else jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, next(number))
 
             def apply(h: jax.Array, *skip: jax.Array) -> jax.Array:
-                return block(jnp.concatenate([h, *skip], axis=-1), embedding, dropout_keys=keys, **resize)
+                resized = {} if resize is None else {"resize": resize}
+                return block(jnp.concatenate([h, *skip], axis=-1), embedding, dropout_keys=keys, **resized)
 
-            again = remat == "all" or (remat == "full_resolution" and h.shape[1:-1] == self.shapes[0])
+            made = h if resize is None else jax.eval_shape(resize, h)
+            again = remat == "all" or (remat == "full_resolution" and self.shapes[0] in (h.shape[1:-1], made.shape[1:-1]))
             return (jax.checkpoint(apply) if again else apply)(h, *skip)
 
         def decode(h: jax.Array, level: int, skips: list[jax.Array]) -> jax.Array:

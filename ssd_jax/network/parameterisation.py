@@ -60,6 +60,7 @@ def edm(g, sigma, variance):
 
 # c_skip and c_out of (g, sigma, variance of the sharp image's pixels), elementwise; c_out is nowhere 0. None: F is z-hat.
 PARAMETERISATIONS: dict[str, Coefficients | None] = {"x0": None, "eps": eps, "v": v, "flow": flow, "edm": edm}
+WITHOUT_VARIANCE = (eps, v, flow)  # which do not ask for it
 MAX_FACTOR = 1e3  # |c_skip| and |c_out|: of a network in bfloat16, rounding alone would be several times the image
 
 
@@ -199,7 +200,7 @@ def make_parameterisation(
     Args:
         config: names of the registries.
         process: of the states.
-        statistics: of the data, for that process; "x0" needs none, nor does what neither scales its inputs nor is "edm".
+        statistics: of the data, for that process; "x0" needs none, nor do WITHOUT_VARIANCE with inputs as they are.
 
     Raises:
         InputError: if statistics are missing or of another process, the conditioning cannot tell the timesteps apart, or
@@ -215,7 +216,7 @@ def make_parameterisation(
         )
     if coefficients is None:
         return Parameterisation(c_noise=c_noise)
-    if statistics is None and (config.scale_inputs or coefficients is edm):
+    if statistics is None and (config.scale_inputs or coefficients not in WITHOUT_VARIANCE):
         raise InputError(
             f"denoiser.parameterisation is {config.parameterisation!r}, which needs statistics of the data: give those "
             "that the run keeps, or measure_statistics(images, process)"

@@ -27,6 +27,8 @@ MEANINGS = (
     ("denoiser", "parameterisation"),
     ("denoiser", "conditioning"),
     ("denoiser", "scale_inputs"),
+    ("model", "num_heads"),  # shapes do not show them
+    ("model", "head_width"),
     ("process", "num_timesteps"),
     ("process", "noise_schedule"),
     ("process", "noise_sigma"),
@@ -77,7 +79,7 @@ def start_from(state: TrainState, experiment: Experiment, origin: Trained, workd
             f"{few(told.new, 2)}; give a run of the same kind of network"
         )
     for section, name in MEANINGS + (OF_VECTORS if LABEL_KERNEL in told.taken else ()):
-        before, now = (getattr(getattr(config, section), name) for config in (origin.config, experiment.config))
+        before, now = (getattr(getattr(each, section), name, None) for each in (origin.config, experiment.config))
         if before != now:
             logger.warning("%s.%s was %s there and is %s: the same weights mean something else", section, name, before, now)
     new = f"; new: {few(told.new, 20)}" if told.new else ""
@@ -128,6 +130,8 @@ def _matched(parameters: Any, experiment: Experiment, origin: Trained) -> tuple[
                 del values[name]
         elif found.shape != ours.shape:
             new[name] = f"has shape {ours.shape}, there {found.shape}"
+        elif not np.any(found) and np.any(gathered(ours, make_mesh())):
+            new[name] = "is zero there, never trained"
         else:
             values[name] = np.array(found)
     return values, Taken(tuple(values), classes, new, tuple(theirs))

@@ -87,12 +87,24 @@ def test_what_adm_predicts_is_its_run_s(tmp_path):
         read_checkpoint(path, replace(ONE_LEVEL, noise_schedule="cosine"), SETTINGS["baseline"])
 
 
-def test_a_run_of_more_levels_takes_what_it_was_trained_with(tmp_path):
+def test_a_file_of_adm_starts_no_run_by_itself(tmp_path):
+    """Nothing in it tells the order of attention, which is a flag of the import."""
     path = torch_save(weights(SHAPES["baseline"]), tmp_path / "model.pt")
     config = read_checkpoint(path, ONE_LEVEL, SETTINGS["baseline"]).config
-    process = replace(ONE_LEVEL, num_levels=2, resolution_schedule="threshold", thresholds=(0.5,))
+    with pytest.raises(InputError, match="is of ADM.*launch.import_reference"):
+        read_origin(path, config)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "ssd_16res_celeba_2levels.pt"])
+def test_a_run_of_more_levels_may_start_from_a_file_of_fewer(name, tmp_path):
+    """By its name, or by its adapters."""
+    path = torch_save(weights(published_shapes((32, 64, 96), attention=(1,), adapters=(16, 8))), tmp_path / name)
+    two = ProcessConfig(image_size=SIZE, num_levels=2)
+    config = read_checkpoint(path, two, SETTINGS["baseline"]).config
+    process = replace(two, num_levels=3, resolution_schedule="threshold", thresholds=(0.3, 0.6), blur=2.0)
     origin = read_origin(path, replace(config, process=process))
-    assert origin.process.num_levels == 1 and origin.config.denoiser.parameterisation == "eps"
+    assert origin.process.num_levels == 2 and origin.config.denoiser == config.denoiser
+    assert not origin.network.parameters["adapters_in"][2]["kernel"].any()  # born new by `run.origin`
 
 
 @pytest.mark.nightly
@@ -100,7 +112,7 @@ def test_a_checkpoint_becomes_a_run_and_then_one_of_several_levels(tmp_path):
     path = torch_save(weights(SHAPES["baseline"]), tmp_path / "model.pt")
     flags = [f"--checkpoint={path}", f"--image_size={SIZE}", "--num_levels=1", "--attention_resolutions=8"]
     result = launch("launch.import_reference", *flags, f"--workdir={tmp_path}/adm")
-    assert result.returncode == 0 and "predicts eps" in result.stdout, result.stderr
+    assert result.returncode == 0 and "prediction eps" in result.stdout, result.stderr
     trained = ssd_jax.load(tmp_path / "adm")
     drawn = trained.sample(jax.random.key(0), 2, num_steps=4)
     assert drawn.shape == (2, SIZE, SIZE, 3) and np.isfinite(drawn).all()
@@ -109,7 +121,7 @@ def test_a_checkpoint_becomes_a_run_and_then_one_of_several_levels(tmp_path):
     common += ["--config.process.blur=0", "--config.train.steps=2", "--config.train.batch_size=8"]
     model = shlex.split(result.stdout.splitlines()[-1])
     common += [each for each in model if each.startswith("--config.")]
-    for origin in (path, tmp_path / "adm"):
-        result = launch("launch.train", *common, f"--workdir={tmp_path}/{origin.stem}-2", f"--init_from={origin}")
-        assert result.returncode == 0 and "new:" not in result.stderr and "not used" not in result.stderr, result.stderr
+    result = launch("launch.train", *common, f"--workdir={tmp_path}/two", f"--init_from={tmp_path}/adm")
+    assert result.returncode == 0 and "new: adapters_out/1/" in result.stderr, result.stderr
+    assert "not used" not in result.stderr and "something else" not in result.stderr, result.stderr
     assert import_checkpoint(path, tmp_path / "again", ONE_LEVEL, SETTINGS["baseline"]).config.model == trained.config.model

@@ -103,6 +103,25 @@ def test_settings_that_change_the_meaning_of_weights_are_said(tmp_path, caplog):
     assert "denoiser.conditioning was log_snr there and is timestep: the same weights mean something else" in caplog.text
 
 
+def test_heads_of_attention_that_differ_are_said(tmp_path, caplog):
+    """No shape shows them."""
+    given = config()
+    started(config(num_heads=1), trained(given), tmp_path)
+    heads = given.model.num_heads
+    assert f"model.num_heads was {heads} there and is 1: the same weights mean something else" in caplog.text
+
+
+def test_what_was_never_trained_is_born_new(tmp_path):
+    """As adapters of checkpoints that have none."""
+    origin = trained(config())
+    adapter = origin.network.parameters["adapters_out"][1]
+    adapter.update({name: np.zeros_like(leaf) for name, leaf in adapter.items()})
+    before, after, told = started(config(), origin, tmp_path)
+    name = "adapters_out/1/kernel"
+    assert told["new"] == {name: "is zero there, never trained"}  # its bias is born zero, and so the other's
+    np.testing.assert_array_equal(after[name], before[name])
+
+
 def test_nothing_that_fits_is_refused(tmp_path):
     origin = trained(config())
     origin = replace(origin, network=replace(origin.network, parameters={"a": np.ones(2)}))
