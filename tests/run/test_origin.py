@@ -106,9 +106,9 @@ def test_settings_that_change_the_meaning_of_weights_are_said(tmp_path, caplog):
 def test_heads_of_attention_that_differ_are_said(tmp_path, caplog):
     """No shape shows them."""
     given = config()
+    model: Any = given.model
     started(config(num_heads=1), trained(given), tmp_path)
-    heads = given.model.num_heads
-    assert f"model.num_heads was {heads} there and is 1: the same weights mean something else" in caplog.text
+    assert f"model.num_heads was {model.num_heads} there and is 1: the same weights mean something else" in caplog.text
 
 
 def test_what_was_never_trained_is_born_new(tmp_path):
