@@ -245,7 +245,7 @@ def draw_figure(rows: Sequence[dict]) -> Figure:
                 axes.errorbar(cost, means, spread, fmt="o-", capsize=4, color=f"C{i}", label=name)
             axes.set(title=metric, xlabel=f"{kind.replace('_', ' ')}, 1 = one level, {POINT} images")
             axes.set(xlim=(0, 1.1 * axes.dataLim.x1), ylim=(0, 1.1 * axes.dataLim.y1))
-    panels[0][0].legend(loc="lower left")
+    panels[0][0].legend(loc="upper right")
     return figure
 
 
