@@ -32,7 +32,7 @@ from ssd_jax.config import Config, ProcessConfig
 from ssd_jax.errors import InputError
 from ssd_jax.interop import published as interop
 from ssd_jax.interop.guided_diffusion import ReferenceSettings
-from ssd_jax.process.schedules import NOISE_SCHEDULES
+from ssd_jax.process.config import NOISE_SCHEDULES
 
 from .common.command import run
 
