@@ -100,7 +100,7 @@ def _process() -> ProcessConfig:
         resolution_schedule=RESOLUTION_SCHEDULE.value,
         gamma=GAMMA.value,
         operator="bilinear",
-        snr_policy="published",
+        snr_policy="published" if settings["num_levels"] > 1 else "preserve",  # which of one level are the same
     )
 
 
