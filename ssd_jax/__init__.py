@@ -20,6 +20,7 @@ from ssd_jax.run.load import load as load
 from ssd_jax.run.train import train as train
 from ssd_jax.run.trained import Trained as Trained
 from ssd_jax.sampling import editing as editing
+from ssd_jax.sampling.guidance import Guidance as Guidance
 from ssd_jax.sampling.plan import Plan as Plan
 from ssd_jax.sampling.plan import plan_steps as plan_steps
 from ssd_jax.sampling.sampler import Snapshot as Snapshot

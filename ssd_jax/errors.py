@@ -209,8 +209,14 @@ def checked_fields(section: str, cls: Any, values: dict) -> dict[str, Any]:
     return checked
 
 
+def _required(cls: Any) -> list[str]:
+    """The fields of a dataclass that have no default."""
+    none = dataclasses.MISSING
+    return [each.name for each in dataclasses.fields(cls) if each.default is none and each.default_factory is none]
+
+
 def section(name: str) -> Callable[[type[T]], type[T]]:
-    """Decorates a dataclass, the `name` section of a config: its arguments are `checked_fields`, from Python too."""
+    """Decorates a dataclass, e.g. the `name` section of a config: its arguments are `checked_fields`, from Python too."""
 
     def decorate(cls: type[T]) -> type[T]:
         init = cls.__init__
@@ -220,7 +226,10 @@ def section(name: str) -> Callable[[type[T]], type[T]]:
             fields = list(field_types(cls))
             if len(args) > len(fields) or any(field in kwargs for field in fields[: len(args)]):
                 raise InputError(f"{cls.__name__} takes each of its fields once: {', '.join(fields)}")
-            init(self, **checked_fields(name, cls, dict(zip(fields, args, strict=False)) | kwargs))
+            given = checked_fields(name, cls, dict(zip(fields, args, strict=False)) | kwargs)
+            if missing := [field for field in _required(cls) if field not in given]:
+                raise InputError(f"{cls.__name__} lacks {', '.join(missing)}; its fields are {', '.join(fields)}")
+            init(self, **given)
 
         setattr(cls, "__init__", checked)  # noqa: B010
         return cls

@@ -80,12 +80,14 @@ WRONG = {
     "eta is 'a'": lambda: TRAINED.plan(eta="a"),
     "start is 20, but must be >= 0 and < 20": lambda: TRAINED.plan(start=20),
     "start is -1": lambda: TRAINED.plan(start=-1),
-    "guidance scale is inf": lambda: TRAINED.guided(float("inf")),
-    "guidance scale is nan": lambda: TRAINED.guided(float("nan")),
+    "guidance.scale is inf": lambda: TRAINED.guided(float("inf")),
+    "guidance.scale is nan": lambda: TRAINED.guided(float("nan")),
     "guidance is (2, 3)": lambda: TRAINED.guided((2, 3)),
-    "guidance interval is (4.0, -4.0)": lambda: TRAINED.guided(2, (4, -4)),
-    "guidance interval is (nan, 4.0)": lambda: TRAINED.guided(2, (float("nan"), 4)),
-    "interval is 3": lambda: TRAINED.guided(2, 3),
+    "guidance.interval is (4.0, -4.0)": lambda: lib.Guidance(2, (4, -4)),
+    "guidance.interval is (nan, 4.0)": lambda: lib.Guidance(2, (float("nan"), 4)),
+    "interval is 3": lambda: lib.Guidance(2, 3),
+    "guidance.max_norm is given, but guidance.scale is 1, which is none": lambda: lib.Guidance(1.0, max_norm=0.1),
+    "Guidance lacks scale": lambda: edit_guidance.Guidance(parallel=0.5),
     "threshold quantile is 1.5": lambda: TRAINED.guided(threshold_quantile=1.5),
     "threshold quantile is nan": lambda: TRAINED.guided(threshold_quantile=float("nan")),
     "label is [0.5, 1], but must be of type int or": lambda: TRAINED.sample(KEY, 2, label=[0.5, 1]),
@@ -126,7 +128,7 @@ WRONG = {
     "seed is 4294967298": lambda: metrics.inception_score(FEATURES, 2, seed=2**32 + 2),
     "subsets is 0": lambda: metrics.kernel_distance(FEATURES, FEATURES, subsets=0),
     "seed is 4294967297": lambda: make_iterator(SOURCE, batch_size=8, seed=2**32 + 1, flip=False),
-    "scale is None": lambda: edit_guidance.classifier_free(denoise, None, null_label=3),
+    "guidance is None": lambda: edit_guidance.classifier_free(denoise, None, null_label=3),
 }
 
 

@@ -87,10 +87,10 @@ def memory_limit() -> int | None:
 
 def denoiser(trained: ssd_jax.Trained) -> Denoise:
     """The model with the guidance that the flags ask for."""
+    scale = trained.config.sample.guidance if GUIDANCE.value is None else GUIDANCE.value
     parallel = 1.0 if PARALLEL.value is None else PARALLEL.value
-    return trained.guided(
-        GUIDANCE.value, interval(), THRESHOLD.value, guide=guide(), parallel=parallel, max_norm=NORM.value
-    )
+    guidance = ssd_jax.Guidance(scale, interval(), parallel, NORM.value)
+    return trained.guided(guidance, guide=guide(), threshold_quantile=THRESHOLD.value)
 
 
 def guide() -> ssd_jax.Trained | None:

@@ -27,7 +27,7 @@ from ssd_jax.run.digest import combined, digests
 from ssd_jax.run.guide import check_guide
 from ssd_jax.run.labels import Label, numbered, vectors
 from ssd_jax.sampling.denoise import Denoise
-from ssd_jax.sampling.guidance import Interval, autoguidance, classifier_free, clipped, dynamically_thresholded
+from ssd_jax.sampling.guidance import Guidance, as_guidance, autoguidance, classifier_free, clipped, dynamically_thresholded
 from ssd_jax.sampling.noise import NoiseSource, image_indices, seeded
 from ssd_jax.sampling.plan import Plan, plan_steps
 from ssd_jax.sampling.sampler import Snapshot, iterate, with_progress
@@ -82,43 +82,38 @@ class Trained:
     @checked_arguments
     def guided(
         self,
-        guidance: float | None = None,
-        interval: Interval | None = None,
-        threshold_quantile: float | None = None,
+        guidance: Guidance | float | None = None,
         *,
         guide: "Trained | None" = None,
-        parallel: float = 1.0,
-        max_norm: float | None = None,
+        threshold_quantile: float | None = None,
     ) -> Callable:
         """`denoiser` with classifier-free guidance, or autoguidance by a `guide`, before its clipping.
 
         Args:
-            guidance: scale, >= 0; 1 is none, and any model can do that. That of `config.sample` if not given.
-            interval: (low, high) in `process.image_log_snr`, where to guide; everywhere if not given.
-            threshold_quantile: thresholds dynamically instead of clipping, see `dynamically_thresholded`.
+            guidance: its scale, or more of it, whose interval is one of `process.image_log_snr`. A scale of 1 is none, and
+                any model can do that. The scale of `config.sample` if not given.
             guide: a worse model of the same task, to guide away from (`autoguidance`) instead of from any class.
-            parallel, max_norm: of adaptive projected guidance, as in `classifier_free`.
+            threshold_quantile: thresholds dynamically instead of clipping, see `dynamically_thresholded`.
 
         Raises:
             InputError: for values out of range, guidance of a model that was trained without label dropout, or a guide of
                 another task or without effect, as guidance is 1.
         """
-        config, null = self.config, null_label(self.config.model)
-        guidance = config.sample.guidance if guidance is None else guidance
-        rule = {"interval": interval, "log_snr": self.process.image_log_snr, "parallel": parallel, "max_norm": max_norm}
-        if guidance == 1 and (guide is not None or parallel != 1 or max_norm is not None):
-            what = "a guide" if guide is not None else "a parallel weight or a largest norm of guidance"
-            raise InputError(f"{what} is given, but guidance is 1, which is none; give a scale above 1, e.g. 1.5")
+        config, null, log_snr = self.config, null_label(self.config.model), self.process.image_log_snr
+        guidance = as_guidance(config.sample.guidance if guidance is None else guidance)
         if guide is not None:
+            if guidance.scale == 1:
+                raise InputError("a guide is given, but guidance is 1, which is none; give a scale above 1, e.g. 1.5")
             check_guide(self.experiment, guide.experiment)
-            return self._bounded(autoguidance(self.network, guide.network, guidance, **rule), threshold_quantile)
-        if guidance != 1 and null is None:
+            return self._bounded(autoguidance(self.network, guide.network, guidance, log_snr=log_snr), threshold_quantile)
+        if guidance.scale != 1 and null is None:
             lack = "was trained without label dropout" if config.num_classes or config.label_size else "has no classes"
             raise InputError(
-                f"guidance is {guidance}, but the model {lack}; leave guidance at 1, or train a model with "
+                f"guidance is {guidance.scale}, but the model {lack}; leave guidance at 1, or train a model with "
                 "--config.model.num_classes and --config.model.label_dropout=0.1"
             )
-        denoise = classifier_free(self.network, guidance, null_label=0 if null is None else null, **rule)
+        null = 0 if null is None else null
+        denoise = classifier_free(self.network, guidance, null_label=null, log_snr=log_snr)
         return self._bounded(denoise, threshold_quantile)
 
     def _bounded(self, denoise: Denoise, threshold_quantile: float | None) -> Callable:
@@ -264,12 +259,9 @@ class Trained:
         spacing: str | Sequence[int] | None = None,
         eta: float | None = None,
         label: Label | None = None,
-        guidance: float | None = None,
-        guidance_interval: Interval | None = None,
-        threshold_quantile: float | None = None,
+        guidance: Guidance | float | None = None,
         guide: "Trained | None" = None,
-        guidance_parallel: float = 1.0,
-        guidance_norm: float | None = None,
+        threshold_quantile: float | None = None,
         first_index: int = 0,
         memory_limit: int | None = None,
         progress: bool = False,
@@ -284,8 +276,7 @@ class Trained:
             num: images, all in one batch; on all devices if a multiple of their number.
             solver, num_steps, spacing, eta: as in `plan_steps`.
             label: one for all images or [num], as in `labels`; the classes, or the labels of data, in turn if not given.
-            guidance, guidance_interval, threshold_quantile, guide: as in `guided`.
-            guidance_parallel, guidance_norm: `parallel` and `max_norm` of `guided`.
+            guidance, guide, threshold_quantile: as in `guided`.
             first_index: index of the first image.
             memory_limit: bytes of intermediate results on each device, as in `ssd_jax.sample`.
             progress: shows a bar.
@@ -294,8 +285,7 @@ class Trained:
             InputError: for labels out of range, and as `plan_steps` and `guided`.
         """
         label = self.labels(label, num, first_index)
-        rule = {"guide": guide, "parallel": guidance_parallel, "max_norm": guidance_norm}
-        denoise = self.guided(guidance, guidance_interval, threshold_quantile, **rule)
+        denoise = self.guided(guidance, guide=guide, threshold_quantile=threshold_quantile)
         plan = self.plan(solver=solver, num_steps=num_steps, spacing=spacing, eta=eta)
         snapshots = self.iterate(denoise, plan, key, num, label=label, first_index=first_index, memory_limit=memory_limit)
         if not progress:

@@ -11,6 +11,7 @@ Guided predictions may leave the range of images, so guide first and threshold l
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Float
 
-from ssd_jax.errors import InputError, check_range, checked_arguments
+from ssd_jax.errors import InputError, check_range, checked_arguments, section
 from ssd_jax.sampling.denoise import Denoise, as_pytree
 
 Interval = tuple[float, float]
@@ -26,61 +27,104 @@ MAX_GUIDANCE = 1000
 TINY = 1e-12  # instead of a norm of 0
 
 
+@section("guidance")
+@dataclass(frozen=True)
+class Guidance:
+    """How strongly a denoiser is guided, where, and along what. Where one is asked for, a number is one of that scale.
+
+    Attributes:
+        scale: >= 0. 1 is none, at no cost; 0 is what one guides away from; above 1 the difference counts for more.
+        interval: (low, high), guides only where low <= log-SNR <= high and is plain, at the plain cost, elsewhere
+            (Kynkaanniemi et al. 2024; their noise level sigma is exp(-log_snr / 2)). None guides everywhere.
+        parallel: weight, 0 to 1, of what guidance adds along the prediction (`_projected`); 1 is plain guidance.
+        max_norm: largest root mean square, > 0, of what a scale of 2 adds; None bounds nothing.
+
+    Raises:
+        InputError: for values out of range, and for parallel or max_norm without effect, as the scale is 1.
+    """
+
+    scale: float
+    interval: Interval | None = None
+    parallel: float = 1.0
+    max_norm: float | None = None
+
+    def __post_init__(self):
+        check_range("guidance.scale", self.scale, low=0, high=MAX_GUIDANCE)
+        if self.interval is not None:
+            low, high = self.interval
+            if not low <= high:
+                raise InputError(
+                    f"guidance.interval is ({low}, {high}), but must be (low, high) in log-SNR with low <= high"
+                )
+        check_range("guidance.parallel", self.parallel, low=0)
+        if self.parallel > 1:
+            raise InputError(f"guidance.parallel is {self.parallel}, but must be <= 1")
+        if self.max_norm is not None:
+            check_range("guidance.max_norm", self.max_norm, low=0, open_low=True)
+        if self.scale == 1 and (self.parallel != 1 or self.max_norm is not None):
+            raise InputError(
+                "guidance.parallel or guidance.max_norm is given, but guidance.scale is 1, which is none; give a scale "
+                "above 1, e.g. 1.5"
+            )
+
+
 @checked_arguments
 def classifier_free(
     denoise: Denoise,
-    scale: float,
+    guidance: Guidance | float,
     *,
     null_label: int | float,
-    interval: Interval | None = None,
     log_snr: Float[np.ndarray, "timesteps"] | None = None,
-    parallel: float = 1.0,
-    max_norm: float | None = None,
 ) -> Denoise:
     """Classifier-free guidance (Ho & Salimans 2022): z = z_uncond + scale (z_cond - z_uncond).
 
     Both predictions come from one call of twice the batch.
 
     Args:
-        denoise: a denoiser trained with label dropout, not clipped.
-        scale: >= 0. 1 returns `denoise` itself, at no cost; 0 is unconditional; above 1 the label counts for more.
+        denoise: a denoiser trained with label dropout, not clipped; returned itself if the scale is 1.
+        guidance: its scale, or more of it. A scale of 0 is unconditional.
         null_label: the label of "any", `protocol.null_label` of the network: the number after the classes; NaN for vectors.
-        interval: (low, high), guides only where low <= log_snr[t] <= high and is plain, at the plain cost, elsewhere
-            (Kynkaanniemi et al. 2024; their noise level sigma is exp(-log_snr / 2)). None guides everywhere.
         log_snr: of every timestep, [T]; needed with an interval. `ScaleSpaceProcess.image_log_snr` means the same at every
             level.
-        parallel, max_norm: of adaptive projected guidance (`_projected`); 1 and None are plain guidance.
 
     Raises:
-        InputError: for a scale, interval, parallel or max_norm that cannot be used; when called, if there is no label.
+        InputError: for guidance that cannot be used; when called, if there is no label.
     """
-    weights, projection = _weights(scale, interval, log_snr), _projection(parallel, max_norm)
-    return denoise if scale == 1 else Partial(_classifier_free, as_pytree(denoise), weights, projection, null_label)
+    guidance = as_guidance(guidance)
+    weights, projection = _weights(guidance, log_snr), _projection(guidance)
+    if guidance.scale == 1:
+        return denoise
+    return Partial(_classifier_free, as_pytree(denoise), weights, projection, null_label)
 
 
 @checked_arguments
 def autoguidance(
     denoise: Denoise,
     weak: Denoise,
-    scale: float,
+    guidance: Guidance | float,
     *,
-    interval: Interval | None = None,
     log_snr: Float[np.ndarray, "timesteps"] | None = None,
-    parallel: float = 1.0,
-    max_norm: float | None = None,
 ) -> Denoise:
     """Autoguidance (Karras et al. 2024): z = z_weak + scale (z - z_weak), away from what a worse denoiser predicts.
 
     Args:
-        denoise: a denoiser, not clipped.
+        denoise: a denoiser, not clipped; returned itself if the scale is 1.
         weak: one of the same process and task that is smaller or less trained.
-        scale, interval, log_snr, parallel, max_norm: as in `classifier_free`.
+        guidance, log_snr: as in `classifier_free`.
 
     Raises:
-        InputError: for a scale, interval, parallel or max_norm that cannot be used.
+        InputError: for guidance that cannot be used.
     """
-    weights, projection = _weights(scale, interval, log_snr), _projection(parallel, max_norm)
-    return denoise if scale == 1 else Partial(_autoguidance, as_pytree(denoise), as_pytree(weak), weights, projection)
+    guidance = as_guidance(guidance)
+    weights, projection = _weights(guidance, log_snr), _projection(guidance)
+    if guidance.scale == 1:
+        return denoise
+    return Partial(_autoguidance, as_pytree(denoise), as_pytree(weak), weights, projection)
+
+
+def as_guidance(guidance: Guidance | float) -> Guidance:
+    """A number as the guidance of that scale."""
+    return guidance if isinstance(guidance, Guidance) else Guidance(guidance)
 
 
 @checked_arguments
@@ -115,33 +159,27 @@ def dynamically_thresholded(denoise: Denoise, quantile: float, bounds: Sequence[
     return Partial(_dynamically_thresholded, as_pytree(denoise), quantile, np.asarray(bounds, np.float32))
 
 
-def _weights(scale: float, interval: Interval | None, log_snr: np.ndarray | None) -> np.ndarray:
+def _weights(guidance: Guidance, log_snr: np.ndarray | None) -> np.ndarray:
     """scale - 1 at the timesteps that are guided and 0 at the others, float32 [T]; [1] if all are."""
-    check_range("guidance scale", scale, low=0, high=MAX_GUIDANCE)
-    if interval is None:
-        return np.array([scale - 1], np.float32)
-    low, high = interval
-    if not low <= high:
-        raise InputError(f"guidance interval is ({low}, {high}), but must be (low, high) in log-SNR with low <= high")
+    if guidance.interval is None:
+        return np.array([guidance.scale - 1], np.float32)
+    low, high = guidance.interval
     if log_snr is None:
         raise InputError("a guidance interval needs the log_snr of every timestep; give process.image_log_snr")
     guided = (low <= log_snr) & (log_snr <= high)
     if not guided.any():
         raise InputError(
-            f"guidance interval is ({low}, {high}), but holds no timestep: their log-SNR is {log_snr.min():.2f} to "
+            f"guidance.interval is ({low}, {high}), but holds no timestep: their log-SNR is {log_snr.min():.2f} to "
             f"{log_snr.max():.2f}; widen it"
         )
-    return np.where(guided, scale - 1, 0).astype(np.float32)
+    return np.where(guided, guidance.scale - 1, 0).astype(np.float32)
 
 
-def _projection(parallel: float, max_norm: float | None) -> tuple[float, float] | None:
+def _projection(guidance: Guidance) -> tuple[float, float] | None:
     """What `_projected` takes; None, which costs nothing, where it changes nothing."""
-    check_range("parallel weight of the guidance", parallel, low=0)
-    if parallel > 1:
-        raise InputError(f"parallel weight of the guidance is {parallel}, but must be <= 1")
-    if max_norm is not None:
-        check_range("largest norm of the guidance", max_norm, low=0, open_low=True)
-    return None if parallel == 1 and max_norm is None else (parallel, np.inf if max_norm is None else max_norm)
+    if guidance.parallel == 1 and guidance.max_norm is None:
+        return None
+    return guidance.parallel, np.inf if guidance.max_norm is None else guidance.max_norm
 
 
 def _classifier_free(denoise, weights, projection, null_label, x, t, label=None, *, stage):

@@ -24,6 +24,7 @@ from ssd_jax.process.operators import OPERATORS
 from ssd_jax.run.digest import named
 from ssd_jax.run.trained import Trained
 from ssd_jax.run.weights import write_weights
+from ssd_jax.sampling.guidance import Guidance
 from ssd_jax.sampling.plan import Plan
 from tests.commands import launch
 from tests.conftest import tiny_config
@@ -59,7 +60,7 @@ def guided() -> Given:
 
 def given(trained: Trained) -> Given:
     low, high = np.quantile(trained.process.image_log_snr, [0.3, 0.8]).tolist()
-    return trained, trained.guided(2.0, (low, high)), trained.plan(solver="dpmpp_2m_sde", num_steps=6)
+    return trained, trained.guided(Guidance(2.0, (low, high))), trained.plan(solver="dpmpp_2m_sde", num_steps=6)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 
 from ssd_jax.config import Config, DataConfig, FlexiUNetConfig, ProcessConfig
 from ssd_jax.errors import InputError
+from ssd_jax.sampling.guidance import Guidance
 from tests.networks import random_trained
 
 CONFIG = Config(
@@ -34,14 +35,12 @@ def test_a_weaker_model_guides():
     call = jax.jit(lambda denoise: denoise(x, t, label, stage=stage))
     z, worse = call(trained.network), call(weak.network)
     interval = (float(trained.process.log_snr[10]), 99.0)
-    guided = call(trained.guided(2.0, interval, guide=weak))
+    guided = call(trained.guided(Guidance(2.0, interval), guide=weak))
     np.testing.assert_allclose(guided[0], np.clip(worse + 2 * (z - worse), -1, 1)[0], atol=1e-5)
     np.testing.assert_allclose(guided[1], np.clip(z, -1, 1)[1], atol=1e-5)
     assert np.abs(guided - np.clip(z, -1, 1)).max() > 0.01
     with pytest.raises(InputError, match="a guide is given, but guidance is 1, which is none; give a scale"):
         trained.guided(guide=weak)
-    with pytest.raises(InputError, match="parallel weight or a largest norm of guidance is given, but guidance is 1"):
-        trained.guided(1.0, parallel=0.0)
 
 
 @pytest.mark.parametrize("what", OTHERS)

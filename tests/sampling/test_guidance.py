@@ -14,7 +14,7 @@ from ssd_jax.errors import InputError
 from ssd_jax.network import abstract_network
 from ssd_jax.network.protocol import null_label
 from ssd_jax.process.config import make_process
-from ssd_jax.sampling.guidance import autoguidance, classifier_free, clipped, dynamically_thresholded
+from ssd_jax.sampling.guidance import Guidance, autoguidance, classifier_free, clipped, dynamically_thresholded
 from ssd_jax.sampling.plan import plan_steps
 from ssd_jax.sampling.sampler import sample
 from ssd_jax.training.loss import stage_loss
@@ -66,10 +66,10 @@ GUIDED = (partial(classifier_free, denoise, null_label=NULL), partial(autoguidan
 @pytest.mark.parametrize("guide", GUIDED, ids=["classifier_free", "autoguidance"])
 def test_projected_guidance(guide):
     """Sadat et al. 2024: the difference bounded, its part along the prediction weighted; plain with weight 1, unbounded."""
-    z, plain = denoise(X, T, LABEL, stage=STAGE), guide(scale=3.0)(X, T, LABEL, stage=STAGE)
+    z, plain = denoise(X, T, LABEL, stage=STAGE), guide(3.0)(X, T, LABEL, stage=STAGE)
 
     def added(**settings):
-        return np.asarray(guide(scale=3.0, **settings)(X, T, LABEL, stage=STAGE) - z).reshape(4, -1) / 2
+        return np.asarray(guide(Guidance(3.0, **settings))(X, T, LABEL, stage=STAGE) - z).reshape(4, -1) / 2
 
     flat, difference = np.asarray(z).reshape(4, -1), np.asarray(plain - z).reshape(4, -1) / 2
     np.testing.assert_array_equal(added(parallel=1.0), difference)
@@ -85,8 +85,8 @@ def test_projected_guidance(guide):
 
 
 def test_a_model_guided_by_itself_is_the_model():
-    for parallel, max_norm in ((1.0, None), (0.0, 0.1)):
-        guided = autoguidance(denoise, denoise, 3.0, parallel=parallel, max_norm=max_norm)(X, T, LABEL, stage=STAGE)
+    for guidance in (Guidance(3.0), Guidance(3.0, parallel=0.0, max_norm=0.1)):
+        guided = autoguidance(denoise, denoise, guidance)(X, T, LABEL, stage=STAGE)
         np.testing.assert_array_equal(guided, denoise(X, T, LABEL, stage=STAGE))
 
 
@@ -108,12 +108,11 @@ def test_outside_the_interval_predictions_are_plain(inside):
     log_snr = np.full(40, -9.0)
     log_snr[np.array(T)] = np.where(inside, 2.0, 2.1)
     log_snr[20] = 0.0
-    interval = {"interval": (0.0, 2.0), "log_snr": log_snr}
     plain = denoise(X, T, LABEL, stage=STAGE)
     weak = partial(denoise, shift=0.1)
     for guide in (partial(classifier_free, denoise, null_label=NULL), partial(autoguidance, denoise, weak)):
-        guided = guide(scale=3.0, **interval)(X, T, LABEL, stage=STAGE)
-        everywhere = guide(scale=3.0)(X, T, LABEL, stage=STAGE)
+        guided = guide(Guidance(3.0, (0.0, 2.0)), log_snr=log_snr)(X, T, LABEL, stage=STAGE)
+        everywhere = guide(3.0)(X, T, LABEL, stage=STAGE)
         for i, guides in enumerate(inside):
             np.testing.assert_allclose(guided[i], (everywhere if guides else plain)[i], atol=1e-6)
             assert guides == bool(np.abs(guided[i] - plain[i]).max() > 0.01)
@@ -124,7 +123,7 @@ def test_other_scales_intervals_and_quantiles_compile_nothing():
 
     def draw(scale, interval, quantile):
         log_snr = PROCESS.image_log_snr if interval else None
-        guided = classifier_free(denoise, scale, null_label=NULL, interval=interval, log_snr=log_snr)
+        guided = classifier_free(denoise, Guidance(scale, interval), null_label=NULL, log_snr=log_snr)
         thresholded = dynamically_thresholded(guided, quantile, PROCESS.bounds)
         return np.asarray(sample(thresholded, plan, jax.random.key(0), 4, label=LABEL))
 
@@ -198,27 +197,27 @@ def test_the_null_class_is_one_more_row_and_trains(network):
 
 
 def test_bad_input():
-    snr = {"log_snr": PROCESS.image_log_snr}
     for message, settings in {
-        "guidance scale is -1": {"scale": -1.0},
-        "guidance scale is nan": {"scale": float("nan")},
-        "guidance scale is inf": {"scale": float("inf")},
-        r"interval is \(3.0, 1.0\).*low <= high": {"scale": 2.0, "interval": (3.0, 1.0), **snr},
-        "interval is .*nan": {"scale": 2.0, "interval": (float("nan"), 1.0), **snr},
-        r"interval is \(50.0, 60.0\), but holds no timestep.*-1\d\.\d\d to": {
-            "scale": 2.0,
-            "interval": (50.0, 60.0),
-            **snr,
-        },
-        "needs the log_snr": {"scale": 2.0, "interval": (1.0, 3.0)},
-        "parallel weight of the guidance is 1.5": {"scale": 2.0, "parallel": 1.5},
-        "parallel weight of the guidance is nan": {"scale": 2.0, "parallel": float("nan")},
-        "largest norm of the guidance is 0": {"scale": 2.0, "max_norm": 0.0},
+        "guidance.scale is -1": {"scale": -1.0},
+        "guidance.scale is nan": {"scale": float("nan")},
+        "guidance.scale is inf": {"scale": float("inf")},
+        r"interval is \(3.0, 1.0\).*low <= high": {"interval": (3.0, 1.0)},
+        "interval is .*nan": {"interval": (float("nan"), 1.0)},
+        "guidance.parallel is 1.5": {"parallel": 1.5},
+        "guidance.parallel is nan": {"parallel": float("nan")},
+        "guidance.max_norm is 0": {"max_norm": 0.0},
+        "or guidance.max_norm is given, but guidance.scale is 1": {"scale": 1.0, "max_norm": 0.5},
+        "guidance.parallel .* is given, but guidance.scale is 1": {"scale": 1.0, "parallel": 0.5},
     }.items():
         with pytest.raises(InputError, match=message):
-            classifier_free(denoise, null_label=NULL, **settings)
-        with pytest.raises(InputError, match=message):
-            autoguidance(denoise, denoise, **settings)
+            Guidance(**{"scale": 2.0} | settings)
+    for guide in (partial(classifier_free, denoise, null_label=NULL), partial(autoguidance, denoise, denoise)):
+        with pytest.raises(InputError, match="guidance.scale is -1"):
+            guide(-1.0)
+        with pytest.raises(InputError, match="needs the log_snr"):
+            guide(Guidance(2.0, (1.0, 3.0)))
+        with pytest.raises(InputError, match=r"interval is \(50.0, 60.0\), but holds no timestep.*-1\d\.\d\d to"):
+            guide(Guidance(2.0, (50.0, 60.0)), log_snr=PROCESS.image_log_snr)
     with pytest.raises(InputError, match="needs labels"):
         classifier_free(denoise, 2.0, null_label=NULL)(X, T, None, stage=STAGE)
     for quantile in (0.0, 1.5):
