@@ -79,7 +79,7 @@ def start_from(state: TrainState, experiment: Experiment, origin: Trained, workd
             f"{few(told.new, 2)}; give a run of the same kind of network"
         )
     for section, name in MEANINGS + (OF_VECTORS if LABEL_KERNEL in told.taken else ()):
-        before, now = (getattr(getattr(each, section), name, None) for each in (origin.config, experiment.config))
+        before, now = (_setting(each, section, name) for each in (origin.config, experiment.config))
         if before != now:
             logger.warning("%s.%s was %s there and is %s: the same weights mean something else", section, name, before, now)
     new = f"; new: {few(told.new, 20)}" if told.new else ""
@@ -94,6 +94,12 @@ def start_from(state: TrainState, experiment: Experiment, origin: Trained, workd
     first_does(lambda: write_json(workdir / ORIGIN, record))
     parameters, ema = (_placed(tree, values) for tree in (state.parameters, state.ema[MAIN]))
     return replace(state, parameters=parameters, ema={MAIN: ema})
+
+
+def _setting(config: Config, section: str, name: str) -> Any:
+    """A field of a config; None if its network has none, or does not use it."""
+    unused = name == "num_heads" and getattr(config.model, "head_width", 0)
+    return None if unused else getattr(getattr(config, section), name, None)
 
 
 def forget_origin(workdir: Path) -> None:

@@ -233,11 +233,24 @@ def test_resampling_within_residual_blocks_and_the_stem_s_skip():
         assert still == unused, out_level
 
 
-@pytest.mark.parametrize("remat", ["full_resolution", pytest.param("all", marks=pytest.mark.nightly)])
-def test_blocks_computed_again_give_the_same_gradient_in_less_memory(remat):
+@pytest.mark.parametrize(
+    ("remat", "resampling"),
+    [
+        ("full_resolution", "convolution"),
+        pytest.param("full_resolution", "residual", marks=pytest.mark.nightly),
+        pytest.param("all", "convolution", marks=pytest.mark.nightly),
+    ],
+)
+def test_blocks_computed_again_give_the_same_gradient_in_less_memory(remat, resampling):
     def compiled(remat):
         config = FlexiUNetConfig(
-            widths=(8, 8), attention_levels=(), num_heads=1, num_res_blocks=2, dropout=0.1, remat=remat
+            widths=(8, 8),
+            attention_levels=(),
+            num_heads=1,
+            num_res_blocks=2,
+            dropout=0.1,
+            resampling=resampling,
+            remat=remat,
         )
         graphdef, state = nnx.split(make(config, (32, 32)))
         parameters = randomised(nnx.to_pure_dict(state))

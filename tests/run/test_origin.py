@@ -111,6 +111,12 @@ def test_heads_of_attention_that_differ_are_said(tmp_path, caplog):
     assert f"model.num_heads was {model.num_heads} there and is 1: the same weights mean something else" in caplog.text
 
 
+def test_a_number_of_heads_that_says_nothing_is_not_compared(tmp_path, caplog):
+    """Where both have a width of heads instead."""
+    started(config(num_heads=1, head_width=8), trained(config(head_width=8)), tmp_path)
+    assert "heads" not in caplog.text
+
+
 def test_what_was_never_trained_is_born_new(tmp_path):
     """As adapters of checkpoints that have none."""
     origin = trained(config())

@@ -19,11 +19,12 @@ import ssd_jax
 from ssd_jax.config import SECTIONS, Config, as_dict, from_config_dict
 from ssd_jax.data import SOURCES
 from ssd_jax.errors import InputError, brief, field_types
+from ssd_jax.network.blocks import PRECISIONS, REMATS, RESAMPLINGS
 from ssd_jax.network.parameterisation import CONDITIONINGS, PARAMETERISATIONS
 from ssd_jax.process.config import NOISE_SCHEDULES, OPERATORS, RESOLUTION_SCHEDULES, SNR_POLICIES
 from ssd_jax.sampling.solvers import SOLVERS
 from ssd_jax.sampling.spacing import SPACING_NAMES
-from ssd_jax.training.config import STAGE_SAMPLINGS
+from ssd_jax.training.config import ALLOCATIONS, STAGE_SAMPLINGS
 from ssd_jax.training.loss import LOSS_WEIGHTINGS
 
 SLOW = 10.0  # seconds that no config may take
@@ -90,10 +91,14 @@ NAMES: dict[str, tuple[str, ...]] = {
     "process.operator": tuple(OPERATORS),
     "process.snr_policy": SNR_POLICIES,
     "model.dtype": ("float32", "bfloat16"),
+    "model.precision": PRECISIONS,
+    "model.remat": REMATS,
+    "model.resampling": RESAMPLINGS,
     "denoiser.parameterisation": tuple(PARAMETERISATIONS),
     "denoiser.conditioning": tuple(CONDITIONINGS),
     "train.loss_weighting": tuple(LOSS_WEIGHTINGS),
     "train.stage_sampling": STAGE_SAMPLINGS,
+    "train.allocation": ALLOCATIONS,
     "sample.solver": tuple(SOLVERS),
     "sample.spacing": SPACING_NAMES,
 }
