@@ -1,6 +1,6 @@
 """Which solver to take: error against calls for all of them, exact for Gaussian images, or of what a trained run draws.
 
-python -m launch.studies.solvers --out runs/solvers [--config openmoji64]
+python -m launch.studies.solvers --out runs/solvers [--config celeba64]
 python -m launch.studies.solvers --out runs/solvers --workdir runs/x --num 512
 
 Without --workdir: images with the spectrum of natural ones and the exact denoiser, at one level and at those of the config;
@@ -36,7 +36,7 @@ from ..common.command import run
 from ..common.config_flag import define_config, read_config
 from .quality import METRICS, figures, measured
 
-define_config("openmoji64")
+define_config("celeba64")
 OUT = flags.DEFINE_string("out", "runs/solvers", "Folder for solvers.json and solvers.md.")
 WORKDIR = flags.DEFINE_string("workdir", None, "A trained run, to draw with instead.")
 CALLS = flags.DEFINE_list("calls", None, "Network calls; 8,12,20,30,50 or of a run 6,12,20,30 if not given.")
