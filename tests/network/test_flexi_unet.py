@@ -209,6 +209,7 @@ def test_signals_volumes_and_clips_are_the_same_network(shapes, factorised):
         assert moved[0].min(axis=-1).all() and moved[1].max() == 0
 
 
+@pytest.mark.nightly
 def test_resampling_within_residual_blocks_and_the_stem_s_skip():
     """As ADM's U-Net, on every path and over any axes; tests.interop.test_adm holds level 0 against its own."""
     config = FlexiUNetConfig(widths=(8, 16, 16), attention_levels=(1,), head_width=4, resampling="residual", stem_skip=True)
@@ -233,13 +234,9 @@ def test_resampling_within_residual_blocks_and_the_stem_s_skip():
         assert still == unused, out_level
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
-    ("remat", "resampling"),
-    [
-        ("full_resolution", "convolution"),
-        pytest.param("full_resolution", "residual", marks=pytest.mark.nightly),
-        pytest.param("all", "convolution", marks=pytest.mark.nightly),
-    ],
+    ("remat", "resampling"), [("full_resolution", "convolution"), ("full_resolution", "residual"), ("all", "convolution")]
 )
 def test_blocks_computed_again_give_the_same_gradient_in_less_memory(remat, resampling):
     def compiled(remat):

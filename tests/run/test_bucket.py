@@ -88,6 +88,7 @@ def test_a_damaged_checkpoint_is_moved_aside(images, bucket, caplog):
     assert ssd_jax.load(bucket).step == 4
 
 
+@pytest.mark.nightly
 def test_a_network_that_fails_damages_nothing(images, bucket, monkeypatch):
     """Whole checkpoints stay where they are when they cannot be read, and a config is not overwritten."""
     config = tiny_config(images, steps=4, checkpoint_every=2)

@@ -19,6 +19,7 @@ from tests.networks import random_trained
 LEVELS = ProcessConfig(image_size=8, num_levels=2, num_timesteps=40)
 
 
+@pytest.mark.nightly
 def test_a_small_state_is_a_picture_at_the_timestep_of_its_snr():
     tiny = tiny_config()
     config = replace(tiny, process=replace(LEVELS, num_levels=1))

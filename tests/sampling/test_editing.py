@@ -117,6 +117,7 @@ def test_inpainting_keeps_what_is_known_and_resampling_makes_the_rest_agree():
     assert errors[4] < 0.6 * errors[1] < 0.05, errors
 
 
+@pytest.mark.nightly
 def test_clips_are_continued_and_get_more_frames():
     """What follows the first frames agrees with them; frames between those that are given keep their means."""
     num, factors = NUM // 4, ((2, 1, 1), (1, 2, 2))  # fewer frames, then smaller ones

@@ -127,6 +127,7 @@ OTHERS = {
 # A thousand steps under blur take long: by day one solver that draws noise and one that does not.
 BY_NIGHT = [
     *[("ddim", "blur at one resolution"), ("ancestral", "blur and downsampling")],
+    *[(solver, name) for solver in ("dpmpp_3m", "unipc") for name in OTHERS if "blur" in OTHERS[name]],  # both are dpmpp_2m
     *[("heun", name) for name in OTHERS],
 ]
 
