@@ -4,7 +4,7 @@ python -m launch.train --config configs/openmoji64.py --workdir runs/openmoji64
 
 Eight classes, with label dropout for guidance. What won at 32 px, and at 64 px with a small network (docs/results.md): blur
 within the levels, draws shared out by cost, a step that costs what 128 images of one level do, the timesteps of samples
-searched. Shares by noise as well, which those runs had: `launch.studies.allocation` measures them on a run. Sized for a GPU
+searched. Those runs shared draws out by noise, too, which `launch.studies.allocation` measures on a run. Sized for a GPU
 with 24 GB or more; not tried on one yet.
 """
 

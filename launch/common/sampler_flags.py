@@ -45,6 +45,11 @@ def label() -> str | None:
     return None if LABEL.value == "all" else LABEL.value
 
 
+def scale(trained: ssd_jax.Trained) -> float:
+    """The value of --guidance, the run's if not given."""
+    return trained.config.sample.guidance if GUIDANCE.value is None else GUIDANCE.value
+
+
 def interval() -> tuple[float, float] | None:
     """The value of --guidance_interval."""
     if INTERVAL.value is None:
@@ -68,7 +73,7 @@ def record(trained: ssd_jax.Trained) -> dict:
     chosen = {
         "solver": SOLVER.value or run.solver,
         "num_steps": run.num_steps if NUM_STEPS.value is None else NUM_STEPS.value,
-        "guidance": run.guidance if GUIDANCE.value is None else GUIDANCE.value,
+        "guidance": scale(trained),
         "seed": SEED.value,
         "spacing": SPACING.value or run.spacing,
     }
@@ -87,9 +92,8 @@ def memory_limit() -> int | None:
 
 def denoiser(trained: ssd_jax.Trained) -> Denoise:
     """The model with the guidance that the flags ask for."""
-    scale = trained.config.sample.guidance if GUIDANCE.value is None else GUIDANCE.value
     parallel = 1.0 if PARALLEL.value is None else PARALLEL.value
-    guidance = ssd_jax.Guidance(scale, interval(), parallel, NORM.value)
+    guidance = ssd_jax.Guidance(scale(trained), interval(), parallel, NORM.value)
     return trained.guided(guidance, guide=guide(), threshold_quantile=THRESHOLD.value)
 
 
